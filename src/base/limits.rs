@@ -1,0 +1,131 @@
+//! Every bound, with its unit in the name. What an operator may change has its default here and is
+//! checked against these when the configuration is read.
+
+use super::time::{NS_PER_MS, NS_PER_S, NS_PER_US};
+
+// ---- wire ----
+
+/// The prefix of a frame: a flag and a big-endian length, as in gRPC.
+pub const FRAME_PREFIX_SIZE_BYTES: usize = 5;
+/// The longest frame we accept: gRPC's usual limit.
+pub const FRAME_SIZE_BYTES_MAX: usize = 4 << 20;
+/// The longest frame we send.
+pub const FRAME_SENT_SIZE_BYTES_MAX: usize = 7 << 19;
+/// The longest encoded `Command`.
+pub const COMMAND_SIZE_BYTES_MAX: usize = 2 << 20;
+/// Room in a command for everything but its value.
+pub const COMMAND_OVERHEAD_BYTES_MAX: usize = 64 << 10;
+/// The longest name of a map.
+pub const MAP_NAME_SIZE_BYTES_MAX: usize = 255;
+/// The longest name of a cluster or member.
+pub const MEMBER_NAME_SIZE_BYTES_MAX: usize = 128;
+/// The longest key.
+pub const KEY_SIZE_BYTES_MAX: usize = 4_096;
+/// The longest value by default.
+pub const VALUE_SIZE_BYTES_DEFAULT: usize = 1 << 20;
+/// The longest value that can be configured.
+pub const VALUE_SIZE_BYTES_MAX: usize = COMMAND_SIZE_BYTES_MAX - COMMAND_OVERHEAD_BYTES_MAX;
+/// Hash slots between keys and partitions, as in Redis Cluster.
+pub const KEY_SLOT_COUNT: u32 = 16_384;
+/// Entries in the whole answer to `Entries`, if the client doesn't say.
+pub const ENTRIES_COUNT_DEFAULT: usize = 1_000;
+/// Entries in the whole answer to `Entries` at most.
+pub const ENTRIES_COUNT_MAX: usize = 10_000;
+/// Keys and values in the whole answer to `Entries`; one entry may exceed it.
+pub const ENTRIES_SIZE_BYTES_MAX: usize = 1 << 20;
+
+// A command with the longest key and value fits its limit; a response with an entry of that size
+// fits what we send; what we send we'd accept.
+const _: () = assert!(VALUE_SIZE_BYTES_DEFAULT <= VALUE_SIZE_BYTES_MAX);
+const _: () = assert!(KEY_SIZE_BYTES_MAX + MAP_NAME_SIZE_BYTES_MAX < COMMAND_OVERHEAD_BYTES_MAX);
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX);
+const _: () = assert!(ENTRIES_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX);
+const _: () = assert!(FRAME_SENT_SIZE_BYTES_MAX < FRAME_SIZE_BYTES_MAX);
+
+// ---- partitions ----
+
+/// Partitions of a cluster: every one owns at least one slot.
+pub const PARTITION_COUNT_MAX: u32 = KEY_SLOT_COUNT;
+/// Partitions at creation at least, whatever the number of cores.
+pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
+/// Partitions at creation for each core.
+pub const PARTITIONS_PER_CORE: u32 = 16;
+/// Members of a partition.
+pub const MEMBER_COUNT_MAX: usize = 9;
+
+// ---- protocol ----
+
+/// Stamped but not yet stable slots of a partition.
+pub const UNSYNCED_COUNT_MAX: u64 = 65_536;
+/// Bytes of stamped but not yet stable slots of a shard.
+pub const UNSYNCED_SIZE_BYTES_MAX: usize = 256 << 20;
+/// The same, of one partition.
+pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
+/// Waiting reads (`min_index`) of a shard.
+pub const WAITING_READ_COUNT_MAX: usize = 4_096;
+/// How long an operation may take if the client doesn't say.
+pub const OPERATION_TIMEOUT_NS_DEFAULT: u64 = NS_PER_S;
+/// How long an operation may take at most.
+pub const OPERATION_TIMEOUT_NS_MAX: u64 = 60 * NS_PER_S;
+/// How far the sequencer's timestamp may be ahead of the members' median clock.
+pub const CLOCK_AHEAD_NS_MAX: u64 = 500 * NS_PER_MS;
+/// Slots after which a new sync point is written to the log.
+pub const SYNC_BATCH_COUNT: u64 = 256;
+
+const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 4 <= UNSYNCED_PARTITION_SIZE_BYTES_MAX);
+
+// ---- storage ----
+
+/// The unit of writes to a segment, and of its checksums.
+pub const BLOCK_SIZE_BYTES: usize = 4_096;
+/// The header of a block.
+pub const BLOCK_HEADER_SIZE_BYTES: usize = 32;
+/// A segment's size by default.
+pub const SEGMENT_SIZE_BYTES_DEFAULT: usize = 64 << 20;
+/// A segment's size at least: a few of the largest commands.
+pub const SEGMENT_SIZE_BYTES_MIN: usize = 8 << 20;
+/// A segment's size at most: a block's number in its segment is a `u16`.
+pub const SEGMENT_SIZE_BYTES_MAX: usize = 256 << 20;
+/// The longest write to a segment.
+pub const WRITE_BATCH_SIZE_BYTES_MAX: usize = 256 << 10;
+/// Log writes in flight by default.
+pub const WRITES_IN_FLIGHT_DEFAULT: usize = 2;
+/// Log writes in flight at most.
+pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// Idle time after which an empty batch proves the last one complete.
+pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
+/// In mode `async`, how long a record may wait to be written.
+pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+
+const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
+const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
+const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));
+
+// ---- a core's loop ----
+
+/// Requests that one pass of a shard handles together.
+pub const PASS_COUNT_MAX: usize = 64;
+/// Connections of a shard.
+pub const CONNECTION_COUNT_MAX: usize = 100_000;
+/// Requests in flight of one connection.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
+/// Requests in flight of a shard.
+pub const REQUESTS_PER_SHARD_MAX: usize = 65_536;
+/// Bytes that wait for one client to read them; beyond it we stop reading its requests.
+pub const SEND_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
+/// How long a client may leave its full queue unread before it is cut.
+pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
+/// How long a connection may keep silent before it has said which protocol it speaks.
+pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
+/// Streams of one gRPC connection.
+pub const STREAM_COUNT_MAX: u32 = 256;
+/// How long a parking loop spins before it sleeps.
+pub const SPIN_NS_DEFAULT: u64 = 50 * NS_PER_US;
+/// How often a loop yields to the scheduler while a log write of the process is in flight.
+pub const YIELD_INTERVAL_NS: u64 = 20 * NS_PER_US;
+/// How long a shutdown waits for what is in flight.
+pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
+
+// A full frame fits the queue of the connection that asked for it.
+const _: () = assert!(2 * FRAME_SENT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);

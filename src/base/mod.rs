@@ -1,0 +1,9 @@
+//! What every other room may use: identifiers, limits, time, randomness, checksums. Level 0 of the
+//! house: it depends on nothing of ours.
+
+pub mod cast;
+pub mod checksum;
+pub mod ids;
+pub mod limits;
+pub mod prng;
+pub mod time;

@@ -1,0 +1,3 @@
+//! The `p2pmap` binary: parse, dispatch, exit code.
+
+fn main() {}

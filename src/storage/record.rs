@@ -1,0 +1,149 @@
+//! What the log of a shard says about its partitions.
+
+use crate::base::ids::{BootEpoch, Incarnation, Index, MessageId, PartitionId, SegmentId, TermId};
+use crate::base::time::Timestamp;
+
+/// One record. Values are the clients' bytes as they came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A slot holds a value.
+    Entry(Entry<'a>),
+    /// A slot is a no-op, whatever an earlier record said.
+    NoOp {
+        /// The partition.
+        partition: PartitionId,
+        /// The slot.
+        index: Index,
+        /// The term that made it.
+        term: TermId,
+        /// Its message id in that term.
+        message_id: MessageId,
+    },
+    /// A view was promised: nothing of a lower one is done from here on (W1).
+    View {
+        /// The partition.
+        partition: PartitionId,
+        /// The promised view.
+        term: TermId,
+    },
+    /// A fetched slot of a view being adopted; counts only if its `Adopt` follows (W2).
+    Stage {
+        /// The term being adopted.
+        adopting: TermId,
+        /// The slot; an empty value is a no-op.
+        entry: Entry<'a>,
+    },
+    /// A view was adopted (W2): own slots up to `base` are kept but for staged ones; those above
+    /// are dropped.
+    Adopt {
+        /// The partition.
+        partition: PartitionId,
+        /// The adopted view: from here on also `last_normal`.
+        term: TermId,
+        /// The last slot of the log with which the view starts.
+        base: Index,
+        /// Own slots above this one were replaced by staged ones.
+        kept: Index,
+        /// The chain digest at `base`.
+        chain: [u8; 16],
+    },
+    /// Slots up to here are stable.
+    SyncPoint {
+        /// The partition.
+        partition: PartitionId,
+        /// The last stable slot.
+        index: Index,
+    },
+    /// A checkpoint is durable.
+    CheckpointDone {
+        /// The partition.
+        partition: PartitionId,
+        /// The last slot that it covers.
+        index: Index,
+        /// Its length in bytes.
+        size_bytes: u64,
+        /// Its digest.
+        digest: [u8; 16],
+    },
+    /// An entry of an old segment, appended again so that the segment can be recycled.
+    Carry(Entry<'a>),
+    /// A process opened the log.
+    OpenBoot {
+        /// Its boot epoch.
+        boot_epoch: BootEpoch,
+        /// Whether the one before it was shut down cleanly.
+        clean: bool,
+    },
+    /// A clean shutdown: nothing follows.
+    CloseBoot {
+        /// The boot epoch that ends.
+        boot_epoch: BootEpoch,
+    },
+    /// The first record of a segment: where everything stands.
+    Snapshot(ShardSnapshot),
+}
+
+/// A slot with its value; in [`Record::Stage`] and [`Record::Carry`] an empty value is a no-op.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The slot.
+    pub index: Index,
+    /// The term whose sequencer stamped it.
+    pub term: TermId,
+    /// Its message id in that term.
+    pub message_id: MessageId,
+    /// The sequencer's time.
+    pub timestamp: Timestamp,
+    /// The client's bytes.
+    pub value: &'a [u8],
+}
+
+/// Where the partitions of a shard stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardSnapshot {
+    /// The boot epoch that writes this segment.
+    pub boot_epoch: BootEpoch,
+    /// The segments whose records count, this one not among them, oldest first, each with the last
+    /// batch in it that counts. Whatever else lies in the folder is void.
+    pub segments: Vec<LiveSegment>,
+    /// Every partition of the shard.
+    pub partitions: Vec<PartitionSnapshot>,
+}
+
+/// A segment whose records count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveSegment {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The last batch in it that counts.
+    pub last_batch: crate::base::ids::BatchId,
+}
+
+/// Where a partition stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionSnapshot {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The highest view promised.
+    pub view: TermId,
+    /// The highest view adopted.
+    pub last_normal: TermId,
+    /// The base of `last_normal`.
+    pub base: Index,
+    /// The last stable slot known.
+    pub sync_point: Index,
+    /// The index of the newest durable checkpoint; 0: none.
+    pub checkpoint: Index,
+    /// The first slot still in the log.
+    pub first: Index,
+    /// The last slot appended.
+    pub last: Index,
+    /// The chain digest at `last`.
+    pub chain: [u8; 16],
+    /// The member's own incarnation.
+    pub incarnation: Incarnation,
+    /// The highest incarnation known of each member, in the order of members.
+    pub crash_vector: Vec<Incarnation>,
+}

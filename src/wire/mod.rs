@@ -1,0 +1,3 @@
+//! Bytes to requests, replies to bytes. Level 3.
+
+pub mod request;
