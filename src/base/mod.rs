@@ -5,5 +5,6 @@ pub mod cast;
 pub mod checksum;
 pub mod ids;
 pub mod limits;
+pub mod payload;
 pub mod prng;
 pub mod time;
