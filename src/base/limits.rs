@@ -33,6 +33,8 @@ pub const ENTRIES_COUNT_DEFAULT: usize = 1_000;
 pub const ENTRIES_COUNT_MAX: usize = 10_000;
 /// Keys and values in the whole answer to `Entries`; one entry may exceed it.
 pub const ENTRIES_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Records that one `Entries` looks at, whether they match or not.
+pub const ENTRIES_VISITED_COUNT_MAX: usize = 8_192;
 
 // A command with the longest key and value fits its limit; a response with an entry of that size
 // fits what we send; what we send we'd accept.
@@ -61,6 +63,9 @@ pub const UNSYNCED_COUNT_MAX: u64 = 65_536;
 pub const UNSYNCED_SIZE_BYTES_MAX: usize = 256 << 20;
 /// The same, of one partition.
 pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
+/// Memory for the commands of unstable slots is allocated in chunks of this size: an allocation
+/// serves many commands, and a single slot that stays pins no more than this.
+pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// How long an operation may take if the client doesn't say.

@@ -1,8 +1,8 @@
 //! What a replica wants done, and what it is told when it is done.
 
-use super::Chain;
 use super::replica::log::Slot;
-use crate::base::ids::{Index, MessageId, TermId};
+use crate::base::chain::Chain;
+use crate::base::ids::{Index, TermId};
 use crate::base::payload::ResultBytes;
 use crate::base::time::Timestamp;
 
@@ -18,11 +18,12 @@ pub trait Effects {
     /// Undoes all that was executed above `index`.
     fn undo_to(&mut self, index: Index);
 
-    /// Slots up to `index` are stable: they will never be undone.
-    fn stabilise(&mut self, index: Index);
+    /// Slots up to `index` are stable: they will never be undone. Their commands, `size_bytes` in
+    /// all, have left memory.
+    fn stabilise(&mut self, index: Index, size_bytes: usize);
 
-    /// The leader's explicit `CommandResponse` for its own `message_id`, to the collector.
-    fn respond(&mut self, message_id: MessageId, index: Index, result: ResultBytes);
+    /// The leader's explicit `CommandResponse` for a slot of its own view, to the collector.
+    fn respond(&mut self, index: Index, result: ResultBytes);
 
     /// A view was adopted.
     fn view_started(&mut self, started: ViewStarted);

@@ -18,14 +18,12 @@
 //! don't exist yet; a group of one runs the same code with a quorum of one: its every start is a
 //! view change that is decided by its own vote.
 
-mod chain;
 mod collector;
 mod effects;
 mod group;
 pub mod replica;
 mod sequencer;
 
-pub use chain::Chain;
 pub use collector::Collector;
 pub use effects::{Effects, Persist, Persisted, ViewStarted};
 pub use group::Group;

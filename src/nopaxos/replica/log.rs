@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::base::cast::{u64_from, usize_from};
+use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, TermId};
 use crate::base::time::Timestamp;
-use crate::nopaxos::Chain;
 
 /// One slot of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

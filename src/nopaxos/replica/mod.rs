@@ -16,7 +16,8 @@ use std::collections::VecDeque;
 
 use self::log::{Log, Slot};
 use self::log_merge::Vote;
-use super::{Chain, Effects, Group, Persist, Persisted};
+use super::{Effects, Group, Persist, Persisted};
+use crate::base::chain::Chain;
 use crate::base::ids::{Index, TermId};
 use crate::base::payload::ResultBytes;
 use crate::base::time::Timestamp;

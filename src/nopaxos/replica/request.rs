@@ -47,8 +47,7 @@ impl Replica {
         while self.responded < self.durable.min(self.applied) {
             let index = self.responded.next();
             let result = self.results.pop_front().expect("an executed slot has a result");
-            let slot = self.log.slot(index).expect("what isn't answered is in memory");
-            effects.respond(slot.message_id, index, result);
+            effects.respond(index, result);
             self.responded = index;
         }
     }

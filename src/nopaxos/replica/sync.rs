@@ -11,8 +11,9 @@ impl Replica {
         self.prepared = self.durable.min(self.responded);
         if self.prepared > self.sync_point {
             self.sync_point = self.prepared;
-            effects.stabilise(self.sync_point);
+            let before = self.log.size_bytes();
             self.log.release_to(self.sync_point);
+            effects.stabilise(self.sync_point, before - self.log.size_bytes());
         }
         if self.sync_point.since(self.sync_point_written) >= SYNC_BATCH_COUNT {
             self.write_sync_point(effects);

@@ -14,7 +14,7 @@ enum Asked {
     Execute(u64),
     UndoTo(u64),
     Stabilise(u64),
-    Respond { message_id: u64, index: u64 },
+    Respond(u64),
     Started { term: u64, base: u64, sequencing: bool },
     Left,
 }
@@ -49,12 +49,12 @@ impl Effects for Recorder {
         self.0.push(Asked::UndoTo(index.0));
     }
 
-    fn stabilise(&mut self, index: Index) {
+    fn stabilise(&mut self, index: Index, _size_bytes: usize) {
         self.0.push(Asked::Stabilise(index.0));
     }
 
-    fn respond(&mut self, message_id: MessageId, index: Index, _result: ResultBytes) {
-        self.0.push(Asked::Respond { message_id: message_id.0, index: index.0 });
+    fn respond(&mut self, index: Index, _result: ResultBytes) {
+        self.0.push(Asked::Respond(index.0));
     }
 
     fn view_started(&mut self, started: ViewStarted) {
@@ -155,7 +155,7 @@ fn result_is_given_out_only_after_its_slot_is_durable() {
     assert_eq!((replica.applied(), replica.sync_point()), (Index(2), Index(0)));
 
     replica.on_persisted(Persisted::Slots(Index(1)), &mut effects);
-    assert_eq!(effects.take(), [Asked::Respond { message_id: 1, index: 1 }, Asked::Stabilise(1)]);
+    assert_eq!(effects.take(), [Asked::Respond(1), Asked::Stabilise(1)]);
     assert_eq!(replica.log().floor(), Index(1), "what is stable leaves memory");
 }
 
