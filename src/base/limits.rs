@@ -56,6 +56,12 @@ pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
 pub const PARTITIONS_PER_CORE: u32 = 16;
 /// Members of a partition.
 pub const MEMBER_COUNT_MAX: usize = 9;
+/// Named maps with entries in one partition.
+pub const NAMED_MAP_COUNT_MAX: usize = 65_536;
+/// Records after which a scan for one page of `Entries` stops, found enough or not.
+pub const ENTRIES_VISITED_COUNT_MAX: usize = 4_096;
+/// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
+pub const SWEEP_COUNT_MAX: usize = 64;
 
 // ---- protocol ----
 
