@@ -127,10 +127,18 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
 pub const REQUESTS_PER_SHARD_MAX: usize = 65_536;
 /// Bytes that wait for one client to read them; beyond it we stop reading its requests.
 pub const SEND_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
+/// Bytes received from all clients of a shard and not yet handed over: begun frames, and whole ones
+/// of connections that aren't read at the moment.
+pub const HELD_SIZE_BYTES_MAX: usize = 256 << 20;
+/// Bytes that wait for all clients of a shard to read them; beyond it those that are behind aren't
+/// read, however short their own queue is.
+pub const SEND_QUEUES_SIZE_BYTES_MAX: usize = 256 << 20;
 /// How long a client may leave its full queue unread before it is cut.
 pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
 /// How long a connection may keep silent before it has said which protocol it speaks.
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
+/// How long a connection that we have closed may take to close its side.
+pub const LINGER_NS_MAX: u64 = NS_PER_S;
 /// Streams of one gRPC connection.
 pub const STREAM_COUNT_MAX: u32 = 256;
 /// How long a parking loop spins before it sleeps.
