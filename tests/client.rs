@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(200);
 
 fn client() -> Client {
-    Client::connect(&mini_node::start().to_string(), TIMEOUT).unwrap()
+    Client::connect(&mini_node::start().to_string(), TIMEOUT).expect("it listens")
 }
 
 fn put(key: &'static str, value: &'static str) -> Put {

@@ -187,14 +187,14 @@ impl State {
 
 fn put_into(map: &mut BTreeMap<Vec<u8>, Versioned>, put: Put, index: u64) -> Outcome {
     let key = put.key.to_vec();
-    if let Err(refused) = check(put.condition, map.get(&key)) {
+    if let Some(refused) = refusal(put.condition, map.get(&key)) {
         return refused;
     }
     let entry = Versioned {
         value: put.value,
         version: index,
         created_ms: CREATED_MS,
-        updated_ms: CREATED_MS + index as i64,
+        updated_ms: CREATED_MS + i64::try_from(index).expect("few commands"),
         ttl_ms: 0,
     };
     let previous = map.insert(key, entry);
@@ -202,7 +202,7 @@ fn put_into(map: &mut BTreeMap<Vec<u8>, Versioned>, put: Put, index: u64) -> Out
 }
 
 fn remove_from(map: &mut BTreeMap<Vec<u8>, Versioned>, remove: Remove) -> Outcome {
-    if let Err(refused) = check(remove.condition, map.get(remove.key.as_ref())) {
+    if let Some(refused) = refusal(remove.condition, map.get(remove.key.as_ref())) {
         return refused;
     }
     let previous = map.remove(remove.key.as_ref());
@@ -210,21 +210,15 @@ fn remove_from(map: &mut BTreeMap<Vec<u8>, Versioned>, remove: Remove) -> Outcom
     Outcome::Removed(Removed { existed, previous: previous.filter(|_| remove.want_previous) })
 }
 
-fn check(condition: Option<Condition>, current: Option<&Versioned>) -> Result<(), Outcome> {
-    let Some(wanted) = condition.and_then(|condition| condition.condition) else {
-        return Ok(());
-    };
-    let holds = match wanted {
+fn refusal(condition: Option<Condition>, current: Option<&Versioned>) -> Option<Outcome> {
+    let holds = match condition.and_then(|condition| condition.condition)? {
         Wanted::Absent(_) => current.is_none(),
         Wanted::Present(_) => current.is_some(),
         Wanted::Version(version) => current.is_some_and(|entry| entry.version == version),
         Wanted::Value(value) => current.is_some_and(|entry| entry.value == value),
     };
-    if holds {
-        Ok(())
-    } else {
-        Err(error(Code::ConditionFailed, "the condition does not hold", current.cloned()))
-    }
+    let refuse = || error(Code::ConditionFailed, "the condition does not hold", current.cloned());
+    (!holds).then(refuse)
 }
 
 fn error(code: Code, message: &str, current: Option<Versioned>) -> Outcome {
