@@ -1,3 +1,7 @@
 //! The `p2pmap` binary: parse, dispatch, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    p2pmap::cli::run(std::env::args_os())
+}

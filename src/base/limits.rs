@@ -150,3 +150,29 @@ pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 
 // A full frame fits the queue of the connection that asked for it.
 const _: () = assert!(2 * FRAME_SENT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);
+
+// ---- a node's settings ----
+
+/// A configuration file at most.
+pub const CONFIG_FILE_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Core numbers are below this: the size of the kernel's CPU sets.
+pub const CORE_NUMBER_COUNT: u16 = 1_024;
+/// How long a parking loop can be told to spin before it sleeps.
+pub const SPIN_NS_MAX: u64 = 10 * NS_PER_MS;
+/// All segments of a node's log together, by default.
+pub const LOG_SIZE_BYTES_DEFAULT: u64 = 64 << 30;
+/// All segments of a node's log together at most.
+pub const LOG_SIZE_BYTES_MAX: u64 = 16 << 40;
+/// Segments that a log has room for at least: the one being written and three prepared ones.
+pub const LOG_SEGMENT_COUNT_MIN: u64 = 4;
+/// Lines that one place in the code may log in a second.
+pub const LOG_LINES_PER_SECOND_MAX: u32 = 10;
+/// Places in the code whose log lines are limited one by one; more of them share one allowance.
+pub const LOG_CALL_SITE_COUNT_MAX: usize = 1_024;
+
+const _: () = assert!(LOG_SIZE_BYTES_DEFAULT <= LOG_SIZE_BYTES_MAX);
+const _: () = assert!(
+    LOG_SEGMENT_COUNT_MIN * (SEGMENT_SIZE_BYTES_MAX as u64) <= LOG_SIZE_BYTES_DEFAULT,
+    "a segment size can be raised without raising the log's"
+);
+const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);

@@ -1,1 +1,10 @@
-//! TODO-node
+//! A node: its settings, its logs, and what it says about itself when it starts.
+//!
+//! A node is one process with one data directory and one listening port. The rooms below know
+//! nothing of flags, files or environment variables: they get values that [`config`] has checked.
+
+pub mod banner;
+pub mod config;
+pub mod logging;
+pub mod open_files;
+pub mod placement;

@@ -1,0 +1,46 @@
+//! What every command that talks to a node is told: which node, how long to wait, how to print.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::output::Output;
+use crate::client::Client;
+use crate::node::config::quantity::parse_duration;
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// The node to talk to.
+    #[arg(long, value_name = "HOST:PORT", env = "P2PMAP_NODE", default_value = "127.0.0.1:5678")]
+    node: String,
+    /// How long to wait for the connection, and then for each answer.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "P2PMAP_TIMEOUT",
+        default_value = "5s",
+        value_parser = timeout
+    )]
+    timeout: Duration,
+    /// Print JSON, one object a line; bytes that aren't UTF-8 as `…_base64`.
+    #[arg(long)]
+    json: bool,
+}
+
+impl NodeArgs {
+    pub(super) fn connect(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.node, self.timeout)?)
+    }
+
+    pub(super) fn output(&self) -> Output {
+        if self.json { Output::Json } else { Output::Human }
+    }
+}
+
+/// A timeout of zero would be none at all.
+fn timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .filter(|timeout| !timeout.is_zero())
+        .ok_or_else(|| "expected a duration above 0 with its unit, e.g. 500ms or 5s".to_owned())
+}

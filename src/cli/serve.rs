@@ -1,0 +1,69 @@
+//! `serve`: run a node, or say what it would run with.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::Args;
+use tracing::{info, warn};
+
+use super::failure::Failure;
+use super::settings::SettingFlags;
+use super::{Verdict, engine, tell};
+use crate::node::config::{Config, Loaded};
+use crate::node::logging::Logging;
+use crate::node::{open_files, placement};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    flags: SettingFlags<false>,
+    /// A TOML file with settings; flags and environment win over it [env: P2PMAP_CONFIG].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the effective configuration as TOML, with where each value came from, and exit.
+    #[arg(long)]
+    print_config: bool,
+}
+
+pub(super) fn run(args: ServeArgs) -> Result<Verdict, Failure> {
+    let loaded = args.flags.load(args.config)?;
+    if args.print_config {
+        return print_config(&loaded);
+    }
+    let _logging = prepare(&loaded)?;
+    engine::serve(&loaded.config)
+}
+
+/// What every long-running command does before its loop: logs, cores, open files.
+pub(super) fn prepare(loaded: &Loaded) -> Result<Logging, Failure> {
+    let Config { cores, log_format, log_level, .. } = &loaded.config;
+    let logging =
+        Logging::start(*log_format, *log_level).map_err(|e| Failure::new(e.to_string()))?;
+    for warning in loaded.typed.warnings() {
+        warn!("{warning}");
+    }
+    placement::check(cores).map_err(|e| Failure::new(e.to_string()))?;
+    match open_files::raise() {
+        Ok(limit) => match limit.connection_count_short() {
+            Some(room) => warn!(
+                "the limit on open files leaves room for {room} connections; raise it with \
+                 'ulimit -Hn' or LimitNOFILE="
+            ),
+            None => info!(limit = limit.soft, "the limit on open files is enough"),
+        },
+        Err(e) => warn!("cannot raise the limit on open files: {e}"),
+    }
+    Ok(logging)
+}
+
+fn print_config(loaded: &Loaded) -> Result<Verdict, Failure> {
+    for warning in loaded.typed.warnings() {
+        tell(warning);
+    }
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(loaded.typed.to_toml().as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Failure::stdout(&e))?;
+    Ok(Verdict::Done)
+}

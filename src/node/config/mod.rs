@@ -1,0 +1,270 @@
+//! A node's configuration: as typed ([`Typed`]) and as needed ([`Config`]).
+//!
+//! Every setting is a flag, an environment variable and a key of a TOML file; a flag wins over
+//! the environment, the environment over the file, the file over the default. Everything is
+//! checked once, here: a [`Config`] can't hold a value that a node must refuse later, and a
+//! configuration with five faults is answered with five lines rather than one at a time.
+//!
+//! Names no argument parser: the flags come in as text. The table of settings is [`setting`].
+
+pub mod error;
+pub mod quantity;
+pub mod setting;
+pub mod source;
+pub mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::error::ConfigError;
+use self::setting::Setting;
+use self::source::{Sources, Typed, TypedValue};
+use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel};
+use crate::base::cast;
+use crate::base::limits::{
+    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX,
+    SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+};
+
+/// A segment's size is a whole number of these: the unit in which segments are zero-filled.
+const SEGMENT_SIZE_UNIT_BYTES: u64 = 1 << 20;
+
+/// What a node runs with: every value is one that it can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients and members connect. Port 0: one that the kernel chooses.
+    pub listen: SocketAddr,
+    /// Where everything durable is kept.
+    pub data_dir: PathBuf,
+    /// Whether an absent data directory is an error rather than made.
+    pub must_exist: bool,
+    /// The cores to run on.
+    pub cores: Cores,
+    /// When a write is answered.
+    pub durability: Durability,
+    /// What an idle loop does.
+    pub idle: IdleMode,
+    /// How long a parking loop spins before it sleeps.
+    pub spin_for: Duration,
+    /// The number of partitions that the data directory must have, or is given if it is new; none:
+    /// what it has, or [`Cores::partition_count_default`].
+    pub partitions: Option<u32>,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name in its cluster.
+    pub node_id: String,
+    /// The longest value that is accepted.
+    pub value_size_bytes_max: usize,
+    /// The size of a log segment.
+    pub segment_size_bytes: usize,
+    /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them.
+    pub log_size_bytes_max: u64,
+    /// Log writes under way at once: 1 to [`WRITES_IN_FLIGHT_MAX`].
+    pub writes_in_flight: usize,
+    /// Whether a copy-on-write filesystem will do for durability `sync`.
+    pub allow_cow: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// The least severe log lines that are written.
+    pub log_level: LogLevel,
+}
+
+/// A configuration that was read and is sound.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the node runs with.
+    pub config: Config,
+    /// What was typed, to be shown.
+    pub typed: Typed,
+}
+
+impl Config {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, never empty.
+    pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
+        let (typed, mut errors) = Typed::gather(sources);
+        match Self::check(&typed) {
+            Ok(config) if errors.is_empty() => Ok(Loaded { config, typed }),
+            Ok(_) => Err(errors),
+            Err(more) => {
+                errors.extend(more);
+                Err(errors)
+            }
+        }
+    }
+
+    /// Checks what was typed.
+    ///
+    /// # Errors
+    /// Each value that its setting can't have, never empty.
+    pub fn check(typed: &Typed) -> Result<Self, Vec<ConfigError>> {
+        let mut check = Check { typed, errors: Vec::new() };
+        let unchecked = UncheckedConfig {
+            listen: check.one(Setting::Listen, |text| text.parse().ok()),
+            data_dir: check.one(Setting::DataDir, parse_path),
+            must_exist: check.one(Setting::MustExist, parse_bool),
+            cores: check.with_reason(Setting::Cores, parse_cores),
+            durability: check.one(Setting::Durability, Durability::parse),
+            idle: check.one(Setting::Idle, IdleMode::parse),
+            spin_for: check.one(Setting::SpinFor, parse_spin),
+            partitions: check.optional(Setting::Partitions, |text| {
+                value::parse_number(text).filter(|count| (1..=PARTITION_COUNT_MAX).contains(count))
+            }),
+            cluster: check.one(Setting::Cluster, value::parse_name),
+            node_id: check.one(Setting::NodeId, value::parse_name),
+            value_size_bytes_max: check.one(Setting::MaxValue, |text| {
+                parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
+            }),
+            segment_size_bytes: check.one(Setting::SegmentSize, parse_segment_size),
+            log_size_bytes_max: check
+                .one(Setting::LogMax, |text| parse_size(text, 1, LOG_SIZE_BYTES_MAX)),
+            writes_in_flight: check.one(Setting::WritesInFlight, |text| {
+                value::parse_number(text).filter(|count| (1..=WRITES_IN_FLIGHT_MAX).contains(count))
+            }),
+            allow_cow: check.one(Setting::AllowCow, parse_bool),
+            log_format: check.one(Setting::LogFormat, LogFormat::parse),
+            log_level: check.one(Setting::LogLevel, LogLevel::parse),
+        };
+        check.log_holds_its_segments(&unchecked);
+        match unchecked.complete() {
+            Some(config) if check.errors.is_empty() => Ok(config),
+            _ => {
+                assert!(!check.errors.is_empty(), "a setting without a value has an error");
+                Err(check.errors)
+            }
+        }
+    }
+}
+
+/// Each field of [`Config`] that could be read so far.
+struct UncheckedConfig {
+    listen: Option<SocketAddr>,
+    data_dir: Option<PathBuf>,
+    must_exist: Option<bool>,
+    cores: Option<Cores>,
+    durability: Option<Durability>,
+    idle: Option<IdleMode>,
+    spin_for: Option<Duration>,
+    partitions: Option<u32>,
+    cluster: Option<String>,
+    node_id: Option<String>,
+    value_size_bytes_max: Option<u64>,
+    segment_size_bytes: Option<u64>,
+    log_size_bytes_max: Option<u64>,
+    writes_in_flight: Option<usize>,
+    allow_cow: Option<bool>,
+    log_format: Option<LogFormat>,
+    log_level: Option<LogLevel>,
+}
+
+impl UncheckedConfig {
+    fn complete(self) -> Option<Config> {
+        Some(Config {
+            listen: self.listen?,
+            data_dir: self.data_dir?,
+            must_exist: self.must_exist?,
+            cores: self.cores?,
+            durability: self.durability?,
+            idle: self.idle?,
+            spin_for: self.spin_for?,
+            partitions: self.partitions,
+            cluster: self.cluster?,
+            node_id: self.node_id?,
+            value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
+            segment_size_bytes: cast::usize_from(self.segment_size_bytes?),
+            log_size_bytes_max: self.log_size_bytes_max?,
+            writes_in_flight: self.writes_in_flight?,
+            allow_cow: self.allow_cow?,
+            log_format: self.log_format?,
+            log_level: self.log_level?,
+        })
+    }
+}
+
+/// Collects the errors while the settings are read one by one.
+struct Check<'a> {
+    typed: &'a Typed,
+    errors: Vec<ConfigError>,
+}
+
+impl Check<'_> {
+    /// A setting that always has a value, if only its default.
+    fn one<T>(&mut self, setting: Setting, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        self.with_reason(setting, |text| parse(text).ok_or(None))
+    }
+
+    /// The same, where the parser may know more about what is wrong.
+    fn with_reason<T>(
+        &mut self,
+        setting: Setting,
+        parse: impl Fn(&str) -> Result<T, Option<String>>,
+    ) -> Option<T> {
+        let value = self.typed.value(setting).expect("all settings but `partitions` have defaults");
+        parse(&value.text).map_err(|reason| self.refuse(setting, value, reason)).ok()
+    }
+
+    /// A setting that may have no value at all.
+    fn optional<T>(&mut self, setting: Setting, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        self.typed.value(setting)?;
+        self.one(setting, parse)
+    }
+
+    fn refuse(&mut self, setting: Setting, value: &TypedValue, reason: Option<String>) {
+        let TypedValue { text, origin } = value.clone();
+        self.errors.push(ConfigError::Value { setting, text, origin, reason });
+    }
+
+    /// The only relation between two settings.
+    fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
+        let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
+        else {
+            return;
+        };
+        let needed = segment.saturating_mul(LOG_SEGMENT_COUNT_MIN);
+        if log < needed {
+            let value = self.typed.value(Setting::LogMax).expect("`log-max` has a default");
+            let needed = quantity::format_size(needed);
+            let reason = format!("too small for {LOG_SEGMENT_COUNT_MIN} segments ({needed})");
+            self.refuse(Setting::LogMax, value, Some(reason));
+        }
+    }
+}
+
+fn parse_path(text: &str) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    text.parse().ok()
+}
+
+/// This release runs one shard. The list is parsed whole, so that what will be allowed later is
+/// told from what never is.
+fn parse_cores(text: &str) -> Result<Cores, Option<String>> {
+    let cores = Cores::parse(text)?;
+    if cores.count() > 1 {
+        let count = cores.count();
+        return Err(Some(format!("{count} cores are named and this release runs on exactly one")));
+    }
+    Ok(cores)
+}
+
+fn parse_spin(text: &str) -> Option<Duration> {
+    quantity::parse_duration(text).filter(|spin| *spin <= Duration::from_nanos(SPIN_NS_MAX))
+}
+
+fn parse_size(text: &str, size_bytes_min: u64, size_bytes_max: u64) -> Option<u64> {
+    quantity::parse_size(text).filter(|size| (size_bytes_min..=size_bytes_max).contains(size))
+}
+
+fn parse_segment_size(text: &str) -> Option<u64> {
+    let min = cast::u64_from(SEGMENT_SIZE_BYTES_MIN);
+    let max = cast::u64_from(SEGMENT_SIZE_BYTES_MAX);
+    parse_size(text, min, max).filter(|size| size.is_multiple_of(SEGMENT_SIZE_UNIT_BYTES))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! The table of settings: every one has a name, which is its flag, its environment variable and
+//! its key in the file; a default; and a sentence that says what it may be.
+//!
+//! Flags, file, environment, `--print-config` and the messages all read this one table, so that
+//! they can't disagree.
+
+use std::time::Duration;
+
+use super::quantity::{format_duration, format_size};
+use crate::base::cast;
+use crate::base::limits::{
+    CORE_NUMBER_COUNT, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX,
+    MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_DEFAULT,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX,
+    VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
+};
+
+/// What an environment variable of p2pmap begins with.
+pub const ENVIRONMENT_PREFIX: &str = "P2PMAP_";
+
+/// One setting of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Setting {
+    /// Where clients and members connect.
+    Listen,
+    /// Where everything durable is kept.
+    DataDir,
+    /// Whether an absent data directory is an error.
+    MustExist,
+    /// The cores that the node runs on, one shard each.
+    Cores,
+    /// When a write is answered.
+    Durability,
+    /// What an idle loop does.
+    Idle,
+    /// How long a parking loop spins first.
+    SpinFor,
+    /// How many partitions a new data directory is given.
+    Partitions,
+    /// The cluster's name.
+    Cluster,
+    /// The node's name in its cluster.
+    NodeId,
+    /// The longest value.
+    MaxValue,
+    /// The size of a log segment.
+    SegmentSize,
+    /// The size of all log segments together.
+    LogMax,
+    /// Log writes under way at once.
+    WritesInFlight,
+    /// Whether a copy-on-write filesystem will do for durability `sync`.
+    AllowCow,
+    /// How log lines look.
+    LogFormat,
+    /// Which log lines there are.
+    LogLevel,
+}
+
+/// How a setting's value is written in a TOML file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A string.
+    Text,
+    /// A string, a whole number or an array of both.
+    List,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+}
+
+impl Setting {
+    /// All settings, in the order in which they are printed.
+    pub const ALL: [Self; 17] = [
+        Self::Listen,
+        Self::DataDir,
+        Self::MustExist,
+        Self::Cores,
+        Self::Durability,
+        Self::Idle,
+        Self::SpinFor,
+        Self::Partitions,
+        Self::Cluster,
+        Self::NodeId,
+        Self::MaxValue,
+        Self::SegmentSize,
+        Self::LogMax,
+        Self::WritesInFlight,
+        Self::AllowCow,
+        Self::LogFormat,
+        Self::LogLevel,
+    ];
+
+    /// The settings of a loop without a map behind it, as `p2pmap echo` runs it.
+    pub const OF_A_LOOP: [Self; 6] =
+        [Self::Listen, Self::Cores, Self::Idle, Self::SpinFor, Self::LogFormat, Self::LogLevel];
+
+    /// Its name: the key in the file, and the flag without its dashes.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::DataDir => "data-dir",
+            Self::MustExist => "must-exist",
+            Self::Cores => "cores",
+            Self::Durability => "durability",
+            Self::Idle => "idle",
+            Self::SpinFor => "spin-for",
+            Self::Partitions => "partitions",
+            Self::Cluster => "cluster",
+            Self::NodeId => "node-id",
+            Self::MaxValue => "max-value",
+            Self::SegmentSize => "segment-size",
+            Self::LogMax => "log-max",
+            Self::WritesInFlight => "writes-in-flight",
+            Self::AllowCow => "allow-cow",
+            Self::LogFormat => "log-format",
+            Self::LogLevel => "log-level",
+        }
+    }
+
+    /// The setting of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|setting| setting.name() == name)
+    }
+
+    /// Its environment variable.
+    #[must_use]
+    pub fn variable(self) -> String {
+        let name = self.name().to_ascii_uppercase().replace('-', "_");
+        format!("{ENVIRONMENT_PREFIX}{name}")
+    }
+
+    /// How its value is written in a file.
+    #[must_use]
+    pub const fn form(self) -> Form {
+        match self {
+            Self::MustExist | Self::AllowCow => Form::Boolean,
+            Self::Partitions | Self::WritesInFlight => Form::Integer,
+            Self::Cores => Form::List,
+            Self::Listen
+            | Self::DataDir
+            | Self::Durability
+            | Self::Idle
+            | Self::SpinFor
+            | Self::Cluster
+            | Self::NodeId
+            | Self::MaxValue
+            | Self::SegmentSize
+            | Self::LogMax
+            | Self::LogFormat
+            | Self::LogLevel => Form::Text,
+        }
+    }
+
+    /// Its value when nobody says; none: it follows from the data directory.
+    #[must_use]
+    pub fn default_text(self) -> Option<String> {
+        Some(match self {
+            Self::Listen => "127.0.0.1:5678".to_owned(),
+            Self::DataDir => "./p2pmap-data".to_owned(),
+            Self::MustExist | Self::AllowCow => "false".to_owned(),
+            Self::Cores => "0".to_owned(),
+            Self::Durability => "sync".to_owned(),
+            Self::Idle => "park".to_owned(),
+            Self::SpinFor => format_duration(Duration::from_nanos(SPIN_NS_DEFAULT)),
+            Self::Partitions => return None,
+            Self::Cluster => "p2pmap".to_owned(),
+            Self::NodeId => "node-1".to_owned(),
+            Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
+            Self::SegmentSize => format_size(cast::u64_from(SEGMENT_SIZE_BYTES_DEFAULT)),
+            Self::LogMax => format_size(LOG_SIZE_BYTES_DEFAULT),
+            Self::WritesInFlight => WRITES_IN_FLIGHT_DEFAULT.to_string(),
+            Self::LogFormat => "human".to_owned(),
+            Self::LogLevel => "info".to_owned(),
+        })
+    }
+
+    /// What its value may be, as the end of a sentence.
+    #[must_use]
+    pub fn allowed(self) -> String {
+        match self {
+            Self::Listen => "an IP address and a port, e.g. 127.0.0.1:5678 or [::]:5678".to_owned(),
+            Self::DataDir => "the path of a directory".to_owned(),
+            Self::MustExist | Self::AllowCow => "true or false".to_owned(),
+            Self::Cores => {
+                format!("core numbers from 0 to {}, e.g. 0 or 0,2-3", CORE_NUMBER_COUNT - 1)
+            }
+            Self::Durability => "sync, async or none".to_owned(),
+            Self::Idle => "spin or park".to_owned(),
+            Self::SpinFor => format!(
+                "a duration from 0us to {}, e.g. 50us",
+                format_duration(Duration::from_nanos(SPIN_NS_MAX))
+            ),
+            Self::Partitions => format!("a whole number from 1 to {PARTITION_COUNT_MAX}"),
+            Self::Cluster | Self::NodeId => format!(
+                "1 to {MEMBER_NAME_SIZE_BYTES_MAX} letters, digits, dots, dashes or underscores"
+            ),
+            Self::MaxValue => size_range(1, cast::u64_from(VALUE_SIZE_BYTES_MAX)),
+            Self::SegmentSize => format!(
+                "{}, in whole MiB",
+                size_range(
+                    cast::u64_from(SEGMENT_SIZE_BYTES_MIN),
+                    cast::u64_from(SEGMENT_SIZE_BYTES_MAX)
+                )
+            ),
+            Self::LogMax => format!(
+                "a size from {LOG_SEGMENT_COUNT_MIN} × segment-size to {}, e.g. 64GiB",
+                format_size(LOG_SIZE_BYTES_MAX)
+            ),
+            Self::WritesInFlight => format!("a whole number from 1 to {WRITES_IN_FLIGHT_MAX}"),
+            Self::LogFormat => "human or json".to_owned(),
+            Self::LogLevel => "error, warn, info, debug or trace".to_owned(),
+        }
+    }
+
+    /// What it does, for `--help`.
+    #[must_use]
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::Listen => "Where clients connect",
+            Self::DataDir => "Where everything durable is kept; made if absent",
+            Self::MustExist => "Refuse to start on an absent data directory",
+            Self::Cores => "Cores to run on, one shard each (this release: exactly one)",
+            Self::Durability => {
+                "When a write is answered: once on disk, before that, or without a log"
+            }
+            Self::Idle => "What an idle loop does: spin (fastest, one core busy) or park",
+            Self::SpinFor => "With --idle park: how long to spin before sleeping",
+            Self::Partitions => {
+                "Partitions of a new data directory [default: what the directory has, or 64]"
+            }
+            Self::Cluster => "Name of the cluster, kept in the data directory",
+            Self::NodeId => "Name of this node in its cluster, kept in the data directory",
+            Self::MaxValue => "Longest value that is accepted",
+            Self::SegmentSize => "Size of one file of the log",
+            Self::LogMax => "Size of all files of the log; at this bound writes are refused",
+            Self::WritesInFlight => "Log writes under way at once",
+            Self::AllowCow => "Accept durability sync on a copy-on-write filesystem",
+            Self::LogFormat => "How log lines on stderr look",
+            Self::LogLevel => "Least severe log lines that are written",
+        }
+    }
+
+    /// What stands for its value in `--help`.
+    #[must_use]
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Listen => "ADDR:PORT",
+            Self::DataDir => "DIR",
+            Self::MustExist | Self::AllowCow => "true|false",
+            Self::Cores => "LIST",
+            Self::Durability => "sync|async|none",
+            Self::Idle => "spin|park",
+            Self::SpinFor => "DURATION",
+            Self::Partitions | Self::WritesInFlight => "COUNT",
+            Self::Cluster | Self::NodeId => "NAME",
+            Self::MaxValue | Self::SegmentSize | Self::LogMax => "SIZE",
+            Self::LogFormat => "human|json",
+            Self::LogLevel => "LEVEL",
+        }
+    }
+}
+
+fn size_range(size_bytes_min: u64, size_bytes_max: u64) -> String {
+    format!("a size from {} to {}", format_size(size_bytes_min), format_size(size_bytes_max))
+}
+
+/// The known name nearest to a mistyped one, if any is near enough to be meant.
+#[must_use]
+pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let close_enough = (typed.chars().count() / 3).max(1);
+    known
+        .map(|name| (edit_distance(typed, name), name))
+        .filter(|(distance, _)| *distance <= close_enough)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// How many characters must be inserted, removed or replaced to make `a` of `b` (Levenshtein).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_unique_and_finds_its_setting() {
+        for setting in Setting::ALL {
+            assert_eq!(Setting::named(setting.name()), Some(setting));
+        }
+        assert_eq!(Setting::named("data_dir"), None);
+        assert_eq!(Setting::DataDir.variable(), "P2PMAP_DATA_DIR");
+    }
+
+    #[test]
+    fn nearest_name_is_found_for_a_slip_and_not_for_another_word() {
+        let names = || Setting::ALL.into_iter().map(Setting::name);
+        assert_eq!(nearest("data_dir", names()), Some("data-dir"));
+        assert_eq!(nearest("lisen", names()), Some("listen"));
+        assert_eq!(nearest("core", names()), Some("cores"));
+        assert_eq!(nearest("replication-factor", names()), None);
+        assert_eq!(nearest("", names()), None);
+    }
+
+    #[test]
+    fn edit_distance_counts_single_changes() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", "abc"), 0);
+    }
+}

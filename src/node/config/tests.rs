@@ -1,0 +1,286 @@
+//! What a configuration accepts, what it refuses, who wins, and what is said.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
+
+use super::error::Origin;
+use super::*;
+
+fn sources(flags: &[(Setting, &str)], environment: &[(&str, &str)]) -> Sources {
+    Sources {
+        flags: flags.iter().map(|(setting, text)| (*setting, (*text).to_owned())).collect(),
+        config_file: None,
+        environment: environment
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+            .collect(),
+    }
+}
+
+fn with_file(text: &str) -> (Sources, tempfile::NamedTempFile) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    (Sources { config_file: Some(file.path().to_owned()), ..Sources::default() }, file)
+}
+
+/// The lines that a configuration is refused with; the file's name is replaced by `FILE`.
+fn refusals(sources: &Sources) -> Vec<String> {
+    let errors = Config::load(sources).expect_err("the configuration is faulty");
+    let path = sources.config_file.as_ref().map(|path| path.display().to_string());
+    let shown = |error: &ConfigError| match &path {
+        Some(path) => error.to_string().replace(path, "FILE"),
+        None => error.to_string(),
+    };
+    errors.iter().map(shown).collect()
+}
+
+#[test]
+fn defaults_are_a_sound_configuration() {
+    let config = Config::load(&Sources::default()).unwrap().config;
+    assert_eq!(config.listen.to_string(), "127.0.0.1:5678");
+    assert_eq!(config.data_dir, PathBuf::from("./p2pmap-data"));
+    assert_eq!(config.durability, Durability::Sync);
+    assert_eq!(config.idle, IdleMode::Park);
+    assert_eq!(config.spin_for, Duration::from_micros(50));
+    assert_eq!(config.cores.numbers(), [0]);
+    assert_eq!(config.partitions, None);
+    assert_eq!(config.segment_size_bytes, 64 << 20);
+    assert_eq!(config.log_size_bytes_max, 64 << 30);
+    assert_eq!(config.writes_in_flight, 2);
+    assert!(!config.must_exist && !config.allow_cow);
+}
+
+#[test]
+fn flag_wins_over_environment_over_file_over_default() {
+    let (mut sources, _file) = with_file("idle = \"spin\"\ncluster = \"f\"\nnode-id = \"f\"\n");
+    sources.environment = vec![
+        ("P2PMAP_CLUSTER".into(), "e".into()),
+        ("P2PMAP_NODE_ID".into(), "e".into()),
+        ("PATH".into(), "/bin".into()),
+    ];
+    sources.flags.insert(Setting::NodeId, "a".to_owned());
+    let Loaded { config, typed } = Config::load(&sources).unwrap();
+    assert_eq!(config.idle, IdleMode::Spin);
+    assert_eq!(config.cluster, "e");
+    assert_eq!(config.node_id, "a");
+    let origin = |setting| typed.value(setting).unwrap().origin.clone();
+    assert!(matches!(origin(Setting::Idle), Origin::File(_, 1)));
+    assert_eq!(origin(Setting::Cluster), Origin::Environment(Setting::Cluster));
+    assert_eq!(origin(Setting::NodeId), Origin::Flag(Setting::NodeId));
+    assert_eq!(origin(Setting::Listen), Origin::Default);
+}
+
+#[test]
+fn file_named_by_the_environment_is_read_unless_a_flag_names_another() {
+    let (from_environment, _file) = with_file("cluster = \"environment\"\n");
+    let path = from_environment.config_file.unwrap();
+    let environment = vec![(OsString::from("P2PMAP_CONFIG"), path.into_os_string())];
+    let sources = Sources { environment: environment.clone(), ..Sources::default() };
+    assert_eq!(Config::load(&sources).unwrap().config.cluster, "environment");
+
+    let (mut sources, _file) = with_file("cluster = \"flag\"\n");
+    sources.environment = environment;
+    assert_eq!(Config::load(&sources).unwrap().config.cluster, "flag");
+}
+
+#[test]
+fn each_setting_is_read_from_the_file() {
+    let (sources, _file) = with_file(
+        "listen = \"[::1]:0\"\ndata-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
+         durability = \"async\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
+         cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nsegment-size = \"8MiB\"\n\
+         log-max = \"32MiB\"\nwrites-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
+         log-level = \"trace\"\n",
+    );
+    let expected = Config {
+        listen: "[::1]:0".parse().unwrap(),
+        data_dir: "/d".into(),
+        must_exist: true,
+        cores: Cores::parse("3").unwrap(),
+        durability: Durability::Async,
+        idle: IdleMode::Spin,
+        spin_for: Duration::from_millis(1),
+        partitions: Some(128),
+        cluster: "c".to_owned(),
+        node_id: "n".to_owned(),
+        value_size_bytes_max: 1_024,
+        segment_size_bytes: 8 << 20,
+        log_size_bytes_max: 32 << 20,
+        writes_in_flight: 4,
+        allow_cow: true,
+        log_format: LogFormat::Json,
+        log_level: LogLevel::Trace,
+    };
+    assert_eq!(Config::load(&sources).unwrap().config, expected);
+}
+
+#[test]
+fn printed_configuration_reads_back_as_the_same() {
+    let given = [
+        (Setting::DataDir, "/tmp/a \"quoted\"\\ directory"),
+        (Setting::Partitions, "256"),
+        (Setting::MustExist, "true"),
+        (Setting::MaxValue, "7KiB"),
+    ];
+    let Loaded { config, typed } = Config::load(&sources(&given, &[])).unwrap();
+    let (reread, _file) = with_file(&typed.to_toml());
+    assert_eq!(Config::load(&reread).unwrap().config, config);
+}
+
+#[test]
+fn printed_configuration_says_where_each_value_came_from() {
+    let given = sources(&[(Setting::Idle, "spin")], &[("P2PMAP_MAX_VALUE", "2KiB")]);
+    let toml = Config::load(&given).unwrap().typed.to_toml();
+    let lines: Vec<&str> = toml.lines().collect();
+    assert_eq!(lines[0], "listen = \"127.0.0.1:5678\"  # default");
+    assert!(lines.contains(&"idle = \"spin\"  # flag --idle"));
+    assert!(lines.contains(&"max-value = \"2KiB\"  # environment P2PMAP_MAX_VALUE"));
+    assert!(
+        lines.contains(
+            &"# partitions = …  # default: what the data directory has, or 64 if it is new"
+        )
+    );
+    assert_eq!(lines.len(), Setting::ALL.len());
+}
+
+#[test]
+fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
+    let faulty = [
+        (Setting::Listen, "localhost"),
+        (Setting::DataDir, ""),
+        (Setting::MustExist, "yes"),
+        (Setting::Cores, "x"),
+        (Setting::Durability, "fsync"),
+        (Setting::Idle, "sleep"),
+        (Setting::SpinFor, "11ms"),
+        (Setting::Partitions, "16385"),
+        (Setting::Cluster, "a b"),
+        (Setting::NodeId, ""),
+        (Setting::MaxValue, "3MiB"),
+        (Setting::SegmentSize, "1MiB"),
+        (Setting::LogMax, "17TiB"),
+        (Setting::WritesInFlight, "5"),
+        (Setting::AllowCow, "1"),
+        (Setting::LogFormat, "xml"),
+        (Setting::LogLevel, "loud"),
+    ];
+    assert_eq!(faulty.len(), Setting::ALL.len());
+    let lines = refusals(&sources(&faulty, &[]));
+    assert_eq!(lines.len(), faulty.len(), "{lines:#?}");
+    for ((setting, text), line) in faulty.iter().zip(&lines) {
+        let name = setting.name();
+        let expected = setting.allowed();
+        assert_eq!(*line, format!("{name} = {text:?} (flag --{name}): expected {expected}"));
+    }
+}
+
+#[test]
+fn values_at_the_edge_of_their_range_are_accepted_and_those_beyond_refused() {
+    let sound = |setting, text: &str| Config::load(&sources(&[(setting, text)], &[])).is_ok();
+    assert!(sound(Setting::Partitions, "1") && sound(Setting::Partitions, "16384"));
+    assert!(!sound(Setting::Partitions, "0") && !sound(Setting::Partitions, "+64"));
+    assert!(sound(Setting::WritesInFlight, "1") && !sound(Setting::WritesInFlight, "0"));
+    assert!(sound(Setting::SpinFor, "0us") && sound(Setting::SpinFor, "10ms"));
+    assert!(!sound(Setting::SpinFor, "50"));
+    assert!(sound(Setting::SegmentSize, "256MiB") && !sound(Setting::SegmentSize, "257MiB"));
+    assert!(!sound(Setting::SegmentSize, "8389632B"), "not in whole MiB");
+    assert!(sound(Setting::MaxValue, "1984KiB") && !sound(Setting::MaxValue, "1985KiB"));
+    assert!(!sound(Setting::MaxValue, "0B"));
+    assert!(sound(Setting::LogMax, "256MiB") && !sound(Setting::LogMax, "255MiB"));
+}
+
+#[test]
+fn several_cores_are_refused_as_not_yet_supported() {
+    let lines = refusals(&sources(&[], &[("P2PMAP_CORES", "0,2-3")]));
+    assert_eq!(
+        lines,
+        ["cores = \"0,2-3\" (environment P2PMAP_CORES): 3 cores are named and this release runs \
+          on exactly one; expected core numbers from 0 to 1023, e.g. 0 or 0,2-3"]
+    );
+}
+
+#[test]
+fn log_too_small_for_its_segments_is_refused() {
+    let (sources, _file) = with_file("segment-size = \"128MiB\"\nlog-max = \"511MiB\"\n");
+    let lines = refusals(&sources);
+    assert_eq!(lines.len(), 1);
+    let start = "log-max = \"511MiB\" (file FILE:2): too small for 4 segments (512MiB); expected ";
+    assert!(lines[0].starts_with(start), "{}", lines[0]);
+}
+
+#[test]
+fn unknown_key_is_refused_with_the_nearest_known_one() {
+    let (sources, _file) = with_file("\ndata_dir = \"x\"\nreplicas = 3\nlisten = \"bad\"\n");
+    assert_eq!(
+        refusals(&sources),
+        [
+            "file FILE:2: there is no setting \"data_dir\"; did you mean \"data-dir\"?",
+            "file FILE:3: there is no setting \"replicas\"; `p2pmap serve --help` lists them",
+            "listen = \"bad\" (file FILE:4): expected an IP address and a port, \
+             e.g. 127.0.0.1:5678 or [::]:5678",
+        ]
+    );
+}
+
+#[test]
+fn file_value_of_the_wrong_type_is_refused() {
+    let faulty = "must-exist = \"true\"\npartitions = 1.5\nlisten = 5678\ncores = [true]\n\
+                  cluster = { name = \"c\" }\nwrites-in-flight = 0x2\n";
+    let (sources, _file) = with_file(faulty);
+    let mut lines = refusals(&sources);
+    lines.sort();
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    assert!(lines[0].starts_with("cluster (file FILE:5) is a TOML table: expected 1 to 128"));
+    assert!(lines[3].starts_with("must-exist (file FILE:1) is a TOML string: expected true"));
+    assert!(lines[4].starts_with("partitions (file FILE:2) is a TOML float: expected a whole"));
+}
+
+#[test]
+fn file_that_is_no_toml_or_absent_is_one_line() {
+    let (sources, _file) = with_file("idle = \"spin\"\nlisten = \n");
+    let lines = refusals(&sources);
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].starts_with("file FILE:2: not TOML: ") && !lines[0].contains('\n'));
+
+    let (sources, _file) = with_file("idle = \"spin\"\nidle = \"park\"\n");
+    assert!(refusals(&sources)[0].starts_with("file FILE:2: not TOML: duplicate key"));
+
+    let absent = Sources { config_file: Some("/no/such/file".into()), ..Sources::default() };
+    assert_eq!(
+        refusals(&absent),
+        ["can't read the configuration file FILE: no such file or directory"]
+    );
+}
+
+#[test]
+fn file_of_unbounded_size_is_not_read_to_its_end() {
+    let sources = Sources { config_file: Some("/dev/zero".into()), ..Sources::default() };
+    assert_eq!(
+        refusals(&sources),
+        ["can't read the configuration file FILE: it is longer than a configuration can be"]
+    );
+}
+
+#[test]
+fn mistyped_variable_is_warned_about_and_a_foreign_one_is_not() {
+    let given = [
+        ("P2PMAP_DATADIR", "/d"),
+        ("P2PMAP_SERVICE_HOST", "10.0.0.1"),
+        ("P2PMAP_NODE", "h:1"),
+        ("P2PMAP_TIMEOUT", "1s"),
+        ("P2PMAP", "x"),
+    ];
+    let typed = Config::load(&sources(&[], &given)).unwrap().typed;
+    assert_eq!(
+        typed.warnings(),
+        ["environment P2PMAP_DATADIR is no setting and is ignored; did you mean P2PMAP_DATA_DIR?"]
+    );
+}
+
+#[test]
+fn variable_that_is_no_unicode_is_refused() {
+    let mut sources = sources(&[], &[]);
+    sources.environment.push(("P2PMAP_CLUSTER".into(), OsString::from_vec(vec![0xff])));
+    assert_eq!(refusals(&sources), ["environment P2PMAP_CLUSTER: the value isn't UTF-8"]);
+}
