@@ -1,1 +1,3 @@
 //! TODO-runtime
+
+pub mod grpc;
