@@ -398,7 +398,7 @@ fn what_is_no_grpc_is_refused_by_http() {
 }
 
 #[test]
-fn a_client_that_leaves_te_out_is_served_and_another_te_is_reset() {
+fn a_client_that_leaves_te_out_is_served() {
     let mut pair = Pair::new();
     let mut call = pair.call_with(CONNECT, |request| {
         request.headers_mut().remove("te");
