@@ -106,17 +106,6 @@ counter!(
     Incarnation
 );
 
-/// Where a request came from, and where its answer goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// The connection's slot in its shard's table.
-    pub connection: u32,
-    /// Which of the connections that have used the slot.
-    pub generation: u32,
-    /// The stream within the connection; 0 on a raw one.
-    pub stream: u32,
-}
-
 /// What a client calls its request; echoed in the response.
 pub type CorrelationId = u64;
 

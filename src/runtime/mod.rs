@@ -20,6 +20,7 @@ pub mod echo;
 pub mod event_loop;
 pub mod executor;
 pub mod fatal;
+pub mod grpc;
 pub mod listener;
 pub mod node_runtime;
 pub mod pass;
