@@ -2,6 +2,7 @@
 //! house: it depends on nothing of ours.
 
 pub mod cast;
+pub mod chain;
 pub mod checksum;
 pub mod ids;
 pub mod limits;
