@@ -9,6 +9,16 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
+/// CRC-32 of `bytes` that begins with `salt` instead of zero: equal bytes under different salts
+/// always differ, so what was written elsewhere isn't taken for one's own.
+#[inline]
+#[must_use]
+pub fn crc32_salted(salt: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(salt);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
 /// XXH3-128 of `bytes`, unkeyed: a digest against accidents, not against malice.
 #[inline]
 #[must_use]
@@ -51,6 +61,12 @@ mod tests {
     #[test]
     fn crc16_has_the_check_value_of_its_catalogue_entry() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
+    }
+
+    #[test]
+    fn crc32_of_the_same_bytes_differs_by_salt() {
+        assert_eq!(crc32_salted(0, b"123456789"), crc32(b"123456789"));
+        assert_ne!(crc32_salted(1, b"123456789"), crc32(b"123456789"));
     }
 
     #[test]
