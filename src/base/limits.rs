@@ -74,6 +74,8 @@ pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
 pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
+/// Streamed answers of a shard that are under way.
+pub const ENTRY_STREAM_COUNT_MAX: usize = 1_024;
 /// How long an operation may take if the client doesn't say.
 pub const OPERATION_TIMEOUT_NS_DEFAULT: u64 = NS_PER_S;
 /// How long an operation may take at most.

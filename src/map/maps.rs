@@ -21,9 +21,11 @@ use super::record::{MapId, Record};
 
 /// The number of a map's entries and the bytes of their keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct MapSize {
-    pub(super) entries: u64,
-    pub(super) bytes: u64,
+pub struct MapSize {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
 }
 
 /// One entry's share of its map's size and of the state's digest.
@@ -316,4 +318,3 @@ impl Maps {
         u64_from(names + lives + self.lives.capacity() * size_of::<usize>())
     }
 }
-

@@ -37,6 +37,8 @@ pub mod outcome;
 pub mod partition;
 pub mod reads;
 
+pub use maps::MapSize;
+
 mod directory;
 mod journal;
 mod maps;

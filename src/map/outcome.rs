@@ -7,10 +7,7 @@
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-use crate::base::{
-    cast::u64_from,
-    ids::Index,
-};
+use crate::base::{cast::u64_from, ids::Index};
 use crate::proto::p2pmap::v1::error::Code;
 
 use super::record::{Record, varint_size_bytes};
@@ -120,6 +117,8 @@ pub struct Page<'a> {
     pub next: Vec<u8>,
     /// Bytes of the keys and values in `items`.
     pub size_bytes: usize,
+    /// Records that were looked at for it, those of other maps among them.
+    pub visited_count: usize,
 }
 
 impl<'a> Versioned<'a> {

@@ -4,6 +4,7 @@ use crate::base::{cast::usize_from_u32, ids::Index, limits};
 
 use super::arena::{Arena, RecordRef};
 use super::hasher::KeyHash;
+use super::maps::MapSize;
 use super::operation::QueryOperation;
 use super::outcome::{Outcome, Page, Sink, Versioned};
 use super::partition::PartitionMap;
@@ -35,6 +36,8 @@ pub struct Scan<'a> {
     pub size_bytes_max: usize,
     /// No further page of the table is visited once so many records were.
     pub visited_count_max: usize,
+    /// What a `next` that is no key begins with, so that it is routed to this partition.
+    pub cursor_tag: &'a [u8],
 }
 
 impl PartitionMap {
@@ -80,15 +83,7 @@ impl PartitionMap {
                 Outcome::Existence(self.entry(arena, as_of, (map, key), hash).is_some())
             }
             QueryOperation::Size => {
-                let as_of = as_of.max(self.committed);
-                let id = self.maps.find_as_of(map, as_of);
-                let size = id.map(|id| {
-                    let life = self.maps.life(id);
-                    let changed = life.written() > as_of;
-                    let then = changed.then(|| self.journal.size_as_of(id, as_of)).flatten();
-                    then.unwrap_or_else(|| life.size())
-                });
-                let size = size.unwrap_or_default();
+                let size = self.size(as_of, map);
                 Outcome::Sized { entries: size.entries, bytes: size.bytes }
             }
             QueryOperation::Entries { prefix, start_after, limit, keys_only } => {
@@ -103,10 +98,25 @@ impl PartitionMap {
                         keys_only,
                         size_bytes_max: limits::ENTRIES_SIZE_BYTES_MAX,
                         visited_count_max: limits::ENTRIES_VISITED_COUNT_MAX,
+                        cursor_tag: &[],
                     },
                 ))
             }
         }
+    }
+
+    /// What a map holds as of `as_of`.
+    #[must_use]
+    pub fn size(&self, as_of: Index, map: &str) -> MapSize {
+        let as_of = as_of.max(self.committed);
+        let id = self.maps.find_as_of(map, as_of);
+        let size = id.map(|id| {
+            let life = self.maps.life(id);
+            let changed = life.written() > as_of;
+            let then = changed.then(|| self.journal.size_as_of(id, as_of)).flatten();
+            then.unwrap_or_else(|| life.size())
+        });
+        size.unwrap_or_default()
     }
 
     /// A page of a map's entries as of `as_of`, in the order of (hash, key).
@@ -129,13 +139,12 @@ impl PartitionMap {
             .then(|| (self.hasher.hash(map, scan.start_after), scan.start_after));
         let first = start.map_or(KeyHash(0), |(hash, _)| hash);
         let mut from = first;
-        let mut visited_count = 0;
         let mut last_seen: Option<&[u8]> = None;
         let mut batch: Vec<(KeyHash, Record<'a>)> = Vec::new();
         loop {
             batch.clear();
             let last = self.table.visit_page(&arena.tables, from, |at| {
-                visited_count += 1;
+                page.visited_count += 1;
                 let Some(record) = self.member_as_of(arena, at, id, as_of) else { return };
                 let hash = self.hasher.hash(map, record.key());
                 if start.is_none_or(|start| (hash, record.key()) > start) {
@@ -152,9 +161,9 @@ impl PartitionMap {
                 last_seen = Some(record.key());
             }
             let Some(next) = last.0.checked_add(1) else { return page };
-            if visited_count >= scan.visited_count_max {
+            if page.visited_count >= scan.visited_count_max {
                 page.next = last_seen.map_or_else(
-                    || self.key_between(map, first, KeyHash(next)),
+                    || self.key_between(map, first, KeyHash(next), scan.cursor_tag),
                     <[u8]>::to_vec,
                 );
                 return page;
@@ -193,12 +202,7 @@ impl PartitionMap {
 
     /// From the newest record of a key back to the one that was valid at `as_of`.
     #[inline]
-    fn visible<'a>(
-        &self,
-        arena: &'a Arena,
-        mut at: RecordRef,
-        as_of: Index,
-    ) -> Option<Record<'a>> {
+    fn visible<'a>(&self, arena: &'a Arena, mut at: RecordRef, as_of: Index) -> Option<Record<'a>> {
         loop {
             let record = arena.records.record(at);
             if record.version <= as_of {
@@ -211,13 +215,14 @@ impl PartitionMap {
     /// A string whose hash is at least in the middle of `first..end`: all of that range was visited
     /// and holds no key of this map that matters. Takes as many tries as the range goes into the
     /// whole, twice; the range is that of thousands of records.
-    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash) -> Vec<u8> {
+    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash, tag: &[u8]) -> Vec<u8> {
         let middle = KeyHash(first.0 + (end.0 - first.0) / 2);
-        let found = (0_u64..).map(u64::to_le_bytes).find(|candidate| {
+        let mut candidates = (0_u64..).map(|number| [tag, &number.to_le_bytes()].concat());
+        let found = candidates.find(|candidate| {
             let hash = self.hasher.hash(map, candidate);
             middle < hash && hash < end
         });
-        found.expect("a hash hits every range at last").to_vec()
+        found.expect("a hash hits every range at last")
     }
 }
 

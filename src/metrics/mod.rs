@@ -65,6 +65,19 @@ counters! {
     }
 }
 
+/// What a shard did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardCounters {
+    /// Commands stamped.
+    pub commands: u64,
+    /// Queries taken.
+    pub queries: u64,
+    /// Requests answered with a result; a condition that failed is one.
+    pub answers: u64,
+    /// Requests answered with an error.
+    pub failures: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

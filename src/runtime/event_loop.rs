@@ -47,6 +47,8 @@ pub enum Turn {
 /// The listener's state.
 #[derive(Debug)]
 enum Accepting {
+    /// The service isn't ready yet.
+    Waiting,
     /// Connections are accepted.
     Armed,
     /// It failed, and begins again then.
@@ -71,6 +73,7 @@ pub struct EventLoop<S> {
     shard: usize,
     listener: Option<OwnedFd>,
     accepting: Accepting,
+    started: bool,
     /// Reaped and not yet handled.
     completions: VecDeque<Completion>,
     /// Frames handed over in this turn.
@@ -85,14 +88,13 @@ impl<S: Service> EventLoop<S> {
     #[must_use]
     pub fn new(
         service: S,
-        mut ring: Uring,
+        ring: Uring,
         disk: Disk,
         listener: OwnedFd,
         node: Arc<Node>,
         shard: usize,
     ) -> Self {
         let clock = Clock::start();
-        ring.accept(listener.as_fd(), LISTENER);
         Self {
             ring,
             connections: Connections::default(),
@@ -106,7 +108,8 @@ impl<S: Service> EventLoop<S> {
             node,
             shard,
             listener: Some(listener),
-            accepting: Accepting::Armed,
+            accepting: Accepting::Waiting,
+            started: false,
             completions: VecDeque::with_capacity(TURN_COMPLETION_COUNT_MAX),
             turn_frames: 0,
             yielded_at: Monotonic(0),
@@ -126,6 +129,7 @@ impl<S: Service> EventLoop<S> {
         self.yield_to_writes();
         let mut busy = !self.completions.is_empty() || self.connections.has_resumable();
         self.turn_frames = 0;
+        busy |= self.begin();
         self.resume_stopped();
         while self.turn_frames < TURN_FRAME_COUNT_MAX {
             let Some(completion) = self.completions.pop_front() else { break };
@@ -199,6 +203,26 @@ impl<S: Service> EventLoop<S> {
         self.metrics.turns_count += 1;
         self.metrics.turns_busy_count += u64::from(busy);
         self.core().turns.store(self.metrics.turns_count, Ordering::Relaxed);
+    }
+
+    /// Starts the service, and accepts connections once it is ready for them.
+    fn begin(&mut self) -> bool {
+        if !matches!(self.accepting, Accepting::Waiting) {
+            return false;
+        }
+        if !self.started {
+            self.started = true;
+            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
+            self.service.start(self.now, output);
+            return true;
+        }
+        let Some(listener) = self.listener.as_ref().filter(|_| self.service.is_ready()) else {
+            return false;
+        };
+        self.ring.accept(listener.as_fd(), LISTENER);
+        self.accepting = Accepting::Armed;
+        self.node.count_ready();
+        true
     }
 
     /// Lets the scheduler run what finishes synced writes, often enough while there are any.
@@ -317,7 +341,7 @@ impl<S: Service> EventLoop<S> {
     fn next_deadline(&self) -> Option<Monotonic> {
         let resting = match self.accepting {
             Accepting::Resting(until) => Some(until),
-            Accepting::Armed | Accepting::Ended => None,
+            Accepting::Waiting | Accepting::Armed | Accepting::Ended => None,
         };
         let deadlines = [
             self.service.next_deadline(),

@@ -30,5 +30,6 @@ pub mod refusal;
 pub mod segment_workshop;
 pub mod service;
 pub mod settle;
+pub mod shard_service;
 pub mod sniff;
 pub mod uring;

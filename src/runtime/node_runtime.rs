@@ -107,6 +107,27 @@ impl Runtime {
         self.address
     }
 
+    /// Waits until all cores accept connections; false if the node was told to stop before. To be
+    /// called on the thread that started it.
+    ///
+    /// # Errors
+    /// The first reason for which a core stopped.
+    pub fn wait_until_ready(&mut self) -> Result<bool, Fatal> {
+        loop {
+            if self.node.is_ready() {
+                return Ok(true);
+            }
+            while let Ok((shard, result)) = self.results.try_recv() {
+                result?;
+                self.watch[shard].finished = true;
+            }
+            if self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire)) {
+                return Ok(false);
+            }
+            std::thread::park_timeout(STALL);
+        }
+    }
+
     /// What stops it from another thread.
     #[must_use]
     pub fn node(&self) -> Arc<Node> {

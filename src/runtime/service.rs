@@ -24,6 +24,12 @@ pub struct Frame<'a> {
 
 /// A service that a loop can host.
 pub trait Service {
+    /// The loop begins: what has to be done before the first frame.
+    fn start(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// Whether frames can be handled. Until then no connection is accepted.
+    fn is_ready(&self) -> bool;
+
     /// A pass: at most [`PASS_COUNT_MAX`] whole frames, those of one stream in the order in which
     /// they came. Each is in flight until [`Output::reply_buffer`] was asked for its last answer, or
     /// [`Output::finish`] was called.

@@ -69,6 +69,18 @@ impl Router {
         partition_of(key_slot(key), self.partitions)
     }
 
+    /// A hash tag of the partition: a string that begins with it belongs there.
+    ///
+    /// # Panics
+    /// If there is no such partition.
+    #[must_use]
+    pub fn tag_of(&self, partition: PartitionId) -> Box<[u8]> {
+        assert!(partition.0 < self.partitions, "the partition exists");
+        let mut tags = (0_u32..).map(|number| format!("{{{number}}}").into_bytes());
+        let found = tags.find(|tag| self.partition_of_key(tag) == partition);
+        found.expect("every partition owns a slot, and a hash hits it at last").into()
+    }
+
     /// Where `request` goes.
     ///
     /// # Errors
@@ -123,6 +135,19 @@ mod tests {
                 timeout_ms: 0,
                 operation,
             }),
+        }
+    }
+
+    #[test]
+    fn whatever_begins_with_a_partitions_tag_belongs_to_it() {
+        for partitions in [1, 64, KEY_SLOT_COUNT] {
+            let router = Router::new(partitions);
+            for partition in [0, partitions / 2, partitions - 1].map(PartitionId) {
+                let mut key = router.tag_of(partition).into_vec();
+                assert_eq!(router.partition_of_key(&key), partition);
+                key.extend(b"anything}{");
+                assert_eq!(router.partition_of_key(&key), partition);
+            }
         }
     }
 
