@@ -67,7 +67,10 @@ impl RecordRef {
         let number = self.0.get() - 1;
         if number >= LARGE_REF_MIN {
             let number = usize_from_u32(number - LARGE_REF_MIN);
-            return At::Large { chunk: number / LARGE_PER_CHUNK, position: number % LARGE_PER_CHUNK };
+            return At::Large {
+                chunk: number / LARGE_PER_CHUNK,
+                position: number % LARGE_PER_CHUNK,
+            };
         }
         let word = usize_from_u32(number);
         At::Page { page: word / WORDS_PER_PAGE, word: word % WORDS_PER_PAGE }

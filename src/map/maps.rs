@@ -316,4 +316,3 @@ impl Maps {
         u64_from(names + lives + self.lives.capacity() * size_of::<usize>())
     }
 }
-

@@ -7,10 +7,7 @@
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-use crate::base::{
-    cast::u64_from,
-    ids::Index,
-};
+use crate::base::{cast::u64_from, ids::Index};
 use crate::proto::p2pmap::v1::error::Code;
 
 use super::record::{Record, varint_size_bytes};
@@ -337,3 +334,6 @@ impl<'s, S: Sink> Writer<'s, S> {
         self.varint(4, entry.updated_ms);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,8 +51,9 @@ impl Line {
         let tags = u128::from_le_bytes(self.tags);
         let pattern = u64::from(tag) * 0x0101_0101_0101_0101;
         let first = zero_bytes(crate::base::cast::low_u64(tags) ^ pattern);
-        let second = zero_bytes(u64::from(low_u32(crate::base::cast::low_u64(tags >> 64)))
-            ^ (pattern >> 32));
+        let second = zero_bytes(
+            u64::from(low_u32(crate::base::cast::low_u64(tags >> 64))) ^ (pattern >> 32),
+        );
         // The upper half of `second` compared four bytes that aren't there.
         Cells { first, second: second & 0xFFFF_FFFF }
     }

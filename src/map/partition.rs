@@ -248,13 +248,7 @@ impl PartitionMap {
             + u64_from(size_of::<Self>())
     }
 
-    fn target<'a>(
-        &self,
-        arena: &Arena,
-        map: &'a str,
-        key: &'a [u8],
-        hash: KeyHash,
-    ) -> Target<'a> {
+    fn target<'a>(&self, arena: &Arena, map: &'a str, key: &'a [u8], hash: KeyHash) -> Target<'a> {
         debug_assert_eq!(hash, self.hasher.hash(map, key), "the hash is that of map and key");
         let id = self.maps.find(map);
         let found = id.and_then(|id| self.find(arena, id, key, hash));
@@ -449,7 +443,10 @@ fn present(arena: &Arena, found: Option<(Place, RecordRef)>) -> Option<Record<'_
 }
 
 /// Why the condition does not hold, if it doesn't.
-fn failure<'a>(condition: Option<Condition<'_>>, current: Option<Record<'a>>) -> Option<Failure<'a>> {
+fn failure<'a>(
+    condition: Option<Condition<'_>>,
+    current: Option<Record<'a>>,
+) -> Option<Failure<'a>> {
     let message = match (condition?, current) {
         (Condition::Absent, None) | (Condition::Present, Some(_)) => return None,
         (Condition::Version(version), Some(record)) if record.version == version => return None,

@@ -129,7 +129,7 @@ impl PartitionMap {
             .then(|| (self.hasher.hash(map, scan.start_after), scan.start_after));
         let first = start.map_or(KeyHash(0), |(hash, _)| hash);
         let mut from = first;
-        let mut visited_count = 0;
+        let (mut visited_count, mut stop_at) = (0, scan.visited_count_max);
         let mut last_seen: Option<&[u8]> = None;
         let mut batch: Vec<(KeyHash, Record<'a>)> = Vec::new();
         loop {
@@ -152,12 +152,13 @@ impl PartitionMap {
                 last_seen = Some(record.key());
             }
             let Some(next) = last.0.checked_add(1) else { return page };
-            if visited_count >= scan.visited_count_max {
-                page.next = last_seen.map_or_else(
-                    || self.key_between(map, first, KeyHash(next)),
-                    <[u8]>::to_vec,
-                );
-                return page;
+            if visited_count >= stop_at {
+                let seen = last_seen.map(<[u8]>::to_vec);
+                if let Some(key) = seen.or_else(|| self.key_between(map, first, KeyHash(next))) {
+                    page.next = key;
+                    return page;
+                }
+                stop_at = 2 * visited_count;
             }
             from = KeyHash(next);
         }
@@ -193,12 +194,7 @@ impl PartitionMap {
 
     /// From the newest record of a key back to the one that was valid at `as_of`.
     #[inline]
-    fn visible<'a>(
-        &self,
-        arena: &'a Arena,
-        mut at: RecordRef,
-        as_of: Index,
-    ) -> Option<Record<'a>> {
+    fn visible<'a>(&self, arena: &'a Arena, mut at: RecordRef, as_of: Index) -> Option<Record<'a>> {
         loop {
             let record = arena.records.record(at);
             if record.version <= as_of {
@@ -208,18 +204,23 @@ impl PartitionMap {
         }
     }
 
-    /// A string whose hash is at least in the middle of `first..end`: all of that range was visited
-    /// and holds no key of this map that matters. Takes as many tries as the range goes into the
-    /// whole, twice; the range is that of thousands of records.
-    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash) -> Vec<u8> {
+    /// A string whose hash lies in the upper half of `first..end`: all of that range was visited
+    /// and holds no key of this map. It takes as many tries as the range goes into the whole, twice;
+    /// a range that would take too many is to be made wider.
+    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash) -> Option<Vec<u8>> {
         let middle = KeyHash(first.0 + (end.0 - first.0) / 2);
-        let found = (0_u64..).map(u64::to_le_bytes).find(|candidate| {
+        let mut candidates = (0..KEY_TRY_COUNT_MAX).map(u64::to_le_bytes);
+        let found = candidates.find(|candidate| {
             let hash = self.hasher.hash(map, candidate);
             middle < hash && hash < end
         });
-        found.expect("a hash hits every range at last").to_vec()
+        found.map(|key| key.to_vec())
     }
 }
+
+/// How many strings are tried in search of one with a hash in a certain range. They take about as
+/// long as visiting a tenth as many records.
+const KEY_TRY_COUNT_MAX: u64 = 8_192;
 
 /// Adds an entry to a page unless the page is full.
 fn take<'a>(page: &mut Page<'a>, record: &Record<'a>, scan: &Scan<'_>) -> bool {

@@ -77,8 +77,8 @@ impl NewRecord<'_> {
     pub(super) fn write(&self, out: &mut [u8]) {
         debug_assert!(self.updated_ms <= MS_MAX, "milliseconds exceed six bytes");
         let age_ms = self.age_ms();
-        let flags = if age_ms == 0 { 0 } else { FLAG_AGE }
-            | if self.removed { FLAG_REMOVED } else { 0 };
+        let flags =
+            if age_ms == 0 { 0 } else { FLAG_AGE } | if self.removed { FLAG_REMOVED } else { 0 };
         out[..8].copy_from_slice(&self.version.0.to_le_bytes());
         out[8..14].copy_from_slice(&self.updated_ms.to_le_bytes()[..6]);
         out[14] = flags;
