@@ -336,3 +336,6 @@ impl<'s, S: Sink> Writer<'s, S> {
         self.varint(4, entry.updated_ms);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,7 @@ impl PartitionMap {
             .then(|| (self.hasher.hash(map, scan.start_after), scan.start_after));
         let first = start.map_or(KeyHash(0), |(hash, _)| hash);
         let mut from = first;
+        let mut stop_at = scan.visited_count_max;
         let mut last_seen: Option<&[u8]> = None;
         let mut batch: Vec<(KeyHash, Record<'a>)> = Vec::new();
         loop {
@@ -161,12 +162,14 @@ impl PartitionMap {
                 last_seen = Some(record.key());
             }
             let Some(next) = last.0.checked_add(1) else { return page };
-            if page.visited_count >= scan.visited_count_max {
-                page.next = last_seen.map_or_else(
-                    || self.key_between(map, first, KeyHash(next), scan.cursor_tag),
-                    <[u8]>::to_vec,
-                );
-                return page;
+            if page.visited_count >= stop_at {
+                let seen = last_seen.map(<[u8]>::to_vec);
+                let between = || self.key_between(map, first, KeyHash(next), scan.cursor_tag);
+                if let Some(key) = seen.or_else(between) {
+                    page.next = key;
+                    return page;
+                }
+                stop_at = 2 * page.visited_count;
             }
             from = KeyHash(next);
         }
@@ -212,19 +215,25 @@ impl PartitionMap {
         }
     }
 
-    /// A string whose hash is at least in the middle of `first..end`: all of that range was visited
-    /// and holds no key of this map that matters. Takes as many tries as the range goes into the
-    /// whole, twice; the range is that of thousands of records.
-    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash, tag: &[u8]) -> Vec<u8> {
+    /// A string that begins with `tag` and whose hash lies in the upper half of `first..end`: all of
+    /// that range was visited and holds no key of this map. It takes as many tries as the range goes
+    /// into the whole, twice; a range that would take too many is to be made wider.
+    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash, tag: &[u8]) -> Option<Vec<u8>> {
         let middle = KeyHash(first.0 + (end.0 - first.0) / 2);
-        let mut candidates = (0_u64..).map(|number| [tag, &number.to_le_bytes()].concat());
-        let found = candidates.find(|candidate| {
-            let hash = self.hasher.hash(map, candidate);
+        let mut candidate = tag.to_vec();
+        let found = (0..KEY_TRY_COUNT_MAX).find(|number: &u64| {
+            candidate.truncate(tag.len());
+            candidate.extend_from_slice(&number.to_le_bytes());
+            let hash = self.hasher.hash(map, &candidate);
             middle < hash && hash < end
         });
-        found.expect("a hash hits every range at last")
+        found.map(|_| candidate)
     }
 }
+
+/// How many strings are tried in search of one with a hash in a certain range. They take about as
+/// long as visiting a tenth as many records.
+const KEY_TRY_COUNT_MAX: u64 = 8_192;
 
 /// Adds an entry to a page unless the page is full.
 fn take<'a>(page: &mut Page<'a>, record: &Record<'a>, scan: &Scan<'_>) -> bool {

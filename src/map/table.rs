@@ -279,22 +279,26 @@ impl Table {
         last
     }
 
-    /// Joins the range of `hash`'s page with its other half, if the page is empty.
+    /// Joins `hash`'s page with that of the other half of their range as long as one is empty.
     fn join_if_empty(&mut self, pool: &mut PagePool, hash: u64) {
         loop {
             let page = self.directory.page(hash);
             let depth = pool.line(page, 0).depth();
-            let is_used = |line: &Line| line.cells(0).count() < CELLS_PER_LINE_U32;
-            if pool.line(page, 0).is_stashed() || pool.page(page).iter().any(is_used) {
-                return;
-            }
             let Some(buddy) = self.directory.buddy(hash, depth) else { return };
-            if pool.line(buddy, 0).depth() != depth {
+            // A page with a stash stays as deep as it is: it must never be split.
+            let is_stashed = [page, buddy].map(|page| pool.line(page, 0).is_stashed());
+            if pool.line(buddy, 0).depth() != depth || is_stashed.contains(&true) {
                 return;
             }
-            self.directory.join(hash, depth, buddy);
-            pool.set_depth(buddy, depth - 1);
-            pool.free(page);
+            let is_empty = |page| pool.page(page).iter().all(|line| records_of(line).count() == 0);
+            let (kept, dropped) = match (is_empty(page), is_empty(buddy)) {
+                (true, _) => (buddy, page),
+                (false, true) => (page, buddy),
+                (false, false) => return,
+            };
+            self.directory.join(hash, depth, kept);
+            pool.set_depth(kept, depth - 1);
+            pool.free(dropped);
         }
     }
 
