@@ -1,1 +1,3 @@
 //! TODO-cli
+
+pub mod inspect;

@@ -1,1 +1,3 @@
 //! TODO-node
+
+pub mod data_dir;
