@@ -13,6 +13,7 @@ mod entries;
 mod exists;
 mod failure;
 mod get;
+pub mod inspect;
 mod key;
 mod log;
 mod node_address;

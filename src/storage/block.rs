@@ -232,6 +232,13 @@ impl BlockHeader {
     pub fn payload<'a>(&self, block: &'a Block) -> &'a [u8] {
         &block.0[BLOCK_HEADER_SIZE_BYTES..][..usize::from(self.used)]
     }
+
+    /// The payload from the first record that begins in it; `None`: none does.
+    #[must_use]
+    pub fn payload_from_record<'a>(&self, block: &'a Block) -> Option<&'a [u8]> {
+        let before = usize::from(self.first_record).checked_sub(BLOCK_HEADER_SIZE_BYTES)?;
+        self.payload(block).get(before..)
+    }
 }
 
 /// Where a block begins in its segment, in bytes.

@@ -3,6 +3,7 @@
 pub mod block;
 pub mod codec;
 pub mod error;
+pub mod identity;
 pub mod record;
 pub mod recovery;
 pub mod replay;

@@ -1,0 +1,506 @@
+//! The data directory: made once, checked at every start, locked while in use. Here are the files
+//! that `storage` only knows the bytes of.
+//!
+//! ```text
+//! data/
+//!   IDENTITY           whose it is; made last, by a rename that replaces nothing
+//!   LOCK               locked first, never removed
+//!   BOOT               the boot epoch, raised and durable before anything is appended
+//!   CURRENT            the live generation and its layout
+//!   gen-<generation>/
+//!     shard-<k>/<segment>.log        and `<segment>.log.new` while it is being prepared
+//! ```
+//!
+//! A segment gets its name when it is full of zeros and durably so. So a file with a segment's name
+//! that is shorter than a segment was cut, and is refused; one that was being prepared is removed.
+
+mod error;
+mod filesystem;
+mod segments;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, RenameFlags};
+
+pub use self::error::{DataDirError, Notice};
+pub use self::filesystem::{Filesystem, Keeps};
+pub use self::segments::ShardLog;
+use crate::base::cast::{u64_from, usize_from};
+use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
+use crate::base::limits::BLOCK_SIZE_BYTES;
+use crate::storage::block::LogKey;
+use crate::storage::error::segment_file_name;
+use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
+use crate::storage::replay::Apply;
+use crate::storage::wal::{Durability, WalConfig};
+
+const IDENTITY: &str = "IDENTITY";
+const LOCK: &str = "LOCK";
+const BOOT: &str = "BOOT";
+const CURRENT: &str = "CURRENT";
+const GENERATION_PREFIX: &str = "gen-";
+const FIRST_GENERATION: u64 = 1;
+
+/// What a data directory is opened with.
+#[derive(Clone, Debug)]
+pub struct DataDirOptions {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The cluster that it must be of.
+    pub cluster: String,
+    /// The member that it must be of.
+    pub member: String,
+    /// How many partitions the cluster must have.
+    pub partition_count: u32,
+    /// How many shards the node has.
+    pub shard_count: u16,
+    /// How long segments are made, if the directory is.
+    pub segment_size_bytes: usize,
+    /// Whether an absent directory is an error: a mount that is missing, say.
+    pub must_exist: bool,
+    /// What it must be able to promise.
+    pub durability: Durability,
+    /// Whether a copy-on-write filesystem is accepted although it can't promise `sync` well.
+    pub allow_copy_on_write: bool,
+}
+
+/// A data directory, locked until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Holds the lock.
+    _lock: File,
+    identity: Identity,
+    current: Current,
+    boot_epoch: BootEpoch,
+    filesystem: Filesystem,
+    direct: bool,
+    notices: Vec<Notice>,
+}
+
+impl DataDir {
+    /// Opens a data directory to be written; makes it if it is absent. The boot epoch is raised.
+    ///
+    /// # Errors
+    /// If it is another's, in use, damaged, or on a filesystem that can't promise what it must.
+    pub fn open(options: &DataDirOptions) -> Result<Self, DataDirError> {
+        let path = options.path.clone();
+        let mut notices = Vec::new();
+        if options.must_exist && !has_identity(&path)? {
+            return Err(DataDirError::Absent { path });
+        }
+        create_folder(&path)?;
+        let lock = lock(&path, FlockOperation::NonBlockingLockExclusive)?;
+        let filesystem =
+            Filesystem::of(&lock).map_err(doing("asking what filesystem has", &path))?;
+        check_filesystem(options, filesystem, &mut notices)?;
+        // Only now that nobody else can be making it.
+        if !has_identity(&path)? {
+            initialise(options)?;
+            notices.push(Notice::Initialised { path: path.clone() });
+        }
+        let identity = read_identity(&path)?;
+        check_identity(options, &identity)?;
+        let current = read_current(&path)?;
+        check_layout(options, current, &mut notices)?;
+        let boot_epoch = raise_boot(&path)?;
+        let direct = is_direct(&path.join(IDENTITY))?;
+        if !direct {
+            notices.push(Notice::NoDirect { filesystem });
+        }
+        let data_dir =
+            Self { path, _lock: lock, identity, current, boot_epoch, filesystem, direct, notices };
+        data_dir.check_folders()?;
+        Ok(data_dir)
+    }
+
+    /// Opens a data directory to be looked at: nothing in it is changed.
+    ///
+    /// # Errors
+    /// If it is in use, or not a data directory.
+    pub fn open_to_inspect(path: &Path) -> Result<Self, DataDirError> {
+        let lock = lock(path, FlockOperation::NonBlockingLockShared)?;
+        let filesystem =
+            Filesystem::of(&lock).map_err(doing("asking what filesystem has", path))?;
+        let identity = read_identity(path)?;
+        let current = read_current(path)?;
+        let boot = read_boot(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+            identity,
+            current,
+            // What was written was written by this boot or one before it.
+            boot_epoch: boot.boot_epoch.next(),
+            filesystem,
+            direct: false,
+            notices: Vec::new(),
+        })
+    }
+
+    /// What the operator should be told.
+    #[must_use]
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How it is laid out.
+    #[must_use]
+    pub const fn current(&self) -> Current {
+        self.current
+    }
+
+    /// This boot.
+    #[must_use]
+    pub const fn boot_epoch(&self) -> BootEpoch {
+        self.boot_epoch
+    }
+
+    /// What it lies on.
+    #[must_use]
+    pub const fn filesystem(&self) -> Filesystem {
+        self.filesystem
+    }
+
+    /// Whether its files can be opened with `O_DIRECT`.
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// How long each segment is.
+    #[must_use]
+    pub const fn segment_size_bytes(&self) -> usize {
+        usize_from(self.current.segment_size_bytes)
+    }
+
+    /// The folder of a shard's segments; to be synced when a segment gets its name.
+    #[must_use]
+    pub fn shard_folder(&self, shard: ShardId) -> PathBuf {
+        shard_folder(&self.path, self.current.generation, shard)
+    }
+
+    /// The file of a segment.
+    #[must_use]
+    pub fn segment_path(&self, shard: ShardId, segment: SegmentId) -> PathBuf {
+        self.shard_folder(shard).join(segment_file_name(segment))
+    }
+
+    /// Where a segment is prepared, before it is renamed to [`DataDir::segment_path`].
+    #[must_use]
+    pub fn preparing_path(&self, shard: ShardId, segment: SegmentId) -> PathBuf {
+        self.shard_folder(shard).join(segment_file_name(segment) + segments::PREPARING_SUFFIX)
+    }
+
+    /// Whose blocks a shard's are.
+    #[must_use]
+    pub fn log_key(&self, shard: ShardId) -> LogKey {
+        LogKey { shard, salt: log_salt(&self.identity.uuid, self.current.generation) }
+    }
+
+    /// The partitions of a shard: a range, so that they spread over the shards of nodes with
+    /// different numbers of them.
+    pub fn partitions_of(&self, shard: ShardId) -> impl Iterator<Item = PartitionId> + use<> {
+        let partition_count = u64::from(self.identity.partition_count);
+        let shard_count = u64::from(self.current.shard_count);
+        (0..self.identity.partition_count)
+            .filter(move |&partition| {
+                u64::from(partition) * shard_count / partition_count == u64::from(shard.0)
+            })
+            .map(PartitionId)
+    }
+
+    /// What a shard's log is to be opened with.
+    #[must_use]
+    pub fn wal_config(
+        &self,
+        shard: ShardId,
+        log_size_bytes_max: u64,
+        writes_in_flight: usize,
+        durability: Durability,
+    ) -> WalConfig {
+        WalConfig {
+            key: self.log_key(shard),
+            boot_epoch: self.boot_epoch,
+            segment_size_bytes: self.segment_size_bytes(),
+            log_size_bytes_max,
+            writes_in_flight,
+            durability,
+        }
+    }
+
+    /// Reads a shard's log and makes what was found durable. Shards may be recovered in parallel.
+    ///
+    /// # Errors
+    /// If it is damaged or can't be read: nothing that was applied may be served then.
+    pub fn recover_shard(
+        &self,
+        shard: ShardId,
+        apply: &mut impl Apply,
+    ) -> Result<ShardLog, DataDirError> {
+        segments::recover_shard(self, shard, apply)
+    }
+
+    /// Folders are made with the directory: one that is missing was removed.
+    fn check_folders(&self) -> Result<(), DataDirError> {
+        for shard in 0..self.current.shard_count {
+            let folder = self.shard_folder(ShardId(shard));
+            if !folder.is_dir() {
+                return Err(DataDirError::NoFolder { path: folder });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn doing<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {
+    move |error| DataDirError::Io { doing, path: path.to_owned(), error }
+}
+
+fn shard_folder(path: &Path, generation: u64, shard: ShardId) -> PathBuf {
+    path.join(format!("{GENERATION_PREFIX}{generation}")).join(format!("shard-{shard}"))
+}
+
+fn has_identity(path: &Path) -> Result<bool, DataDirError> {
+    path.join(IDENTITY).try_exists().map_err(doing("looking into", path))
+}
+
+/// Takes the lock or says that somebody else has it.
+fn lock(path: &Path, operation: FlockOperation) -> Result<File, DataDirError> {
+    let file = path.join(LOCK);
+    let write = matches!(operation, FlockOperation::NonBlockingLockExclusive);
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .create(write)
+        .truncate(false)
+        .open(&file)
+        .map_err(doing("opening", &file))?;
+    match rustix::fs::flock(&lock, operation) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::InUse { path: path.to_owned() }),
+        Err(error) => Err(doing("locking", &file)(error.into())),
+    }
+}
+
+fn check_filesystem(
+    options: &DataDirOptions,
+    filesystem: Filesystem,
+    notices: &mut Vec<Notice>,
+) -> Result<(), DataDirError> {
+    match filesystem.keeps() {
+        Keeps::InPlace => {}
+        Keeps::Unknown => notices.push(Notice::Unknown { filesystem }),
+        Keeps::InMemory => notices.push(Notice::NotDurable { filesystem }),
+        Keeps::Copies if options.durability == Durability::Sync && !options.allow_copy_on_write => {
+            return Err(DataDirError::CopyOnWrite { path: options.path.clone(), filesystem });
+        }
+        Keeps::Copies => notices.push(Notice::CopyOnWrite { filesystem }),
+    }
+    Ok(())
+}
+
+fn check_identity(options: &DataDirOptions, identity: &Identity) -> Result<(), DataDirError> {
+    let path = || options.path.clone();
+    for (what, found, wanted) in [
+        ("cluster", &identity.cluster, &options.cluster),
+        ("member", &identity.member, &options.member),
+    ] {
+        if found != wanted {
+            let (found, wanted) = (found.clone(), wanted.clone());
+            return Err(DataDirError::Another { path: path(), what, found, wanted });
+        }
+    }
+    if identity.partition_count != options.partition_count {
+        return Err(DataDirError::Another {
+            path: path(),
+            what: "number of partitions",
+            found: identity.partition_count.to_string(),
+            wanted: options.partition_count.to_string(),
+        });
+    }
+    Ok(())
+}
+
+fn check_layout(
+    options: &DataDirOptions,
+    current: Current,
+    notices: &mut Vec<Notice>,
+) -> Result<(), DataDirError> {
+    if current.shard_count != options.shard_count {
+        return Err(DataDirError::Another {
+            path: options.path.clone(),
+            what: "number of shards",
+            found: current.shard_count.to_string(),
+            wanted: options.shard_count.to_string(),
+        });
+    }
+    if current.segment_size_bytes != u64_from(options.segment_size_bytes) {
+        let size_bytes = current.segment_size_bytes;
+        notices.push(Notice::SegmentSize { size_bytes });
+    }
+    Ok(())
+}
+
+/// Makes everything but IDENTITY, then IDENTITY. A crash in between leaves empty folders, which
+/// the next start takes for what they are; folders with anything in them are somebody's logs.
+fn initialise(options: &DataDirOptions) -> Result<(), DataDirError> {
+    let path = &options.path;
+    if let Some(found) = first_log_file(path)? {
+        return Err(DataDirError::NoIdentity { path: path.clone(), found });
+    }
+    let current = Current {
+        generation: FIRST_GENERATION,
+        shard_count: options.shard_count,
+        segment_size_bytes: u64_from(options.segment_size_bytes),
+    };
+    for shard in 0..options.shard_count {
+        create_folder(&shard_folder(path, FIRST_GENERATION, ShardId(shard)))?;
+    }
+    let boot = Boot { boot_epoch: BootEpoch(0) };
+    write_new(path, BOOT, &boot.encode(), RenameFlags::empty())?;
+    write_new(path, CURRENT, &current.encode(), RenameFlags::empty())?;
+    let identity = Identity {
+        cluster: options.cluster.clone(),
+        member: options.member.clone(),
+        uuid: random_uuid()?,
+        partition_count: options.partition_count,
+        hash_key: random()?,
+    };
+    write_new(path, IDENTITY, &identity.encode(), RenameFlags::NOREPLACE)
+}
+
+/// The first file in a shard's folder of any generation.
+fn first_log_file(path: &Path) -> Result<Option<PathBuf>, DataDirError> {
+    for generation in folders(path, GENERATION_PREFIX)? {
+        for shard in folders(&generation, "shard-")? {
+            let mut files = fs::read_dir(&shard).map_err(doing("listing", &shard))?;
+            if let Some(file) = files.next() {
+                return Ok(Some(file.map_err(doing("listing", &shard))?.path()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn folders(path: &Path, prefix: &str) -> Result<Vec<PathBuf>, DataDirError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(doing("listing", path))? {
+        let entry = entry.map_err(doing("listing", path))?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) && entry.path().is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Makes a folder and those above it, each durably.
+fn create_folder(path: &Path) -> Result<(), DataDirError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_folder(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(doing("making", path)(error))
+        }
+        _ => sync_folder(parent),
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), DataDirError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(doing("syncing", path))
+}
+
+/// A file that is there whole or not at all.
+fn write_new(
+    folder: &Path,
+    name: &str,
+    content: &[u8],
+    flags: RenameFlags,
+) -> Result<(), DataDirError> {
+    let temporary = folder.join(format!("{name}.new"));
+    let path = folder.join(name);
+    fs::write(&temporary, content)
+        .and_then(|()| File::open(&temporary)?.sync_all())
+        .map_err(doing("writing", &temporary))?;
+    let cwd = rustix::fs::CWD;
+    rustix::fs::renameat_with(cwd, &temporary, cwd, &path, flags)
+        .map_err(|error| doing("naming", &path)(error.into()))?;
+    sync_folder(folder)
+}
+
+fn read_identity(path: &Path) -> Result<Identity, DataDirError> {
+    let file = path.join(IDENTITY);
+    let content = fs::read(&file).map_err(doing("reading", &file))?;
+    Identity::decode(&content).map_err(|error| DataDirError::Identity { path: file, error })
+}
+
+fn read_current(path: &Path) -> Result<Current, DataDirError> {
+    let file = path.join(CURRENT);
+    let content = fs::read(&file).map_err(doing("reading", &file))?;
+    Current::decode(&content).map_err(|error| DataDirError::Identity { path: file, error })
+}
+
+fn read_boot(path: &Path) -> Result<Boot, DataDirError> {
+    let file = path.join(BOOT);
+    let content = fs::read(&file).map_err(doing("reading", &file))?;
+    Boot::decode(&content).map_err(|error| DataDirError::Identity { path: file, error })
+}
+
+/// One copy after the other, each durable before the next: whenever the power goes, one is whole.
+fn raise_boot(path: &Path) -> Result<BootEpoch, DataDirError> {
+    let boot = Boot { boot_epoch: read_boot(path)?.boot_epoch.next() };
+    let file_path = path.join(BOOT);
+    let content = boot.encode();
+    assert_eq!(content.len(), FILE_SIZE_BYTES);
+    let file =
+        OpenOptions::new().write(true).open(&file_path).map_err(doing("opening", &file_path))?;
+    for (copy, offset) in content.chunks(BLOCK_SIZE_BYTES).zip([0, u64_from(BLOCK_SIZE_BYTES)]) {
+        file.write_all_at(copy, offset)
+            .and_then(|()| file.sync_data())
+            .map_err(doing("writing", &file_path))?;
+    }
+    Ok(boot.boot_epoch)
+}
+
+fn is_direct(file: &Path) -> Result<bool, DataDirError> {
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    match OpenOptions::new().read(true).custom_flags(direct).open(file) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(error) => Err(doing("opening", file)(error)),
+    }
+}
+
+/// A version 4 UUID.
+fn random_uuid() -> Result<[u8; 16], DataDirError> {
+    let mut uuid: [u8; 16] = random()?;
+    uuid[6] = uuid[6] & 0x0F | 0x40;
+    uuid[8] = uuid[8] & 0x3F | 0x80;
+    Ok(uuid)
+}
+
+fn random() -> Result<[u8; 16], DataDirError> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let mut file = File::open(source).map_err(doing("opening", source))?;
+    io::Read::read_exact(&mut file, &mut bytes).map_err(doing("reading", source))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

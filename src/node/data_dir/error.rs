@@ -1,0 +1,210 @@
+//! Why a data directory can't be used, and what its operator should know of one that can.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::filesystem::Filesystem;
+use crate::base::ids::ShardId;
+use crate::storage::error::StorageError;
+use crate::storage::identity::IdentityError;
+use crate::storage::recovery::TornTail;
+
+/// Why a data directory can't be used. Each says in one line what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DataDirError {
+    /// The operating system refused.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// It isn't there though it must be.
+    Absent {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A process has it open.
+    InUse {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// There are logs but nothing says whose.
+    NoIdentity {
+        /// Where.
+        path: PathBuf,
+        /// One of the logs' files.
+        found: PathBuf,
+    },
+    /// A shard's folder is gone.
+    NoFolder {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// One of the small files is damaged.
+    Identity {
+        /// Which one.
+        path: PathBuf,
+        /// In which way.
+        error: IdentityError,
+    },
+    /// It belongs to another cluster or member, or has another shape.
+    Another {
+        /// Which one.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What it has.
+        found: String,
+        /// What the configuration says.
+        wanted: String,
+    },
+    /// It is on a filesystem that moves what is written again.
+    CopyOnWrite {
+        /// Which one.
+        path: PathBuf,
+        /// The filesystem.
+        filesystem: Filesystem,
+    },
+    /// A shard's log is damaged.
+    Storage(StorageError),
+}
+
+impl fmt::Display for DataDirError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { doing, path, error } => write!(f, "{doing} {}: {error}", path.display()),
+            Self::Absent { path } => write!(
+                f,
+                "{} isn't a data directory, and --must-exist forbids to make one: is it mounted?",
+                path.display()
+            ),
+            Self::InUse { path } => {
+                write!(f, "{} is in use by a running process", path.display())
+            }
+            Self::NoIdentity { path, found } => write!(
+                f,
+                "{} holds logs ({}) but no IDENTITY: restore that file, or start with an empty \
+                 directory",
+                path.display(),
+                found.display()
+            ),
+            Self::NoFolder { path } => {
+                write!(f, "{} is missing: restore it from a backup", path.display())
+            }
+            Self::Identity { path, error } => {
+                write!(f, "{}: {error}: restore it from a backup", path.display())
+            }
+            Self::Another { path, what, found, wanted } => write!(
+                f,
+                "{} has {what} {found}, but {wanted} was asked for: name the right directory or \
+                 change the setting",
+                path.display()
+            ),
+            Self::CopyOnWrite { path, filesystem } => write!(
+                f,
+                "{} is on {filesystem}, which moves a segment's blocks on every write: choose \
+                 another filesystem or pass --allow-cow",
+                path.display()
+            ),
+            Self::Storage(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DataDirError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { error, .. } => Some(error),
+            Self::Identity { error, .. } => Some(error),
+            Self::Storage(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The directory was made.
+    Initialised {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Everything is lost with the machine's memory.
+    NotDurable {
+        /// Why.
+        filesystem: Filesystem,
+    },
+    /// Writes go through the page cache.
+    NoDirect {
+        /// Why.
+        filesystem: Filesystem,
+    },
+    /// A copy-on-write filesystem was accepted.
+    CopyOnWrite {
+        /// Which one.
+        filesystem: Filesystem,
+    },
+    /// What the filesystem promises isn't known.
+    Unknown {
+        /// Which one.
+        filesystem: Filesystem,
+    },
+    /// Segments keep the size with which the directory was made.
+    SegmentSize {
+        /// That size.
+        size_bytes: u64,
+    },
+    /// A crash left writes incomplete; none of them had been acknowledged.
+    Torn {
+        /// Whose log.
+        shard: ShardId,
+        /// Where it ends now.
+        tail: TornTail,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initialised { path } => {
+                write!(f, "made the data directory {}", path.display())
+            }
+            Self::NotDurable { filesystem } => write!(
+                f,
+                "the data directory is on {filesystem}: not durable, a restart of the machine \
+                 loses everything"
+            ),
+            Self::NoDirect { filesystem } => write!(
+                f,
+                "{filesystem} offers no direct I/O: log writes go through the page cache and are \
+                 slower"
+            ),
+            Self::CopyOnWrite { filesystem } => {
+                write!(
+                    f,
+                    "{filesystem} copies on write: log writes are slow and may run out of space"
+                )
+            }
+            Self::Unknown { filesystem } => {
+                write!(f, "the data directory is on {filesystem}, whose promises aren't known")
+            }
+            Self::SegmentSize { size_bytes } => write!(
+                f,
+                "segments keep the {size_bytes} bytes with which the data directory was made"
+            ),
+            Self::Torn { shard, tail } => write!(
+                f,
+                "shard {shard}: the log ends at byte {} of segment {}: {} blocks behind it are of \
+                 writes that a crash left incomplete, none of them acknowledged",
+                tail.place.offset, tail.place.segment, tail.block_count
+            ),
+        }
+    }
+}

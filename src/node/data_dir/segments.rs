@@ -1,0 +1,111 @@
+//! A shard's segments as files: listed, read around the page cache, made durable, tidied up.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use zerocopy::IntoBytes;
+
+use super::{DataDir, DataDirError, Notice, doing, sync_folder};
+use crate::base::ids::{PartitionId, ShardId};
+use crate::storage::block::{Block, offset_of};
+use crate::storage::error::segment_of_file_name;
+use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
+use crate::storage::replay::Apply;
+
+/// Ends the name of a segment that is being prepared.
+pub(super) const PREPARING_SUFFIX: &str = ".new";
+
+/// A shard's log as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardLog {
+    /// What it says.
+    pub recovered: Recovered,
+    /// What the operator should be told.
+    pub notices: Vec<Notice>,
+}
+
+/// Reads files that stay open, with `O_DIRECT` where there is such a thing.
+struct Files(Vec<File>);
+
+impl SegmentSource for Files {
+    fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
+        self.0[file].read_exact_at(blocks.as_mut_bytes(), offset_of(first_block))
+    }
+}
+
+pub(super) fn recover_shard(
+    data_dir: &DataDir,
+    shard: ShardId,
+    apply: &mut impl Apply,
+) -> Result<ShardLog, DataDirError> {
+    let folder = data_dir.shard_folder(shard);
+    let files = list(&folder)?;
+    let open = |file: &SegmentFile| {
+        let path = data_dir.segment_path(shard, file.name);
+        let direct = if data_dir.direct { OFlags::DIRECT } else { OFlags::empty() };
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(direct.bits().cast_signed())
+            .open(&path)
+            .map_err(doing("opening", &path))
+    };
+    let mut source = Files(files.iter().map(open).collect::<Result<_, _>>()?);
+    let partitions: Vec<PartitionId> = data_dir.partitions_of(shard).collect();
+    let log = LogFolder {
+        key: data_dir.log_key(shard),
+        boot_epoch: data_dir.boot_epoch,
+        segment_size_bytes: data_dir.segment_size_bytes(),
+        partitions: &partitions,
+        files: &files,
+    };
+    let recovered = recover(&log, &mut source, apply).map_err(DataDirError::Storage)?;
+    // What was read may so far be in the device's cache only, of a write that the last process
+    // didn't see complete. From now on others rely on it.
+    for (file, name) in source.0.iter().zip(&files) {
+        let path = data_dir.segment_path(shard, name.name);
+        file.sync_data().map_err(doing("syncing", &path))?;
+    }
+    remove_garbage(data_dir, shard, &recovered)?;
+    let notices = recovered.torn.map(|tail| Notice::Torn { shard, tail });
+    Ok(ShardLog { recovered, notices: notices.into_iter().collect() })
+}
+
+/// The segments in a folder, ascending. What was being prepared is removed: it has no name yet.
+fn list(folder: &Path) -> Result<Vec<SegmentFile>, DataDirError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(doing("listing", folder))? {
+        let entry = entry.map_err(doing("listing", folder))?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Some(prepared) = name.strip_suffix(PREPARING_SUFFIX)
+            && segment_of_file_name(prepared).is_some()
+        {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(doing("removing", &path))?;
+        } else if let Some(segment) = segment_of_file_name(name) {
+            let size_bytes = entry.metadata().map_err(doing("looking at", folder))?.len();
+            files.push(SegmentFile { name: segment, size_bytes });
+        }
+    }
+    files.sort_unstable_by_key(|file| file.name);
+    Ok(files)
+}
+
+/// Segments that a durable snapshot doesn't count any more.
+fn remove_garbage(
+    data_dir: &DataDir,
+    shard: ShardId,
+    recovered: &Recovered,
+) -> Result<(), DataDirError> {
+    for &segment in &recovered.garbage {
+        let path = data_dir.segment_path(shard, segment);
+        fs::remove_file(&path).map_err(doing("removing", &path))?;
+    }
+    if recovered.garbage.is_empty() {
+        return Ok(());
+    }
+    sync_folder(&data_dir.shard_folder(shard))
+}
