@@ -2,6 +2,8 @@
 //! is below them, the lower ones are pure, `unsafe` and dependencies have their places, and files,
 //! functions and lines stay short. Reads the source tree; needs nothing but the standard library.
 
+#[path = "tidy/lock_file.rs"]
+mod lock_file;
 #[path = "tidy/paths.rs"]
 mod paths;
 #[path = "tidy/rules.rs"]
@@ -16,6 +18,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use lock_file::{bans, intruders};
 use rules::{Finding, check, excuse};
 use source::Source;
 use table::{DEPENDENCIES, EXCEPTIONS, Exception, LEVELS, TRACING};
@@ -80,6 +83,31 @@ fn each_room_and_each_dependency_is_in_its_table() {
     let placed: BTreeSet<String> =
         DEPENDENCIES.iter().chain([&TRACING]).map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(declared, placed, "declared in Cargo.toml, and placed in tests/tidy/table.rs");
+}
+
+#[test]
+fn banned_crates_come_in_only_through_those_who_are_excused() {
+    let read = |name| fs::read_to_string(root().join(name)).expect("the file is there");
+    let bans = bans(&read(".cargo/deny.toml"));
+    assert!(bans.len() > 10, "the bans were not found");
+    assert_eq!(intruders(&read("Cargo.lock"), &bans), Vec::<String>::new());
+}
+
+#[test]
+fn banned_crate_is_found_with_who_brings_it_in() {
+    let bans = bans(
+        "deny = [\n    { crate = \"old\", wrappers = [\"host\", \"guest\"], reason = \"r\" },\n    \
+         { crate = \"worse\", reason = \"r\" },\n]\n",
+    );
+    let package = |name: &str, dependencies: &str| {
+        format!(
+            "[[package]]\nname = \"{name}\"\nversion = \"1.0.0\"\ndependencies = [\n{dependencies}]\n\n"
+        )
+    };
+    let excused = package("host", " \"old 1.0.0\",\n \"fine\",\n") + &package("old", "");
+    assert_eq!(intruders(&excused, &bans), Vec::<String>::new());
+    let other = excused + &package("other", " \"old\",\n \"worse\",\n");
+    assert_eq!(intruders(&other, &bans), ["old, by other", "worse, by other"]);
 }
 
 /// The rules that a made-up file breaks, with what is said of it.
