@@ -115,7 +115,7 @@ fn levels(source: &Source, named: &[NamedPath]) -> Vec<Finding> {
 /// Pure rooms have no async, no I/O, no clock and no unseeded randomness.
 fn purity(source: &Source, named: &[NamedPath]) -> Vec<Finding> {
     const RULE: &str = "purity";
-    if !room(source).and_then(level).is_some_and(|level| level <= PURE_LEVEL_MAX) {
+    if room(source).and_then(level).is_none_or(|level| level > PURE_LEVEL_MAX) {
         return Vec::new();
     }
     let words = source.tokens.iter().filter(|token| IMPURE_WORDS.contains(&token.text.as_str()));
@@ -146,7 +146,7 @@ fn dependencies(source: &Source, named: &[NamedPath]) -> Vec<Finding> {
         let what = format!("{name} is named outside of {}", places.join(", "));
         // A word alone is a variable's name more often than a crate's.
         let is_crate = path.segments.len() > 1;
-        (is_crate && !places.iter().any(|place| is_at(place)))
+        (is_crate && !places.iter().any(is_at))
             .then(|| finding("dependencies", source, path.line, what))
     });
     misplaced.collect()
