@@ -109,6 +109,17 @@ counter!(
 /// What a client calls its request; echoed in the response.
 pub type CorrelationId = u64;
 
+/// Where a request came from, and so where its answer goes: a stream of a connection of the shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The connection's place in the shard's table.
+    pub connection: u32,
+    /// Distinguishes the connections that have had this place.
+    pub generation: u32,
+    /// The stream of the connection; 0 where a connection is one stream.
+    pub stream: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

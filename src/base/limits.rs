@@ -11,6 +11,8 @@ pub const FRAME_PREFIX_SIZE_BYTES: usize = 5;
 pub const FRAME_SIZE_BYTES_MAX: usize = 4 << 20;
 /// The longest frame we send.
 pub const FRAME_SENT_SIZE_BYTES_MAX: usize = 7 << 19;
+/// What a connection keeps of the buffer that put a straddling frame together.
+pub const FRAME_BUFFER_KEPT_SIZE_BYTES_MAX: usize = 4 << 10;
 /// The longest encoded `Command`.
 pub const COMMAND_SIZE_BYTES_MAX: usize = 2 << 20;
 /// Room in a command for everything but its value.
@@ -52,6 +54,12 @@ pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
 pub const PARTITIONS_PER_CORE: u32 = 16;
 /// Members of a partition.
 pub const MEMBER_COUNT_MAX: usize = 9;
+/// Named maps with entries in one partition.
+pub const NAMED_MAP_COUNT_MAX: usize = 65_536;
+/// Records after which a scan for one page of `Entries` stops, found enough or not.
+pub const ENTRIES_VISITED_COUNT_MAX: usize = 4_096;
+/// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
+pub const SWEEP_COUNT_MAX: usize = 64;
 
 // ---- protocol ----
 
@@ -61,8 +69,13 @@ pub const UNSYNCED_COUNT_MAX: u64 = 65_536;
 pub const UNSYNCED_SIZE_BYTES_MAX: usize = 256 << 20;
 /// The same, of one partition.
 pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
+/// Memory for the commands of unstable slots is allocated in chunks of this size: an allocation
+/// serves many commands, and a single slot that stays pins no more than this.
+pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
+/// Streamed answers of a shard that are under way.
+pub const ENTRY_STREAM_COUNT_MAX: usize = 1_024;
 /// How long an operation may take if the client doesn't say.
 pub const OPERATION_TIMEOUT_NS_DEFAULT: u64 = NS_PER_S;
 /// How long an operation may take at most.
@@ -114,10 +127,18 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
 pub const REQUESTS_PER_SHARD_MAX: usize = 65_536;
 /// Bytes that wait for one client to read them; beyond it we stop reading its requests.
 pub const SEND_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
+/// Bytes received from all clients of a shard and not yet handed over: begun frames, and whole ones
+/// of connections that aren't read at the moment.
+pub const HELD_SIZE_BYTES_MAX: usize = 256 << 20;
+/// Bytes that wait for all clients of a shard to read them; beyond it those that are behind aren't
+/// read, however short their own queue is.
+pub const SEND_QUEUES_SIZE_BYTES_MAX: usize = 256 << 20;
 /// How long a client may leave its full queue unread before it is cut.
 pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
 /// How long a connection may keep silent before it has said which protocol it speaks.
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
+/// How long a connection that we have closed may take to close its side.
+pub const LINGER_NS_MAX: u64 = NS_PER_S;
 /// Streams of one gRPC connection.
 pub const STREAM_COUNT_MAX: u32 = 256;
 /// How long a parking loop spins before it sleeps.
@@ -155,3 +176,43 @@ const _: () = assert!(
     "a segment size can be raised without raising the log's"
 );
 const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
+
+// ---- gRPC ----
+
+/// What a client may send on one stream before we have read it.
+pub const GRPC_STREAM_WINDOW_SIZE_BYTES: u32 = 128 << 10;
+/// What a client may send on one connection before we have read it.
+pub const GRPC_CONNECTION_WINDOW_SIZE_BYTES: u32 = STREAM_COUNT_MAX * GRPC_STREAM_WINDOW_SIZE_BYTES;
+/// The longest HTTP/2 frame we accept.
+pub const GRPC_HTTP2_FRAME_SIZE_BYTES_MAX: u32 = 64 << 10;
+/// The longest list of headers we accept, as HTTP/2 counts it.
+pub const GRPC_HEADER_LIST_SIZE_BYTES_MAX: u32 = 16 << 10;
+/// Streams that a client may have cancelled without our having seen them yet.
+pub const GRPC_RESET_COUNT_MAX: usize = 128;
+/// Bytes of incomplete messages of one connection; beyond it only its oldest one goes on.
+pub const GRPC_PARTIAL_SIZE_BYTES_MAX: usize = 16 << 20;
+/// Bytes from the socket that HTTP/2 has not taken; beyond it we stop reading the socket.
+pub const GRPC_INPUT_SIZE_BYTES_MAX: usize = 256 << 10;
+/// Bytes for the socket at which replies are held back.
+pub const GRPC_OUTPUT_SIZE_BYTES: usize = 256 << 10;
+/// Bytes for the socket at which HTTP/2 stops: replies and what answers a client's own frames.
+pub const GRPC_OUTPUT_SIZE_BYTES_MAX: usize = 2 * GRPC_OUTPUT_SIZE_BYTES;
+/// The longest text of a status.
+pub const GRPC_STATUS_MESSAGE_SIZE_BYTES_MAX: usize = 1_024;
+/// How long a client may be silent before it is asked for a sign of life.
+pub const GRPC_KEEPALIVE_IDLE_NS: u64 = 60 * NS_PER_S;
+/// How long a client may take to give a sign of life.
+pub const GRPC_KEEPALIVE_TIMEOUT_NS: u64 = 20 * NS_PER_S;
+
+// The oldest incomplete message always gets on: whatever the other streams hold back, the
+// connection's window has room for its stream.
+const _: () = assert!(
+    GRPC_CONNECTION_WINDOW_SIZE_BYTES as u64
+        >= STREAM_COUNT_MAX as u64 * GRPC_STREAM_WINDOW_SIZE_BYTES as u64
+);
+// HTTP/2's own bounds.
+const _: () = assert!(GRPC_CONNECTION_WINDOW_SIZE_BYTES < 1 << 31);
+const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX >= 1 << 14);
+const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX < 1 << 24);
+const _: () = assert!(GRPC_PARTIAL_SIZE_BYTES_MAX >= FRAME_SIZE_BYTES_MAX);
+const _: () = assert!(GRPC_OUTPUT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);

@@ -2,8 +2,10 @@
 //! house: it depends on nothing of ours.
 
 pub mod cast;
+pub mod chain;
 pub mod checksum;
 pub mod ids;
 pub mod limits;
+pub mod payload;
 pub mod prng;
 pub mod time;

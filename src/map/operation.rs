@@ -1,7 +1,24 @@
 //! What can be done to a map: `p2pmap.v1.Command` and `Query`, parsed and checked. Everything
 //! borrows from the bytes that came from the client or the log.
+//!
+//! There are two ways from bytes to an operation and one set of checks for both:
+//!
+//! ```text
+//! bytes --hot--> draft --checks--> Command, Query       no copy; None for whatever is unusual
+//!   \--prost--> owned message --> draft --checks--^      any encoding that protobuf allows
+//! ```
+//!
+//! The hot way never accepts what the other refuses, nor reads it differently. [`with_command`]
+//! and [`with_query`] try one after the other.
+
+pub mod cold;
+mod draft;
+pub mod error;
+mod hot;
 
 use crate::base::ids::Index;
+use cold::{OwnedCommand, OwnedQuery};
+use error::OperationError;
 
 /// A write, with all of its fields checked against the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,3 +122,73 @@ pub enum QueryOperation<'a> {
         keys_only: bool,
     },
 }
+
+/// Decodes a command in the usual encoding: each field at most once, none unknown. `None` says
+/// nothing about the command: [`OwnedCommand`] decides. `value_size_bytes_max` is the configured
+/// bound for clients; what stands in the log was checked before and is read with `usize::MAX`.
+#[inline]
+#[must_use]
+pub fn decode_command(bytes: &[u8], value_size_bytes_max: usize) -> Option<Command<'_>> {
+    hot::command(bytes)?.check(value_size_bytes_max).ok()
+}
+
+/// Decodes a query in the usual encoding, as [`decode_command`] does. `None`: [`OwnedQuery`]
+/// decides.
+#[inline]
+#[must_use]
+pub fn decode_query(bytes: &[u8]) -> Option<Query<'_>> {
+    hot::query(bytes)?.check().ok()
+}
+
+/// Calls `then` with the command, however it is encoded, or with what is wrong with it.
+pub fn with_command<T>(
+    bytes: &[u8],
+    value_size_bytes_max: usize,
+    then: impl FnOnce(Result<Command<'_>, OperationError>) -> T,
+) -> T {
+    if let Some(command) = decode_command(bytes, value_size_bytes_max) {
+        return then(Ok(command));
+    }
+    match OwnedCommand::decode(bytes) {
+        Ok(owned) => then(owned.command(value_size_bytes_max)),
+        Err(error) => then(Err(error)),
+    }
+}
+
+/// Calls `then` with the query, however it is encoded, or with what is wrong with it.
+pub fn with_query<T>(bytes: &[u8], then: impl FnOnce(Result<Query<'_>, OperationError>) -> T) -> T {
+    if let Some(query) = decode_query(bytes) {
+        return then(Ok(query));
+    }
+    match OwnedQuery::decode(bytes) {
+        Ok(owned) => then(owned.query()),
+        Err(error) => then(Err(error)),
+    }
+}
+
+impl<'a> Operation<'a> {
+    /// The key, unless it is about the whole map.
+    #[inline]
+    #[must_use]
+    pub const fn key(&self) -> Option<&'a [u8]> {
+        match *self {
+            Self::Put { key, .. } | Self::Remove { key, .. } => Some(key),
+            Self::Clear => None,
+        }
+    }
+}
+
+impl<'a> QueryOperation<'a> {
+    /// The key, unless it is about the whole map.
+    #[inline]
+    #[must_use]
+    pub const fn key(&self) -> Option<&'a [u8]> {
+        match *self {
+            Self::Get { key } | Self::Exists { key } => Some(key),
+            Self::Size | Self::Entries { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,97 @@
-//! TODO-metrics
+//! Counters of a core. Each has one writer, the core's own loop, so they are plain numbers.
+
+mod drops;
+
+pub use drops::{DropReason, Drops};
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: u64,)*
+            /// What was discarded, by reason.
+            pub drops: Drops,
+        }
+
+        impl $name {
+            /// Calls `visit` with each counter's name and value; those of `drops` come as
+            /// `drop_<reason>`.
+            pub fn each(&self, mut visit: impl FnMut(&str, u64)) {
+                $(visit(stringify!($field), self.$field);)*
+                for (reason, count) in self.drops.iter() {
+                    visit(reason.counter_name(), count);
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What a core's loop did.
+    LoopMetrics {
+        /// Turns of the loop.
+        turns_count,
+        /// Turns in which there was something to do.
+        turns_busy_count,
+        /// Times that the loop went to sleep.
+        parks_count,
+        /// Connections accepted.
+        connections_accepted_count,
+        /// Connections that are gone.
+        connections_closed_count,
+        /// Failed accepts.
+        accept_errors_count,
+        /// Bytes received.
+        received_size_bytes,
+        /// Bytes sent.
+        sent_size_bytes,
+        /// Frames handed to the service.
+        frames_count,
+        /// Passes in which they were handed over.
+        passes_count,
+        /// Answers, counting each last answer to a request.
+        answers_count,
+        /// Times that the reading of a connection was stopped by a bound.
+        reads_stopped_count,
+        /// Times that the receive pool was empty.
+        receive_pool_empty_count,
+        /// Writes to the log.
+        log_writes_count,
+        /// Bytes written to the log.
+        log_written_size_bytes,
+        /// Segments prepared.
+        segments_prepared_count,
+    }
+}
+
+/// What a shard did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardCounters {
+    /// Commands stamped.
+    pub commands: u64,
+    /// Queries taken.
+    pub queries: u64,
+    /// Requests answered with a result; a condition that failed is one.
+    pub answers: u64,
+    /// Requests answered with an error.
+    pub failures: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_is_visited_under_its_name() {
+        let mut metrics = LoopMetrics { frames_count: 3, ..LoopMetrics::default() };
+        metrics.drops.count(DropReason::FrameTooLong);
+        let mut seen = Vec::new();
+        metrics.each(|name, value| {
+            if value > 0 {
+                seen.push((name.to_owned(), value));
+            }
+        });
+        assert_eq!(seen, [("frames_count".into(), 3), ("drop_frame_too_long".into(), 1)]);
+    }
+}

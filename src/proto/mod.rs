@@ -1,4 +1,7 @@
 //! The generated types of `proto/`. Their documentation is the comments of the `.proto` files.
+//! And [`reader`], with which hot messages are read without making those types.
+
+pub mod reader;
 
 /// The package `atomix`, as the service's own document gives it.
 pub mod atomix {

@@ -1,1 +1,35 @@
-//! TODO-runtime
+//! A host of shards: one glommio executor and one `io_uring` of our own per core, sockets and disks.
+//!
+//! A core's loop takes *turns* (`event_loop`): completions become frames (`receiving`, `assembler`),
+//! frames go in passes to the [`service::Service`], which answers into the connections' buffers;
+//! then every connection to which something happened is settled (`settle`) and all that follows is
+//! submitted with one system call (`uring`). Log writes go through the same ring (`disk`).
+//!
+//! Only this room names glommio and `io_uring`, and only `uring`, `buffer_pool` and `disk` are
+//! `unsafe`.
+
+pub mod assembler;
+pub mod buffer_pool;
+pub mod clock;
+pub mod connection;
+pub mod connections;
+pub mod core;
+pub mod deadlines;
+pub mod disk;
+pub mod echo;
+pub mod event_loop;
+pub mod executor;
+pub mod fatal;
+pub mod grpc;
+pub mod listener;
+pub mod node_runtime;
+pub mod pass;
+pub mod rate_limit;
+pub mod receiving;
+pub mod refusal;
+pub mod segment_workshop;
+pub mod service;
+pub mod settle;
+pub mod shard_service;
+pub mod sniff;
+pub mod uring;

@@ -1,1 +1,302 @@
-//! TODO-shard
+//! One core's share of a node, as one pure machine: the partitions that the core owns, each with
+//! its sequencer, replica, collector and slice of the maps, and the log that they share.
+//!
+//! ```text
+//! request -> admission -> sequencer -> replica -> log record
+//!                                        |  \-> map (ahead of commitment)
+//!            reply <- collector <- replica <- durable
+//! ```
+//!
+//! Inputs go in by [`Shard::handle`], requests in passes by [`Shard::handle_batch`]; what the shard
+//! wants comes out at once through [`Effects`]. It reads no clock and draws no randomness, so a
+//! host that repeats its inputs repeats its run.
+
+mod admission;
+mod commands;
+mod effects;
+mod entries;
+mod execute;
+mod fanout;
+mod input;
+mod partition;
+mod reads;
+mod recovery;
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+pub use self::effects::Effects;
+use self::entries::Streams;
+use self::fanout::Gather;
+pub use self::input::{Input, RoutedRequest};
+use self::partition::Partition;
+use self::reads::WaitingRead;
+pub use self::recovery::Loading;
+use crate::base::cast::usize_from_u32;
+use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
+use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
+use crate::base::time::{Monotonic, NS_PER_MS, Now};
+use crate::map::arena::Arena;
+use crate::map::digest::StateDigest;
+use crate::map::hasher::KeyHasher;
+use crate::metrics::ShardCounters;
+use crate::nopaxos::{Persisted, Status};
+use crate::storage::wal::{Durability, Wal};
+use crate::wire::request::Body;
+use crate::wire::response::ResponsePrefix;
+use crate::wire::route::{Route, Router};
+
+/// What a shard is told about itself and its cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's name as a member.
+    pub member: String,
+    /// Which shard of the node this is.
+    pub shard: ShardId,
+    /// The partitions that it owns: a contiguous range.
+    pub partitions: std::ops::Range<u32>,
+    /// The partitions of the cluster.
+    pub partition_count: u32,
+    /// When a write is answered: that of the log.
+    pub durability: Durability,
+    /// The first term of a group that has none. Without a log it must be above any earlier one.
+    pub first_term: TermId,
+    /// The cluster's secret key of the map's hash.
+    pub hash_key: [u8; 16],
+}
+
+/// One core's share of a node.
+#[derive(Debug)]
+pub struct Shard {
+    partitions: Vec<Partition>,
+    core: Core,
+}
+
+/// What the partitions of a shard share.
+#[derive(Debug)]
+struct Core {
+    config: Config,
+    router: Router,
+    /// What answers for all partitions begin with.
+    prefix: ResponsePrefix,
+    now: Now,
+    hasher: KeyHasher,
+    arena: Arena,
+    log: Wal,
+    /// What was handed to the log and isn't known durable yet, in the order of appends.
+    awaiting: VecDeque<Awaiting>,
+    payloads: admission::Payloads,
+    /// Bytes of slots that aren't stable yet.
+    unsynced_size_bytes: usize,
+    gathers: Slab<Gather>,
+    waiting_reads: Vec<WaitingRead>,
+    streams: Streams,
+    /// Partitions in which cleared maps have left entries that are to be freed.
+    sweeping: VecDeque<PartitionId>,
+    /// When to look for operations whose time is up.
+    sweep_due: Option<Monotonic>,
+    counters: ShardCounters,
+    /// Nothing more is taken in.
+    closing: bool,
+    /// The log has ended.
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Awaiting {
+    append: AppendId,
+    partition: PartitionId,
+    persisted: Persisted,
+}
+
+/// How often operations whose time is up are looked for.
+const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
+
+impl Shard {
+    /// Handles one input.
+    pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
+        match input {
+            Input::Request(request) => {
+                self.handle_batch(now, std::slice::from_ref(&request), effects);
+                return;
+            }
+            Input::Written(write) => self.core.log.on_written(write),
+            Input::SegmentPrepared(segment) => self.core.log.on_segment_prepared(segment),
+            Input::SegmentRefused(segment) => {
+                self.core.log.on_segment_failed(segment, now.monotonic)
+            }
+            Input::Deadline => {}
+            Input::Close => self.core.closing = true,
+        }
+        self.core.now = now;
+        self.settle(effects);
+        self.on_time(effects);
+        self.close_when_settled(effects);
+        self.finish(effects);
+    }
+
+    /// Handles up to [`PASS_COUNT_MAX`] requests in passes: memory that many of them will touch is
+    /// asked for before the first of them needs it. The result is that of handling them one by one.
+    ///
+    /// # Panics
+    /// If there are more requests than a pass takes.
+    pub fn handle_batch(
+        &mut self,
+        now: Now,
+        requests: &[RoutedRequest<'_>],
+        effects: &mut impl Effects,
+    ) {
+        assert!(requests.len() <= PASS_COUNT_MAX, "a pass is bounded");
+        self.core.now = now;
+        let hashes = self.prefetch(requests);
+        for (request, hash) in requests.iter().zip(hashes) {
+            match (request.route, request.request.body) {
+                (Route::Partition(partition), Body::Command { bytes, command }) => {
+                    self.on_command(partition, request, bytes, &command, hash, effects);
+                }
+                (Route::Partition(partition), Body::Query(query)) => {
+                    self.on_query(partition, request, &query, hash, effects);
+                }
+                (Route::All, _) => self.fan_out(request, effects),
+            }
+        }
+        self.settle(effects);
+        self.finish(effects);
+    }
+
+    /// When [`Input::Deadline`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        let core = &self.core;
+        let goes_on = !core.streams.is_empty() || !core.sweeping.is_empty();
+        let at_once = goes_on.then_some(core.now.monotonic);
+        [at_once, self.core.sweep_due, self.core.log.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Whether every partition is part of a view and can be written to.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.partitions.iter().all(|partition| partition.replica.status() == Status::Normal)
+    }
+
+    /// Whether everything has come to its end after [`Input::Close`]: no request without an
+    /// answer, nothing that isn't durable.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.core.closed && self.core.log.is_closed()
+    }
+
+    /// What the shard has counted.
+    #[must_use]
+    pub fn counters(&self) -> &ShardCounters {
+        &self.core.counters
+    }
+
+    /// The order-independent digest of the state of a partition.
+    ///
+    /// # Panics
+    /// If the shard doesn't own the partition.
+    #[must_use]
+    pub fn digest(&self, partition: PartitionId) -> StateDigest {
+        self.partitions[self.place(partition)].view.map.digest()
+    }
+
+    fn place(&self, partition: PartitionId) -> usize {
+        assert!(
+            self.core.config.partitions.contains(&partition.0),
+            "requests are routed to owners"
+        );
+        usize_from_u32(partition.0 - self.core.config.partitions.start)
+    }
+
+    /// A partition's replica, and the rest of the world as it sees it.
+    fn partition<'a, E: Effects>(
+        &'a mut self,
+        partition: PartitionId,
+        effects: &'a mut E,
+    ) -> (&'a mut crate::nopaxos::Replica, execute::World<'a, E>) {
+        let place = self.place(partition);
+        let Partition { replica, view } = &mut self.partitions[place];
+        (replica, execute::World::new(view, &mut self.core, effects))
+    }
+
+    /// Tells the replicas what has become durable, until nothing more follows from it.
+    fn settle(&mut self, effects: &mut impl Effects) {
+        while let Some(&Awaiting { append, partition, persisted }) = self.core.awaiting.front() {
+            if append > self.core.log.durable() {
+                break;
+            }
+            self.core.awaiting.pop_front();
+            let (replica, mut world) = self.partition(partition, effects);
+            replica.on_persisted(persisted, &mut world);
+        }
+    }
+
+    /// What follows from the inputs once all of them were taken: a bounded piece of work.
+    fn finish(&mut self, effects: &mut impl Effects) {
+        if !self.core.waiting_reads.is_empty() {
+            self.answer_waiting_reads(effects);
+        }
+        if !self.core.streams.is_empty() {
+            self.stream(effects);
+        }
+        self.sweep();
+        self.pump_log(effects);
+    }
+
+    /// Frees a few entries of cleared maps.
+    fn sweep(&mut self) {
+        let Some(partition) = self.core.sweeping.pop_front() else { return };
+        let place = self.place(partition);
+        let view = &mut self.partitions[place].view;
+        view.sweeping = view.map.sweep(&mut self.core.arena, SWEEP_COUNT_MAX);
+        if view.sweeping {
+            self.core.sweeping.push_back(partition);
+        }
+    }
+
+    /// Hands out what the log wants written, and the segments that it will need.
+    fn pump_log(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now.monotonic;
+        while let Some(write) = self.core.log.poll_write(now) {
+            effects.write(write);
+        }
+        if let Some(segment) = self.core.log.wants_segment(now) {
+            effects.prepare_segment(segment);
+        }
+    }
+
+    fn on_time(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now.monotonic;
+        if self.core.sweep_due.is_some_and(|due| due <= now) {
+            self.core.sweep_due = None;
+            self.give_up_expired(effects);
+        }
+    }
+
+    /// Once nothing waits for the log any more it ends with what a restart wants to know.
+    fn close_when_settled(&mut self, effects: &mut impl Effects) {
+        if !self.core.closing || self.core.closed || !self.core.awaiting.is_empty() {
+            return;
+        }
+        self.core.closed = true;
+        for Partition { replica, view } in &mut self.partitions {
+            replica.write_sync_point(&mut execute::World::new(view, &mut self.core, effects));
+        }
+        self.core.log.close();
+    }
+}
+
+impl Core {
+    /// Makes sure that operations whose time is up are looked for.
+    fn sweep_later(&mut self) {
+        let due = self.now.monotonic.after_ns(SWEEP_INTERVAL_NS);
+        self.sweep_due.get_or_insert(due);
+    }
+}
+
+#[cfg(test)]
+mod tests;

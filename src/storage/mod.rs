@@ -1,4 +1,11 @@
 //! The log's format and its plans, without a file handle: see `record`, `block`, `wal`, `recovery`.
 
 pub mod block;
+pub mod codec;
+pub mod error;
 pub mod record;
+pub mod recovery;
+pub mod replay;
+mod scan;
+pub mod state;
+pub mod wal;

@@ -1,6 +1,9 @@
-//! What the log of a shard says about its partitions.
+//! What the log of a shard says about its partitions. How it is written in bytes: `codec`; what it
+//! does to where a partition stands: `state`.
 
-use crate::base::ids::{BootEpoch, Incarnation, Index, MessageId, PartitionId, SegmentId, TermId};
+use crate::base::ids::{
+    BatchId, BootEpoch, Incarnation, Index, MessageId, PartitionId, SegmentId, TermId,
+};
 use crate::base::time::Timestamp;
 
 /// One record. Values are the clients' bytes as they came.
@@ -44,7 +47,7 @@ pub enum Record<'a> {
         base: Index,
         /// Own slots above this one were replaced by staged ones.
         kept: Index,
-        /// The chain digest at `base`.
+        /// The chain digest at `base`; zeros: not kept, so not checked.
         chain: [u8; 16],
     },
     /// Slots up to here are stable.
@@ -65,9 +68,18 @@ pub enum Record<'a> {
         /// Its digest.
         digest: [u8; 16],
     },
+    /// Lives of members grew: from here on, what an older life of one said is void (W7).
+    CrashVector {
+        /// The partition.
+        partition: PartitionId,
+        /// The member's own incarnation.
+        incarnation: Incarnation,
+        /// The highest incarnation known of each member, in the order of members.
+        crash_vector: Vec<Incarnation>,
+    },
     /// An entry of an old segment, appended again so that the segment can be recycled.
     Carry(Entry<'a>),
-    /// A process opened the log.
+    /// A process opened the log; the first record after a boot's first snapshot.
     OpenBoot {
         /// Its boot epoch.
         boot_epoch: BootEpoch,
@@ -81,6 +93,25 @@ pub enum Record<'a> {
     },
     /// The first record of a segment: where everything stands.
     Snapshot(ShardSnapshot),
+}
+
+impl Record<'_> {
+    /// The partition that it is about; `None`: about all of the shard.
+    #[must_use]
+    pub const fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Self::Entry(entry) | Self::Stage { entry, .. } | Self::Carry(entry) => {
+                Some(entry.partition)
+            }
+            Self::NoOp { partition, .. }
+            | Self::View { partition, .. }
+            | Self::Adopt { partition, .. }
+            | Self::SyncPoint { partition, .. }
+            | Self::CheckpointDone { partition, .. }
+            | Self::CrashVector { partition, .. } => Some(*partition),
+            Self::OpenBoot { .. } | Self::CloseBoot { .. } | Self::Snapshot(_) => None,
+        }
+    }
 }
 
 /// A slot with its value; in [`Record::Stage`] and [`Record::Carry`] an empty value is a no-op.
@@ -118,7 +149,7 @@ pub struct LiveSegment {
     /// The segment.
     pub segment: SegmentId,
     /// The last batch in it that counts.
-    pub last_batch: crate::base::ids::BatchId,
+    pub last_batch: BatchId,
 }
 
 /// Where a partition stands.
@@ -140,7 +171,7 @@ pub struct PartitionSnapshot {
     pub first: Index,
     /// The last slot appended.
     pub last: Index,
-    /// The chain digest at `last`.
+    /// The chain digest at `base`, as the `Adopt` that set it said.
     pub chain: [u8; 16],
     /// The member's own incarnation.
     pub incarnation: Incarnation,

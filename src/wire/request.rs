@@ -1,8 +1,22 @@
 //! A client's request, parsed: it cannot be wrong any more.
+//!
+//! [`decode_hot`] reads the usual encoding without a copy; [`decode_cold`] reads the rest through
+//! prost and finds the words for what is wrong. Both refuse the same.
+
+use bytes::Bytes;
+use prost::Message as _;
 
 use crate::base::ids::{CorrelationId, PartitionId};
-use crate::map::operation::{Command, Query};
+use crate::base::limits::COMMAND_SIZE_BYTES_MAX;
+use crate::map::operation::cold::{OwnedCommand, OwnedQuery};
+use crate::map::operation::error::OperationError;
+use crate::map::operation::{Command, Query, decode_command, decode_query};
+use crate::proto::atomix::map::{CommandRequest, Message, QueryRequest, message};
+use crate::proto::atomix::primitive::Name;
 use crate::proto::p2pmap::v1::error::Code;
+use crate::proto::reader::{Fields, Reader, Seen, WIRE_BYTES, WIRE_VARINT, tag};
+use crate::wire::error::WireError;
+use crate::wire::target;
 
 /// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +53,17 @@ pub enum Kind {
     Query,
 }
 
+impl Kind {
+    /// The field of `Message`.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Query => "query",
+        }
+    }
+}
+
 /// A request that was understood and is refused: it is answered, and its stream goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -51,3 +76,291 @@ pub struct Refusal {
     /// For people: names the field.
     pub message: String,
 }
+
+impl<'a> Request<'a> {
+    /// What kind of response it wants.
+    #[inline]
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self.body {
+            Body::Command { .. } => Kind::Command,
+            Body::Query(_) => Kind::Query,
+        }
+    }
+
+    /// The map that it is about.
+    #[inline]
+    #[must_use]
+    pub const fn map(&self) -> &'a str {
+        match self.body {
+            Body::Command { command, .. } => command.map,
+            Body::Query(query) => query.map,
+        }
+    }
+
+    /// The key that it is about, unless it is about a whole map.
+    #[inline]
+    #[must_use]
+    pub const fn key(&self) -> Option<&'a [u8]> {
+        match self.body {
+            Body::Command { command, .. } => command.operation.key(),
+            Body::Query(query) => query.operation.key(),
+        }
+    }
+
+    /// How long the client waits, in ms; 0: the default.
+    #[inline]
+    #[must_use]
+    pub const fn timeout_ms(&self) -> u32 {
+        match self.body {
+            Body::Command { command, .. } => command.timeout_ms,
+            Body::Query(query) => query.timeout_ms,
+        }
+    }
+
+    /// Refuses it.
+    #[must_use]
+    pub const fn refusal(&self, code: Code, message: String) -> Refusal {
+        Refusal { correlation: self.correlation, kind: self.kind(), code, message }
+    }
+}
+
+/// What a node holds a client's requests against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acceptance<'a> {
+    /// The cluster's name: the only namespace besides the empty one.
+    pub cluster: &'a str,
+    /// The longest value, as configured.
+    pub value_size_bytes_max: usize,
+}
+
+/// Set in correlation ids of members that pass requests on; clients leave it clear.
+const FORWARDED: CorrelationId = 1 << 63;
+
+const MESSAGE_TARGET: u8 = tag(1, WIRE_BYTES);
+const MESSAGE_COMMAND: u8 = tag(2, WIRE_BYTES);
+const MESSAGE_QUERY: u8 = tag(4, WIRE_BYTES);
+const NAME_NAME: u8 = tag(1, WIRE_BYTES);
+const NAME_NAMESPACE: u8 = tag(2, WIRE_BYTES);
+// `CommandRequest` and `QueryRequest` have the same fields.
+const REQUEST_TERM_ID: u8 = tag(1, WIRE_VARINT);
+const REQUEST_MESSAGE_ID: u8 = tag(2, WIRE_VARINT);
+const REQUEST_VALUE: u8 = tag(4, WIRE_BYTES);
+
+/// Decodes a request in the usual encoding: a target and a command or query, each field at most
+/// once, none unknown. `None` says nothing about the request: [`decode_cold`] decides.
+#[inline]
+#[must_use]
+pub fn decode_hot<'a>(payload: &'a [u8], acceptance: Acceptance<'_>) -> Option<Request<'a>> {
+    let mut reader = Reader::new(payload);
+    let mut target: Option<&[u8]> = None;
+    let mut body: Option<(Kind, &[u8])> = None;
+    while let Some(tag) = reader.byte() {
+        let bytes = reader.bytes()?;
+        let twice = match tag {
+            MESSAGE_TARGET => target.replace(bytes).is_some(),
+            MESSAGE_COMMAND => body.replace((Kind::Command, bytes)).is_some(),
+            MESSAGE_QUERY => body.replace((Kind::Query, bytes)).is_some(),
+            _ => return None,
+        };
+        if twice {
+            return None;
+        }
+    }
+    let (kind, bytes) = body?;
+    let (correlation, value) = hot_request(bytes)?;
+    let body = match kind {
+        Kind::Command if value.len() > COMMAND_SIZE_BYTES_MAX => return None,
+        Kind::Command => Body::Command {
+            bytes: value,
+            command: decode_command(value, acceptance.value_size_bytes_max)?,
+        },
+        Kind::Query => Body::Query(decode_query(value)?),
+    };
+    let mut request = Request { correlation, partition: None, body };
+    if let Some(target) = target {
+        let name = hot_target(target, acceptance.cluster)?;
+        request.partition = target::partition(name, request.map()).ok()?;
+    }
+    Some(request)
+}
+
+#[inline]
+fn hot_request(bytes: &[u8]) -> Option<(CorrelationId, &[u8])> {
+    let mut reader = Reader::new(bytes);
+    let mut seen = Seen::default();
+    let mut correlation = 0;
+    let mut value: &[u8] = &[];
+    while let Some(tag) = reader.byte() {
+        seen.first(tag)?;
+        match tag {
+            REQUEST_TERM_ID if reader.varint()? == 0 => {}
+            REQUEST_MESSAGE_ID => correlation = reader.varint()?,
+            REQUEST_VALUE => value = reader.bytes()?,
+            // A stamp, a timestamp or unknown.
+            _ => return None,
+        }
+    }
+    (correlation & FORWARDED == 0).then_some((correlation, value))
+}
+
+/// The name in a target that is meant for this cluster.
+#[inline]
+fn hot_target<'a>(bytes: &'a [u8], cluster: &str) -> Option<&'a [u8]> {
+    let mut reader = Reader::new(bytes);
+    let mut seen = Seen::default();
+    let mut name: &[u8] = &[];
+    while let Some(tag) = reader.byte() {
+        seen.first(tag)?;
+        let bytes = reader.bytes()?;
+        match tag {
+            NAME_NAME => name = bytes,
+            NAME_NAMESPACE if bytes.is_empty() || bytes == cluster.as_bytes() => {}
+            _ => return None,
+        }
+    }
+    Some(name)
+}
+
+/// Decodes a request that [`decode_hot`] doesn't.
+///
+/// # Errors
+/// If the stream must end: the payload is no message, or not one that a client may send.
+pub fn decode_cold(payload: &[u8]) -> Result<ColdRequest, WireError> {
+    refuse_forbidden_kinds(payload)?;
+    let Message { target, message } =
+        Message::decode(payload).map_err(|error| WireError::Undecodable { error })?;
+    let target = target.unwrap_or_default();
+    // The timestamp of an unsequenced request is ignored.
+    let (kind, term_id, correlation, value) = match message {
+        Some(message::Message::Command(request)) => {
+            let CommandRequest { term_id, message_id, timestamp: _, value } = request;
+            (Kind::Command, term_id, message_id, value)
+        }
+        Some(message::Message::Query(request)) => {
+            let QueryRequest { term_id, message_id, timestamp: _, value } = request;
+            (Kind::Query, term_id, message_id, value)
+        }
+        // The others were refused before they were decoded.
+        _ => return Err(WireError::KindMissing),
+    };
+    if term_id != 0 {
+        return Err(WireError::Stamped { kind });
+    }
+    let body = match kind {
+        Kind::Command => OwnedCommand::decode(&value).map(ColdBody::Command),
+        Kind::Query => OwnedQuery::decode(&value).map(ColdBody::Query),
+    };
+    Ok(ColdRequest { correlation, kind, target, value, body })
+}
+
+/// Clients send two kinds of messages; prost shall not even see the others: a frame full of empty
+/// entries would become thirty times as many bytes of objects. The oneof may be set more than once,
+/// so each field counts, not only the last.
+fn refuse_forbidden_kinds(payload: &[u8]) -> Result<(), WireError> {
+    let mut fields = Fields::of(payload);
+    match fields.by_ref().find_map(|field| forbidden_kind(field.number)) {
+        Some(field) => Err(WireError::KindForbidden { field }),
+        None if fields.is_well_formed() => Ok(()),
+        None => Err(WireError::Malformed),
+    }
+}
+
+/// The name of a field of `Message` that only members may send.
+const fn forbidden_kind(number: u32) -> Option<&'static str> {
+    Some(match number {
+        3 => "command_response",
+        5 => "query_response",
+        6 => "slot_lookup",
+        7 => "gap_commit",
+        8 => "gap_commit_response",
+        9 => "view_change_request",
+        10 => "view_change",
+        11 => "view_change_repair",
+        12 => "view_change_repair_response",
+        13 => "start_view",
+        14 => "view_repair",
+        15 => "view_repair_response",
+        16 => "sync_prepare",
+        17 => "sync_repair",
+        18 => "sync_repair_response",
+        19 => "sync_response",
+        20 => "sync_commit",
+        21 => "recover",
+        22 => "recover_response",
+        23 => "ping",
+        _ => return None,
+    })
+}
+
+/// A request that prost decoded; [`Request`] borrows from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColdRequest {
+    correlation: CorrelationId,
+    kind: Kind,
+    target: Name,
+    value: Bytes,
+    body: Result<ColdBody, OperationError>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum ColdBody {
+    Command(OwnedCommand),
+    Query(OwnedQuery),
+}
+
+impl ColdRequest {
+    /// The request, checked.
+    ///
+    /// # Errors
+    /// If it is answered with an error.
+    pub fn request(&self, acceptance: Acceptance<'_>) -> Result<Request<'_>, Refusal> {
+        self.refuse_envelope(acceptance.cluster)?;
+        let invalid = |error: OperationError| self.refusal(error.code(), self.named(&error));
+        let body = match self.body.as_ref().map_err(|error| invalid(error.clone()))? {
+            ColdBody::Command(owned) => Body::Command {
+                bytes: &self.value,
+                command: owned.command(acceptance.value_size_bytes_max).map_err(invalid)?,
+            },
+            ColdBody::Query(owned) => Body::Query(owned.query().map_err(invalid)?),
+        };
+        let mut request = Request { correlation: self.correlation, partition: None, body };
+        request.partition = target::partition(self.target.name.as_bytes(), request.map())
+            .map_err(|error| self.refusal(Code::InvalidArgument, error.to_string()))?;
+        Ok(request)
+    }
+
+    /// Refuses what is wrong around the operation.
+    fn refuse_envelope(&self, cluster: &str) -> Result<(), Refusal> {
+        let namespace = &self.target.namespace;
+        if !namespace.is_empty() && namespace != cluster {
+            let message = format!("target.namespace: this is {cluster:?}, not {namespace:?}");
+            return Err(self.refusal(Code::WrongNamespace, message));
+        }
+        if self.correlation & FORWARDED != 0 {
+            let field = self.kind.field();
+            let message = format!("{field}.message_id: bit 63 is the cluster's own");
+            return Err(self.refusal(Code::InvalidArgument, message));
+        }
+        let size = self.value.len();
+        if self.kind == Kind::Command && size > COMMAND_SIZE_BYTES_MAX {
+            let message = format!(
+                "command.value: a command of {size} bytes; {COMMAND_SIZE_BYTES_MAX} are allowed"
+            );
+            return Err(self.refusal(Code::InvalidArgument, message));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the operation, from the outermost field.
+    fn named(&self, error: &OperationError) -> String {
+        format!("{}.value: {error}", self.kind.field())
+    }
+
+    fn refusal(&self, code: Code, message: String) -> Refusal {
+        Refusal { correlation: self.correlation, kind: self.kind, code, message }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! The named maps of a partition: what each holds, and which name means which life of a map.
+//!
+//! A name is bound to a life as long as it has entries, or a command that may be undone touched it.
+//! Clearing a map binds its name to a fresh life, so that all entries of the old one vanish at
+//! once; they stay in the table as garbage until they are swept. How many names have entries is a
+//! function of the state alone, and so equal on all members; it is bounded. Numbers of lives, and
+//! bindings without entries, are a member's own business.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::base::{
+    cast::{u32_from, u64_from, usize_from_u32},
+    checksum::digest128,
+    ids::Index,
+    limits::NAMED_MAP_COUNT_MAX,
+};
+
+use super::digest::StateDigest;
+use super::record::{MapId, Record};
+
+/// The number of a map's entries and the bytes of their keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapSize {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+}
+
+/// One entry's share of its map's size and of the state's digest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight {
+    bytes: u64,
+    digest: StateDigest,
+}
+
+/// How a life of a map stands to its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Binding {
+    /// The name means this life.
+    Bound,
+    /// The map was cleared by a command that may be undone.
+    Cleared,
+    /// The map was cleared for good; its entries wait to be swept.
+    Garbage,
+}
+
+/// One life of a named map.
+#[derive(Debug)]
+pub(super) struct NamedMap {
+    name: Arc<str>,
+    name_digest: u128,
+    binding: Binding,
+    size: MapSize,
+    digest: StateDigest,
+    /// No command after this one wrote to it.
+    written: Index,
+    /// How many undo records refer to it.
+    journaled_count: u32,
+    /// The clear that began this life and the life that it ended, while it may be undone.
+    predecessor: Option<(Index, MapId)>,
+}
+
+impl NamedMap {
+    /// The map's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it holds.
+    pub(super) const fn size(&self) -> MapSize {
+        self.size
+    }
+
+    /// No command after this one wrote to it.
+    pub(super) const fn written(&self) -> Index {
+        self.written
+    }
+
+    /// Whether its entries wait to be swept.
+    pub(super) fn is_garbage(&self) -> bool {
+        self.binding == Binding::Garbage
+    }
+
+    /// What a record of this map adds to size and digest.
+    #[inline]
+    pub(super) fn weight(&self, record: &Record<'_>) -> Weight {
+        Weight {
+            bytes: u64_from(record.body().len()),
+            digest: StateDigest::of_entry(self.name_digest, record),
+        }
+    }
+}
+
+/// The named maps of a partition.
+#[derive(Debug, Default)]
+pub(super) struct Maps {
+    /// A tree: it grows without a rehash, and no choice of names makes it slow.
+    names: BTreeMap<Arc<str>, MapId>,
+    lives: Vec<Option<Box<NamedMap>>>,
+    free: Vec<MapId>,
+    /// Names with at least one entry.
+    nonempty_count: usize,
+    garbage_count: usize,
+    /// Of all entries of bound lives.
+    digest: StateDigest,
+}
+
+impl Maps {
+    /// The life that a name means.
+    #[inline]
+    pub(super) fn find(&self, name: &str) -> Option<MapId> {
+        self.names.get(name).copied()
+    }
+
+    /// The life that a name meant at `as_of`; its entries may be newer.
+    #[inline]
+    pub(super) fn find_as_of(&self, name: &str, as_of: Index) -> Option<MapId> {
+        let mut id = self.find(name)?;
+        while let Some((cleared, old)) = self.life(id).predecessor
+            && cleared > as_of
+        {
+            id = old;
+        }
+        Some(id)
+    }
+
+    /// A life that is in use.
+    #[inline]
+    pub(super) fn life(&self, id: MapId) -> &NamedMap {
+        self.lives[usize_from_u32(id.0)].as_deref().expect("the life of a record is in use")
+    }
+
+    #[inline]
+    fn life_mut(&mut self, id: MapId) -> &mut NamedMap {
+        self.lives[usize_from_u32(id.0)].as_deref_mut().expect("the life of a record is in use")
+    }
+
+    /// Whether a first entry for `id` (`None`: a name without binding) would be one name too many.
+    #[inline]
+    pub(super) fn is_full_for(&self, id: Option<MapId>) -> bool {
+        self.nonempty_count >= NAMED_MAP_COUNT_MAX
+            && id.is_none_or(|id| self.life(id).size.entries == 0)
+    }
+
+    /// The digest of all entries.
+    pub(super) const fn digest(&self) -> StateDigest {
+        self.digest
+    }
+
+    /// Whether there is anything to sweep.
+    pub(super) const fn has_garbage(&self) -> bool {
+        self.garbage_count > 0
+    }
+
+    /// The number of names with entries.
+    pub(super) const fn nonempty_count(&self) -> usize {
+        self.nonempty_count
+    }
+
+    /// The life that a name means, from now on if there is none.
+    #[inline]
+    pub(super) fn bind(&mut self, name: &str) -> MapId {
+        match self.find(name) {
+            Some(id) => id,
+            None => self.start_life(Arc::from(name), None),
+        }
+    }
+
+    fn start_life(&mut self, name: Arc<str>, predecessor: Option<(Index, MapId)>) -> MapId {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.lives.push(None);
+            MapId(u32_from(self.lives.len() - 1))
+        });
+        self.names.insert(Arc::clone(&name), id);
+        self.lives[usize_from_u32(id.0)] = Some(Box::new(NamedMap {
+            name_digest: digest128(name.as_bytes()),
+            name,
+            binding: Binding::Bound,
+            size: MapSize::default(),
+            digest: StateDigest::default(),
+            written: Index(0),
+            journaled_count: 0,
+            predecessor,
+        }));
+        id
+    }
+
+    /// An entry took the place of another one, as of a command or its undoing.
+    #[inline]
+    pub(super) fn account(
+        &mut self,
+        id: MapId,
+        removed: Option<Weight>,
+        added: Option<Weight>,
+        at: Index,
+    ) {
+        let life = self.life_mut(id);
+        assert!(life.binding == Binding::Bound, "only the present life of a map is written to");
+        life.written = at;
+        let was_empty = life.size.entries == 0;
+        let before = life.digest;
+        if let Some(removed) = removed {
+            life.size.entries -= 1;
+            life.size.bytes -= removed.bytes;
+            life.digest = life.digest.minus(removed.digest);
+        }
+        if let Some(added) = added {
+            life.size.entries += 1;
+            life.size.bytes += added.bytes;
+            life.digest = life.digest.plus(added.digest);
+        }
+        let (after, is_empty) = (life.digest, life.size.entries == 0);
+        self.digest = self.digest.minus(before).plus(after);
+        match (was_empty, is_empty) {
+            (true, false) => self.nonempty_count += 1,
+            (false, true) => self.nonempty_count -= 1,
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Ends the life of a map with entries; its name is without binding.
+    pub(super) fn clear(&mut self, id: MapId) {
+        self.detach(id, Binding::Garbage);
+        let name = Arc::clone(&self.life(id).name);
+        self.names.remove(&name);
+        self.garbage_count += 1;
+    }
+
+    /// Ends the life of a map with entries by a command that may be undone; the fresh life.
+    pub(super) fn clear_reversibly(&mut self, id: MapId, at: Index) -> MapId {
+        self.detach(id, Binding::Cleared);
+        let name = Arc::clone(&self.life(id).name);
+        let fresh = self.start_life(name, Some((at, id)));
+        self.life_mut(fresh).written = at;
+        fresh
+    }
+
+    /// A clear can't be undone any more.
+    pub(super) fn commit_clear(&mut self, id: MapId, fresh: MapId) {
+        self.life_mut(fresh).predecessor = None;
+        self.life_mut(id).binding = Binding::Garbage;
+        self.garbage_count += 1;
+    }
+
+    /// Undoes a clear: `fresh` has no entries any more.
+    pub(super) fn undo_clear(&mut self, id: MapId, fresh: MapId) {
+        let life = self.life_mut(fresh);
+        assert!(life.size.entries == 0, "what came after the clear was undone before it");
+        life.binding = Binding::Cleared;
+        life.predecessor = None;
+        let life = self.life_mut(id);
+        life.binding = Binding::Bound;
+        let (name, digest) = (Arc::clone(&life.name), life.digest);
+        self.names.insert(name, id);
+        self.digest = self.digest.plus(digest);
+        self.nonempty_count += 1;
+    }
+
+    fn detach(&mut self, id: MapId, binding: Binding) {
+        let life = self.life_mut(id);
+        assert!(life.binding == Binding::Bound, "only the present life of a map is cleared");
+        assert!(life.size.entries > 0, "a map without entries isn't cleared");
+        life.binding = binding;
+        let digest = life.digest;
+        self.digest = self.digest.minus(digest);
+        self.nonempty_count -= 1;
+    }
+
+    /// An undo record refers to the life.
+    #[inline]
+    pub(super) fn hold(&mut self, id: MapId) {
+        self.life_mut(id).journaled_count += 1;
+    }
+
+    /// An undo record that referred to the life is gone.
+    #[inline]
+    pub(super) fn let_go(&mut self, id: MapId) {
+        self.life_mut(id).journaled_count -= 1;
+        self.drop_if_unused(id);
+    }
+
+    /// An entry of a life that ended was swept.
+    pub(super) fn count_swept(&mut self, id: MapId) {
+        let life = self.life_mut(id);
+        assert!(life.is_garbage(), "only garbage is swept");
+        life.size.entries -= 1;
+        self.drop_if_unused(id);
+    }
+
+    /// Drops a life without entries to which no undo record refers.
+    #[inline]
+    pub(super) fn drop_if_unused(&mut self, id: MapId) {
+        let life = self.life(id);
+        if life.size.entries == 0 && life.journaled_count == 0 {
+            self.drop_life(id);
+        }
+    }
+
+    #[cold]
+    fn drop_life(&mut self, id: MapId) {
+        let life = self.lives[usize_from_u32(id.0)].take().expect("it was in use");
+        match life.binding {
+            Binding::Bound => {
+                self.names.remove(&life.name);
+            }
+            Binding::Garbage => self.garbage_count -= 1,
+            Binding::Cleared => {}
+        }
+        self.free.push(id);
+    }
+
+    /// Bytes of names and lives, roughly.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let names: usize = self.names.keys().map(|name| name.len() + 40).sum();
+        let lives = self.names.len() * size_of::<NamedMap>();
+        u64_from(names + lives + self.lives.capacity() * size_of::<usize>())
+    }
+}

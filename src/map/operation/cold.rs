@@ -1,0 +1,206 @@
+//! The cold way: prost decodes into a message of its own, from which operations borrow. It reads
+//! every encoding that protobuf allows, and says what is wrong with the rest.
+
+use prost::Message as _;
+
+use super::draft::{
+    CommandDraft, ConditionDraft, OperationDraft, PutDraft, QueryDraft, QueryOperationDraft,
+    RemoveDraft,
+};
+use super::error::OperationError;
+use super::{Command, Query};
+use crate::proto::p2pmap::v1;
+use crate::proto::reader::{Fields, Value};
+
+/// A decoded command that operations borrow from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedCommand(v1::Command);
+
+/// A decoded query that operations borrow from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedQuery(v1::Query);
+
+impl OwnedCommand {
+    /// Decodes a `p2pmap.v1.Command`. Fields that this release doesn't know are an error: commands
+    /// are logged as they came, and members of mixed releases must execute them alike.
+    ///
+    /// # Errors
+    /// If it is no such message, or has unknown fields.
+    pub fn decode(bytes: &[u8]) -> Result<Self, OperationError> {
+        let command = v1::Command::decode(bytes)
+            .map_err(|error| OperationError::Undecodable { message: "command", error })?;
+        refuse_unknown_fields(bytes)?;
+        Ok(Self(command))
+    }
+
+    /// The command, checked.
+    ///
+    /// # Errors
+    /// If a field is missing, out of bounds or not implemented.
+    pub fn command(&self, value_size_bytes_max: usize) -> Result<Command<'_>, OperationError> {
+        // Each field is named, so that a new one isn't forgotten.
+        let v1::Command {
+            map,
+            session_id,
+            sequence,
+            ack_below,
+            timeout_ms,
+            no_forward: _,
+            operation,
+        } = &self.0;
+        let draft = CommandDraft {
+            map: map.as_bytes(),
+            session_id: *session_id,
+            sequence: *sequence,
+            ack_below: *ack_below,
+            timeout_ms: *timeout_ms,
+            operation: operation.as_ref().map(operation_draft),
+        };
+        draft.check(value_size_bytes_max)
+    }
+}
+
+impl OwnedQuery {
+    /// Decodes a `p2pmap.v1.Query`. Unknown fields are skipped, unless they may be an operation.
+    ///
+    /// # Errors
+    /// If it is no such message, or its operation is unknown.
+    pub fn decode(bytes: &[u8]) -> Result<Self, OperationError> {
+        let query = v1::Query::decode(bytes)
+            .map_err(|error| OperationError::Undecodable { message: "query", error })?;
+        match Fields::of(bytes).map(|field| field.number).find(|n| (14..=23).contains(n)) {
+            None => Ok(Self(query)),
+            Some(number) => {
+                let name = (number == 14).then_some("watch");
+                Err(OperationError::OperationUnknown { message: "query", number, name })
+            }
+        }
+    }
+
+    /// The query, checked.
+    ///
+    /// # Errors
+    /// If a field is missing or out of bounds.
+    pub fn query(&self) -> Result<Query<'_>, OperationError> {
+        let v1::Query { map, consistency, min_index, timeout_ms, no_forward: _, operation } =
+            &self.0;
+        let draft = QueryDraft {
+            map: map.as_bytes(),
+            consistency: *consistency,
+            min_index: *min_index,
+            timeout_ms: *timeout_ms,
+            operation: operation.as_ref().map(query_operation_draft),
+        };
+        draft.check()
+    }
+}
+
+fn operation_draft(operation: &v1::command::Operation) -> OperationDraft<'_> {
+    match operation {
+        v1::command::Operation::Put(put) => {
+            let v1::Put { key, value, condition, ttl_ms, keep_ttl, want_previous } = put;
+            OperationDraft::Put(PutDraft {
+                key,
+                value,
+                condition: condition.as_ref().map(condition_draft),
+                ttl_ms: *ttl_ms,
+                keep_ttl: *keep_ttl,
+                want_previous: *want_previous,
+            })
+        }
+        v1::command::Operation::Remove(remove) => {
+            let v1::Remove { key, condition, want_previous } = remove;
+            OperationDraft::Remove(RemoveDraft {
+                key,
+                condition: condition.as_ref().map(condition_draft),
+                want_previous: *want_previous,
+            })
+        }
+        v1::command::Operation::Clear(v1::Clear {}) => OperationDraft::Clear,
+    }
+}
+
+fn condition_draft(condition: &v1::Condition) -> ConditionDraft<'_> {
+    match &condition.condition {
+        None => ConditionDraft::Unset,
+        Some(v1::condition::Condition::Absent(absent)) => ConditionDraft::Absent(*absent),
+        Some(v1::condition::Condition::Present(present)) => ConditionDraft::Present(*present),
+        Some(v1::condition::Condition::Version(version)) => ConditionDraft::Version(*version),
+        Some(v1::condition::Condition::Value(value)) => ConditionDraft::Value(value),
+    }
+}
+
+fn query_operation_draft(operation: &v1::query::Operation) -> QueryOperationDraft<'_> {
+    match operation {
+        v1::query::Operation::Get(v1::Get { key }) => QueryOperationDraft::Get { key },
+        v1::query::Operation::Exists(v1::Exists { key }) => QueryOperationDraft::Exists { key },
+        v1::query::Operation::Size(v1::Size {}) => QueryOperationDraft::Size,
+        v1::query::Operation::Entries(entries) => {
+            let v1::Entries { prefix, start_after, limit, keys_only } = entries;
+            QueryOperationDraft::Entries {
+                prefix,
+                start_after,
+                limit: *limit,
+                keys_only: *keys_only,
+            }
+        }
+    }
+}
+
+/// `bytes` is a well-formed `Command`: prost decoded it.
+fn refuse_unknown_fields(bytes: &[u8]) -> Result<(), OperationError> {
+    for field in Fields::of(bytes) {
+        match (field.number, field.value) {
+            (10, Value::Bytes(put)) => {
+                refuse_above(6, "put", put)?;
+                refuse_unknown_conditions(3, put)?;
+            }
+            (11, Value::Bytes(remove)) => {
+                refuse_above(3, "remove", remove)?;
+                refuse_unknown_conditions(2, remove)?;
+            }
+            (12, Value::Bytes(clear)) => refuse_above(0, "clear", clear)?,
+            (1..=6, _) => {}
+            (number @ 13..=23, _) => {
+                let name = later_command(number);
+                return Err(OperationError::OperationUnknown { message: "command", number, name });
+            }
+            (number, _) => {
+                return Err(OperationError::FieldUnknown { message: "command", number });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refuse_unknown_conditions(condition: u32, operation: &[u8]) -> Result<(), OperationError> {
+    for field in Fields::of(operation) {
+        if let (true, Value::Bytes(bytes)) = (field.number == condition, field.value) {
+            refuse_above(4, "condition", bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// In these messages the known fields are 1 to `last`.
+fn refuse_above(last: u32, message: &'static str, bytes: &[u8]) -> Result<(), OperationError> {
+    match Fields::of(bytes).map(|field| field.number).find(|number| *number > last) {
+        None => Ok(()),
+        Some(number) => Err(OperationError::FieldUnknown { message, number }),
+    }
+}
+
+/// The operations that have a number but no code yet.
+const fn later_command(number: u32) -> Option<&'static str> {
+    match number {
+        13 => Some("batch"),
+        14 => Some("increment"),
+        15 => Some("append"),
+        16 => Some("expire"),
+        20 => Some("open_session"),
+        21 => Some("keep_session"),
+        22 => Some("close_session"),
+        23 => Some("drop_map"),
+        _ => None,
+    }
+}

@@ -1,0 +1,256 @@
+//! Commands and queries as they were read, by whichever decoder, before anything is checked; and
+//! the checks. All that makes an operation valid stands here and nowhere else.
+
+use super::error::OperationError;
+use super::{Command, Condition, Consistency, Operation, Query, QueryOperation};
+use crate::base::cast;
+use crate::base::ids::Index;
+use crate::base::limits::{
+    ENTRIES_COUNT_DEFAULT, ENTRIES_COUNT_MAX, KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX,
+    OPERATION_TIMEOUT_NS_MAX,
+};
+use crate::base::time::NS_PER_MS;
+
+/// The fields of a `p2pmap.v1.Command`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CommandDraft<'a> {
+    pub(super) map: &'a [u8],
+    pub(super) session_id: u64,
+    pub(super) sequence: u64,
+    pub(super) ack_below: u64,
+    pub(super) timeout_ms: u32,
+    pub(super) operation: Option<OperationDraft<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OperationDraft<'a> {
+    Put(PutDraft<'a>),
+    Remove(RemoveDraft<'a>),
+    Clear,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct PutDraft<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) condition: Option<ConditionDraft<'a>>,
+    pub(super) ttl_ms: u64,
+    pub(super) keep_ttl: bool,
+    pub(super) want_previous: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RemoveDraft<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) condition: Option<ConditionDraft<'a>>,
+    pub(super) want_previous: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConditionDraft<'a> {
+    Unset,
+    Absent(bool),
+    Present(bool),
+    Version(u64),
+    Value(&'a [u8]),
+}
+
+/// The fields of a `p2pmap.v1.Query`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueryDraft<'a> {
+    pub(super) map: &'a [u8],
+    pub(super) consistency: i32,
+    pub(super) min_index: u64,
+    pub(super) timeout_ms: u32,
+    pub(super) operation: Option<QueryOperationDraft<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueryOperationDraft<'a> {
+    Get { key: &'a [u8] },
+    Exists { key: &'a [u8] },
+    Size,
+    Entries { prefix: &'a [u8], start_after: &'a [u8], limit: u32, keys_only: bool },
+}
+
+impl<'a> CommandDraft<'a> {
+    #[inline]
+    pub(super) fn check(self, value_size_bytes_max: usize) -> Result<Command<'a>, OperationError> {
+        let map = checked_map(self.map)?;
+        let session_fields = [
+            (self.session_id, "session_id"),
+            (self.sequence, "sequence"),
+            (self.ack_below, "ack_below"),
+        ];
+        for (value, field) in session_fields {
+            if value != 0 {
+                return Err(OperationError::NotImplemented { field, what: "sessions" });
+            }
+        }
+        let operation = match self.operation {
+            Some(OperationDraft::Put(put)) => put.check(value_size_bytes_max)?,
+            Some(OperationDraft::Remove(remove)) => remove.check(value_size_bytes_max)?,
+            Some(OperationDraft::Clear) => Operation::Clear,
+            None => return Err(OperationError::OperationMissing { message: "command" }),
+        };
+        Ok(Command { map, timeout_ms: bounded_timeout_ms(self.timeout_ms), operation })
+    }
+}
+
+impl<'a> PutDraft<'a> {
+    #[inline]
+    fn check(self, value_size_bytes_max: usize) -> Result<Operation<'a>, OperationError> {
+        if self.ttl_ms != 0 {
+            return Err(OperationError::NotImplemented { field: "put.ttl_ms", what: TTL });
+        }
+        if self.keep_ttl {
+            return Err(OperationError::NotImplemented { field: "put.keep_ttl", what: TTL });
+        }
+        Ok(Operation::Put {
+            key: checked_key(self.key, "put.key")?,
+            value: checked_value(self.value, "put.value", value_size_bytes_max)?,
+            condition: checked_condition(self.condition, "put.condition", value_size_bytes_max)?,
+            want_previous: self.want_previous,
+        })
+    }
+}
+
+const TTL: &str = "times to live";
+
+impl<'a> RemoveDraft<'a> {
+    #[inline]
+    fn check(self, value_size_bytes_max: usize) -> Result<Operation<'a>, OperationError> {
+        let condition = self.condition;
+        Ok(Operation::Remove {
+            key: checked_key(self.key, "remove.key")?,
+            condition: checked_condition(condition, "remove.condition", value_size_bytes_max)?,
+            want_previous: self.want_previous,
+        })
+    }
+}
+
+impl<'a> QueryDraft<'a> {
+    #[inline]
+    pub(super) fn check(self) -> Result<Query<'a>, OperationError> {
+        let map = checked_map(self.map)?;
+        let consistency = match self.consistency {
+            // Leases are off, so a lease read asks for no less than a quorum gives.
+            0 | 1 => Consistency::Linearizable,
+            2 => Consistency::Stale,
+            number => return Err(OperationError::ConsistencyUnknown { number }),
+        };
+        let operation = match self.operation {
+            Some(operation) => operation.check()?,
+            None => return Err(OperationError::OperationMissing { message: "query" }),
+        };
+        Ok(Query {
+            map,
+            consistency,
+            min_index: Index(self.min_index),
+            timeout_ms: bounded_timeout_ms(self.timeout_ms),
+            operation,
+        })
+    }
+}
+
+impl<'a> QueryOperationDraft<'a> {
+    #[inline]
+    fn check(self) -> Result<QueryOperation<'a>, OperationError> {
+        Ok(match self {
+            Self::Get { key } => QueryOperation::Get { key: checked_key(key, "get.key")? },
+            Self::Exists { key } => QueryOperation::Exists { key: checked_key(key, "exists.key")? },
+            Self::Size => QueryOperation::Size,
+            Self::Entries { prefix, start_after, limit, keys_only } => QueryOperation::Entries {
+                prefix: bounded_key(prefix, "entries.prefix")?,
+                start_after: bounded_key(start_after, "entries.start_after")?,
+                limit: match limit {
+                    0 => cast::u32_from(ENTRIES_COUNT_DEFAULT),
+                    limit => limit.min(cast::u32_from(ENTRIES_COUNT_MAX)),
+                },
+                keys_only,
+            },
+        })
+    }
+}
+
+/// The name of a map: 1 to 255 bytes of UTF-8 without `#`, which separates it from the partition in
+/// a target, and without control characters, which would garble logs.
+#[inline]
+fn checked_map(name: &[u8]) -> Result<&str, OperationError> {
+    if name.is_empty() {
+        return Err(OperationError::MapMissing);
+    }
+    if name.len() > MAP_NAME_SIZE_BYTES_MAX {
+        return Err(OperationError::MapTooLong { size_bytes: name.len() });
+    }
+    let Ok(text) = std::str::from_utf8(name) else { return Err(OperationError::MapNotText) };
+    // No early exit, so that the usual name takes no branch per byte.
+    let plain = |byte: u8| (b' '..0x7F).contains(&byte) & (byte != b'#');
+    let all_plain = name.iter().fold(true, |all, byte| all & plain(*byte));
+    if all_plain { Ok(text) } else { checked_characters(text) }
+}
+
+#[cold]
+fn checked_characters(name: &str) -> Result<&str, OperationError> {
+    match name.chars().find(|character| *character == '#' || character.is_control()) {
+        None => Ok(name),
+        Some(character) => Err(OperationError::MapCharacter { character }),
+    }
+}
+
+#[inline]
+fn checked_key<'a>(key: &'a [u8], field: &'static str) -> Result<&'a [u8], OperationError> {
+    if key.is_empty() {
+        return Err(OperationError::KeyMissing { field });
+    }
+    bounded_key(key, field)
+}
+
+#[inline]
+fn bounded_key<'a>(key: &'a [u8], field: &'static str) -> Result<&'a [u8], OperationError> {
+    if key.len() > KEY_SIZE_BYTES_MAX {
+        return Err(OperationError::KeyTooLong { field, size_bytes: key.len() });
+    }
+    Ok(key)
+}
+
+#[inline]
+fn checked_value<'a>(
+    value: &'a [u8],
+    field: &'static str,
+    size_bytes_max: usize,
+) -> Result<&'a [u8], OperationError> {
+    let size_bytes = value.len();
+    if size_bytes > size_bytes_max {
+        return Err(OperationError::ValueTooLong { field, size_bytes, size_bytes_max });
+    }
+    Ok(value)
+}
+
+#[inline]
+fn checked_condition<'a>(
+    condition: Option<ConditionDraft<'a>>,
+    field: &'static str,
+    value_size_bytes_max: usize,
+) -> Result<Option<Condition<'a>>, OperationError> {
+    let Some(condition) = condition else { return Ok(None) };
+    let meaningless = |instead| Err(OperationError::ConditionMeaningless { field, instead });
+    Ok(Some(match condition {
+        ConditionDraft::Unset => return Err(OperationError::ConditionMissing { field }),
+        ConditionDraft::Absent(true) => Condition::Absent,
+        ConditionDraft::Absent(false) => return meaningless("`absent: false` is `present: true`"),
+        ConditionDraft::Present(true) => Condition::Present,
+        ConditionDraft::Present(false) => return meaningless("`present: false` is `absent: true`"),
+        ConditionDraft::Version(0) => return meaningless("versions begin at 1"),
+        ConditionDraft::Version(version) => Condition::Version(Index(version)),
+        ConditionDraft::Value(value) => {
+            Condition::Value(checked_value(value, field, value_size_bytes_max)?)
+        }
+    }))
+}
+
+/// Longer timeouts are shortened, not refused: the bound is the operator's, not the client's.
+#[inline]
+fn bounded_timeout_ms(timeout_ms: u32) -> u32 {
+    timeout_ms.min(cast::low_u32(OPERATION_TIMEOUT_NS_MAX / NS_PER_MS))
+}

@@ -1,0 +1,466 @@
+//! One partition's slice of all named maps: it executes commands and undoes them.
+//!
+//! Deterministic: the same commands at the same indexes and times give the same results and the
+//! same digest on every member, whatever was executed and undone in between.
+
+use crate::base::{cast::u64_from, ids::Index, time::Timestamp};
+use crate::proto::p2pmap::v1::error::Code;
+
+use super::arena::{Arena, RecordRef, Records};
+use super::digest::StateDigest;
+use super::hasher::{KeyHash, KeyHasher};
+use super::journal::{Change, Journal, UndoRecord};
+use super::maps::{Maps, Weight};
+use super::operation::{Command, Condition, Operation};
+use super::outcome::{Failure, Outcome, Sink, Versioned};
+use super::record::{MapId, NewRecord, Record};
+use super::table::{Keys, Place, Table};
+
+/// Whether a command may have to be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undo {
+    /// It is not stable yet: what it replaces is kept until [`PartitionMap::commit`].
+    Keep,
+    /// It is stable already, as is everything before it.
+    Discard,
+}
+
+/// When and how a command is executed.
+#[derive(Clone, Copy, Debug)]
+pub struct Execution {
+    /// The command's index: the version of what it writes.
+    pub index: Index,
+    /// The sequencer's timestamp.
+    pub time: Timestamp,
+    /// Whether it may have to be undone.
+    pub undo: Undo,
+}
+
+/// One partition's slice of all named maps. Its entries live in its shard's [`Arena`], which every
+/// method is given; it must always be the same one.
+#[derive(Debug)]
+pub struct PartitionMap {
+    pub(super) hasher: KeyHasher,
+    pub(super) table: Table,
+    pub(super) maps: Maps,
+    pub(super) journal: Journal,
+    /// The last command that was executed and not undone.
+    pub(super) applied: Index,
+    /// Commands up to here can't be undone. Not after `applied` unless no-ops lie between.
+    pub(super) committed: Index,
+    /// Where sweeping goes on.
+    sweep_from: KeyHash,
+}
+
+/// What the table must know about records.
+struct KeysOf<'a> {
+    hasher: KeyHasher,
+    records: &'a Records,
+    maps: &'a Maps,
+}
+
+impl Keys for KeysOf<'_> {
+    fn hash(&self, record: RecordRef) -> KeyHash {
+        let record = self.records.record(record);
+        self.hasher.hash(self.maps.life(record.map).name(), record.key())
+    }
+
+    fn touch(&self, record: RecordRef) {
+        self.records.touch(record);
+    }
+}
+
+/// What a write finds at its key.
+struct Target<'a> {
+    map: &'a str,
+    key: &'a [u8],
+    hash: KeyHash,
+    /// The present life of the map, if it has one.
+    id: Option<MapId>,
+    /// The key's place in the table; it may be held by a removal.
+    found: Option<(Place, RecordRef)>,
+}
+
+impl PartitionMap {
+    /// A partition without entries.
+    #[must_use]
+    pub fn new(hasher: KeyHasher, arena: &mut Arena) -> Self {
+        Self {
+            hasher,
+            table: Table::new(&mut arena.tables),
+            maps: Maps::default(),
+            journal: Journal::default(),
+            applied: Index(0),
+            committed: Index(0),
+            sweep_from: KeyHash(0),
+        }
+    }
+
+    /// Executes a command and appends its encoded `Result` to `out`. `hash` is that of the
+    /// command's map and key ([`KeyHasher::hash`]); a clear has none and ignores it.
+    ///
+    /// # Panics
+    /// If the index is not after the last one, or if a stable command follows one that is not.
+    pub fn execute(
+        &mut self,
+        arena: &mut Arena,
+        run: Execution,
+        command: &Command<'_>,
+        hash: KeyHash,
+        out: &mut impl Sink,
+    ) {
+        assert!(run.index > self.applied, "commands come in order");
+        assert!(run.index > self.committed, "what is committed is executed already");
+        if run.undo == Undo::Discard {
+            assert!(self.journal.is_empty(), "what precedes a stable command is stable");
+            self.committed = run.index;
+        }
+        self.applied = run.index;
+        match command.operation {
+            Operation::Put { key, value, condition, want_previous } => {
+                let target = self.target(arena, command.map, key, hash);
+                self.put(arena, run, &target, value, (condition, want_previous), out);
+            }
+            Operation::Remove { key, condition, want_previous } => {
+                let target = self.target(arena, command.map, key, hash);
+                self.remove(arena, run, &target, (condition, want_previous), out);
+            }
+            Operation::Clear => self.clear(run, command.map, out),
+        }
+    }
+
+    /// Begins to load the lines of a key: the first stage of a pass.
+    #[inline]
+    pub fn touch_lines(&self, arena: &Arena, hash: KeyHash) {
+        self.table.touch_lines(&arena.tables, hash);
+    }
+
+    /// Begins to load the record of a key: the second stage of a pass.
+    #[inline]
+    pub fn touch_record(&self, arena: &Arena, hash: KeyHash) {
+        if let Some(record) = self.table.candidate(&arena.tables, hash) {
+            arena.records.touch(record);
+        }
+    }
+
+    /// Commands up to `index` will not be undone: releases what was kept for that.
+    pub fn commit(&mut self, arena: &mut Arena, index: Index) {
+        self.committed = self.committed.max(index);
+        while let Some(record) = self.journal.pop_committed(index) {
+            match record.change {
+                Change::Put { old: Some(old), .. } => arena.records.free(old),
+                Change::Put { old: None, .. } => {}
+                Change::Removed { hash, old, new } => {
+                    arena.records.free(old);
+                    self.drop_removal(arena, hash, new);
+                }
+                Change::Cleared { fresh } => {
+                    self.maps.commit_clear(record.map, fresh);
+                    self.maps.let_go(fresh);
+                }
+            }
+            self.maps.let_go(record.map);
+        }
+    }
+
+    /// Undoes the commands after `index`, the newest first.
+    ///
+    /// # Panics
+    /// If one of them is committed.
+    pub fn undo_to(&mut self, arena: &mut Arena, index: Index) {
+        assert!(index >= self.committed, "what is committed is never undone");
+        while let Some(record) = self.journal.pop_undone(index) {
+            match record.change {
+                Change::Put { hash, old, new } => {
+                    self.undo_write(arena, (record.map, hash, new), old, index);
+                }
+                Change::Removed { hash, old, new } => {
+                    self.undo_write(arena, (record.map, hash, new), Some(old), index);
+                }
+                Change::Cleared { fresh } => {
+                    self.maps.undo_clear(record.map, fresh);
+                    self.maps.let_go(fresh);
+                }
+            }
+            self.maps.let_go(record.map);
+        }
+        self.applied = self.applied.min(index);
+    }
+
+    /// Frees what cleared maps have left, page by page, until `budget` records and pages were
+    /// looked at. Returns whether there is more to do.
+    pub fn sweep(&mut self, arena: &mut Arena, budget: usize) -> bool {
+        let mut visited_count = 0;
+        while self.maps.has_garbage() && visited_count < budget {
+            visited_count += 1;
+            let (maps, records) = (&mut self.maps, &mut arena.records);
+            let last = self.table.retain_page(&mut arena.tables, self.sweep_from, |at| {
+                visited_count += 1;
+                let map = records.record(at).map;
+                let is_garbage = maps.life(map).is_garbage();
+                if is_garbage {
+                    records.free(at);
+                    maps.count_swept(map);
+                }
+                !is_garbage
+            });
+            self.sweep_from = KeyHash(last.0.wrapping_add(1));
+        }
+        self.maps.has_garbage()
+    }
+
+    /// The digest of all entries: equal on all members that have executed the same commands.
+    #[must_use]
+    pub const fn digest(&self) -> StateDigest {
+        self.maps.digest()
+    }
+
+    /// The last command that was executed and not undone.
+    #[must_use]
+    pub const fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Commands up to here can't be undone.
+    #[must_use]
+    pub const fn committed(&self) -> Index {
+        self.committed
+    }
+
+    /// How many commands can be undone.
+    #[must_use]
+    pub fn undo_count(&self) -> usize {
+        self.journal.len()
+    }
+
+    /// The number of maps with entries.
+    #[must_use]
+    pub const fn map_count(&self) -> usize {
+        self.maps.nonempty_count()
+    }
+
+    /// Bytes of the partition that do not lie in the arena.
+    #[must_use]
+    pub fn own_size_bytes(&self) -> u64 {
+        self.table.size_bytes()
+            + self.maps.size_bytes()
+            + self.journal.size_bytes()
+            + u64_from(size_of::<Self>())
+    }
+
+    fn target<'a>(&self, arena: &Arena, map: &'a str, key: &'a [u8], hash: KeyHash) -> Target<'a> {
+        debug_assert_eq!(hash, self.hasher.hash(map, key), "the hash is that of map and key");
+        let id = self.maps.find(map);
+        let found = id.and_then(|id| self.find(arena, id, key, hash));
+        Target { map, key, hash, id, found }
+    }
+
+    /// The newest record of a key, be it a removal.
+    #[inline]
+    pub(super) fn find(
+        &self,
+        arena: &Arena,
+        id: MapId,
+        key: &[u8],
+        hash: KeyHash,
+    ) -> Option<(Place, RecordRef)> {
+        self.table.find(&arena.tables, hash, |at| {
+            let record = arena.records.record(at);
+            record.map == id && record.key() == key
+        })
+    }
+
+    fn put(
+        &mut self,
+        arena: &mut Arena,
+        run: Execution,
+        target: &Target<'_>,
+        value: &[u8],
+        (condition, want_previous): (Option<Condition<'_>>, bool),
+        out: &mut impl Sink,
+    ) {
+        let current = present(arena, target.found);
+        if let Some(failure) = failure(condition, current) {
+            return Outcome::Failed(failure).encode(out);
+        }
+        if current.is_none() && self.maps.is_full_for(target.id) {
+            return Outcome::Failed(TOO_MANY_MAPS).encode(out);
+        }
+        let previous = current.filter(|_| want_previous).map(|record| Versioned::of(&record));
+        Outcome::Written { version: run.index, previous }.encode(out);
+
+        let updated_ms = run.time.as_ms();
+        let created_ms = current.map_or(updated_ms, |record| record.created_ms);
+        let map = target.id.unwrap_or_else(|| self.maps.bind(target.map));
+        let life = self.maps.life(map);
+        let before = life.size();
+        let removed = current.map(|record| life.weight(&record));
+        let new = arena.records.insert(&NewRecord {
+            map,
+            version: run.index,
+            created_ms,
+            updated_ms,
+            removed: false,
+            key: target.key,
+            value,
+        });
+        let added = life.weight(&arena.records.record(new));
+        match target.found {
+            Some((place, _)) => self.table.replace(&mut arena.tables, place, new),
+            None => self.insert(arena, target.hash, new),
+        }
+        self.maps.account(map, removed, Some(added), run.index);
+        let old = target.found.map(|(_, old)| old);
+        match run.undo {
+            Undo::Keep => {
+                self.maps.hold(map);
+                let change = Change::Put { hash: target.hash, old, new };
+                self.journal.push(UndoRecord { index: run.index, map, before, change });
+            }
+            Undo::Discard => old.into_iter().for_each(|old| arena.records.free(old)),
+        }
+    }
+
+    fn remove(
+        &mut self,
+        arena: &mut Arena,
+        run: Execution,
+        target: &Target<'_>,
+        (condition, want_previous): (Option<Condition<'_>>, bool),
+        out: &mut impl Sink,
+    ) {
+        let current = present(arena, target.found);
+        if let Some(failure) = failure(condition, current) {
+            return Outcome::Failed(failure).encode(out);
+        }
+        let previous = current.filter(|_| want_previous).map(|record| Versioned::of(&record));
+        Outcome::Removed { existed: current.is_some(), previous }.encode(out);
+
+        let (Some(current), Some((place, old))) = (current, target.found) else { return };
+        let map = current.map;
+        let life = self.maps.life(map);
+        let before = life.size();
+        let removed = life.weight(&current);
+        self.maps.account(map, Some(removed), None, run.index);
+        match run.undo {
+            Undo::Keep => {
+                let now_ms = run.time.as_ms();
+                let new = arena.records.insert(&NewRecord {
+                    map,
+                    version: run.index,
+                    created_ms: now_ms,
+                    updated_ms: now_ms,
+                    removed: true,
+                    key: target.key,
+                    value: &[],
+                });
+                self.table.replace(&mut arena.tables, place, new);
+                self.maps.hold(map);
+                let change = Change::Removed { hash: target.hash, old, new };
+                self.journal.push(UndoRecord { index: run.index, map, before, change });
+            }
+            Undo::Discard => {
+                self.table.remove(&mut arena.tables, target.hash, place);
+                arena.records.free(old);
+                self.maps.drop_if_unused(map);
+            }
+        }
+    }
+
+    fn clear(&mut self, run: Execution, map: &str, out: &mut impl Sink) {
+        let id = self.maps.find(map).filter(|id| self.maps.life(*id).size().entries > 0);
+        let before = id.map(|id| self.maps.life(id).size()).unwrap_or_default();
+        Outcome::Cleared { entries: before.entries }.encode(out);
+        let Some(id) = id else { return };
+        match run.undo {
+            Undo::Keep => {
+                let fresh = self.maps.clear_reversibly(id, run.index);
+                self.maps.hold(id);
+                self.maps.hold(fresh);
+                let change = Change::Cleared { fresh };
+                self.journal.push(UndoRecord { index: run.index, map: id, before, change });
+            }
+            Undo::Discard => self.maps.clear(id),
+        }
+    }
+
+    fn insert(&mut self, arena: &mut Arena, hash: KeyHash, record: RecordRef) {
+        let keys = KeysOf { hasher: self.hasher, records: &arena.records, maps: &self.maps };
+        self.table.insert(&mut arena.tables, hash, record, &keys);
+    }
+
+    /// A removal is committed: unless its key was written again, it leaves the table.
+    fn drop_removal(&mut self, arena: &mut Arena, hash: KeyHash, removal: RecordRef) {
+        let found = self.table.find(&arena.tables, hash, |at| at == removal);
+        if let Some((place, _)) = found {
+            self.table.remove(&mut arena.tables, hash, place);
+            arena.records.free(removal);
+        }
+    }
+
+    /// Puts `old` back where `new` is.
+    fn undo_write(
+        &mut self,
+        arena: &mut Arena,
+        (map, hash, new): (MapId, KeyHash, RecordRef),
+        old: Option<RecordRef>,
+        index: Index,
+    ) {
+        let weigh = |at: RecordRef| -> Option<Weight> {
+            let record: Record<'_> = arena.records.record(at);
+            (!record.removed).then(|| self.maps.life(map).weight(&record))
+        };
+        let (removed, added) = (weigh(new), old.and_then(weigh));
+        self.maps.account(map, removed, added, index);
+
+        let place = self.table.find(&arena.tables, hash, |at| at == new);
+        let (place, _) = place.expect("what isn't undone yet is in the table");
+        // A removal that is committed has no undo record any more that would take it away.
+        let is_spent = |old: &RecordRef| {
+            let record = arena.records.record(*old);
+            record.removed && record.version <= self.committed
+        };
+        match old.filter(|old| !is_spent(old)) {
+            Some(old) => self.table.replace(&mut arena.tables, place, old),
+            None => {
+                self.table.remove(&mut arena.tables, hash, place);
+                old.into_iter().for_each(|old| arena.records.free(old));
+            }
+        }
+        arena.records.free(new);
+    }
+}
+
+const TOO_MANY_MAPS: Failure<'static> = Failure {
+    code: Code::ResourceExhausted,
+    message: "the partition has as many maps as it may have",
+    current: None,
+};
+
+/// The record of a key that is present.
+fn present(arena: &Arena, found: Option<(Place, RecordRef)>) -> Option<Record<'_>> {
+    found.map(|(_, at)| arena.records.record(at)).filter(|record| !record.removed)
+}
+
+/// Why the condition does not hold, if it doesn't.
+fn failure<'a>(
+    condition: Option<Condition<'_>>,
+    current: Option<Record<'a>>,
+) -> Option<Failure<'a>> {
+    let message = match (condition?, current) {
+        (Condition::Absent, None) | (Condition::Present, Some(_)) => return None,
+        (Condition::Version(version), Some(record)) if record.version == version => return None,
+        (Condition::Value(value), Some(record)) if record.value() == value => return None,
+        (Condition::Absent, Some(_)) => "the key is present",
+        (Condition::Present | Condition::Version(_) | Condition::Value(_), None) => {
+            "the key is absent"
+        }
+        (Condition::Version(_), Some(_)) => "the key has another version",
+        (Condition::Value(_), Some(_)) => "the key has another value",
+    };
+    let current = current.map(|record| Versioned::of(&record));
+    Some(Failure { code: Code::ConditionFailed, message, current })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Queries: answers about the state as of an index, whatever was executed since.
+
+use crate::base::{cast::usize_from_u32, ids::Index, limits};
+
+use super::arena::{Arena, RecordRef};
+use super::hasher::KeyHash;
+use super::maps::MapSize;
+use super::operation::QueryOperation;
+use super::outcome::{Outcome, Page, Sink, Versioned};
+use super::partition::PartitionMap;
+use super::record::{MapId, Record};
+
+/// What a query's answer amounts to, for the one who merges answers of several partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Entries in a page; 0 for other answers.
+    pub item_count: usize,
+    /// Bytes of keys and values in a page; 0 for other answers.
+    pub size_bytes: usize,
+    /// Whether nothing is left for another page; true for other answers.
+    pub is_finished: bool,
+}
+
+/// Which entries a page takes up.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// Only keys that begin with this.
+    pub prefix: &'a [u8],
+    /// Only what comes after this key; empty: from the beginning. The key need not exist.
+    pub start_after: &'a [u8],
+    /// At most so many entries; at least 1.
+    pub limit: usize,
+    /// Leave the values out.
+    pub keys_only: bool,
+    /// Keys and values at most; a single entry may exceed it.
+    pub size_bytes_max: usize,
+    /// No further page of the table is visited once so many records were.
+    pub visited_count_max: usize,
+    /// What a `next` that is no key begins with, so that it is routed to this partition.
+    pub cursor_tag: &'a [u8],
+}
+
+impl PartitionMap {
+    /// Answers a query as of `as_of`, that is, as if no later command had been executed, and
+    /// appends the encoded `Result` to `out`. `hash` is that of the map and the key; size and
+    /// entries have none and ignore it. An `as_of` below [`PartitionMap::committed`] is taken for
+    /// it: what it would take to look further back is gone.
+    pub fn query(
+        &self,
+        arena: &Arena,
+        as_of: Index,
+        (map, operation): (&str, &QueryOperation<'_>),
+        hash: KeyHash,
+        out: &mut impl Sink,
+    ) -> Answer {
+        let outcome = self.answer(arena, as_of, (map, operation), hash);
+        outcome.encode(out);
+        match outcome {
+            Outcome::Page(page) => Answer {
+                item_count: page.items.len(),
+                size_bytes: page.size_bytes,
+                is_finished: page.next.is_empty(),
+            },
+            _ => Answer { is_finished: true, ..Answer::default() },
+        }
+    }
+
+    /// As [`PartitionMap::query`], for callers that need the answer's length before its bytes.
+    #[must_use]
+    pub fn answer<'a>(
+        &'a self,
+        arena: &'a Arena,
+        as_of: Index,
+        (map, operation): (&str, &QueryOperation<'_>),
+        hash: KeyHash,
+    ) -> Outcome<'a> {
+        match *operation {
+            QueryOperation::Get { key } => {
+                let record = self.entry(arena, as_of, (map, key), hash);
+                Outcome::Found(record.map(|record| Versioned::of(&record)))
+            }
+            QueryOperation::Exists { key } => {
+                Outcome::Existence(self.entry(arena, as_of, (map, key), hash).is_some())
+            }
+            QueryOperation::Size => {
+                let size = self.size(as_of, map);
+                Outcome::Sized { entries: size.entries, bytes: size.bytes }
+            }
+            QueryOperation::Entries { prefix, start_after, limit, keys_only } => {
+                Outcome::Page(self.entries(
+                    arena,
+                    as_of,
+                    map,
+                    &Scan {
+                        prefix,
+                        start_after,
+                        limit: usize_from_u32(limit),
+                        keys_only,
+                        size_bytes_max: limits::ENTRIES_SIZE_BYTES_MAX,
+                        visited_count_max: limits::ENTRIES_VISITED_COUNT_MAX,
+                        cursor_tag: &[],
+                    },
+                ))
+            }
+        }
+    }
+
+    /// What a map holds as of `as_of`.
+    #[must_use]
+    pub fn size(&self, as_of: Index, map: &str) -> MapSize {
+        let as_of = as_of.max(self.committed);
+        let id = self.maps.find_as_of(map, as_of);
+        let size = id.map(|id| {
+            let life = self.maps.life(id);
+            let changed = life.written() > as_of;
+            let then = changed.then(|| self.journal.size_as_of(id, as_of)).flatten();
+            then.unwrap_or_else(|| life.size())
+        });
+        size.unwrap_or_default()
+    }
+
+    /// A page of a map's entries as of `as_of`, in the order of (hash, key).
+    ///
+    /// If the page ends because enough records were visited, its `next` is the last visited key of
+    /// this map; if none was visited, it is a string that stands between what was visited and what
+    /// wasn't, not a key.
+    #[must_use]
+    pub fn entries<'a>(
+        &'a self,
+        arena: &'a Arena,
+        as_of: Index,
+        map: &str,
+        scan: &Scan<'_>,
+    ) -> Page<'a> {
+        let as_of = as_of.max(self.committed);
+        let mut page = Page::default();
+        let Some(id) = self.maps.find_as_of(map, as_of) else { return page };
+        let start = (!scan.start_after.is_empty())
+            .then(|| (self.hasher.hash(map, scan.start_after), scan.start_after));
+        let first = start.map_or(KeyHash(0), |(hash, _)| hash);
+        let mut from = first;
+        let mut last_seen: Option<&[u8]> = None;
+        let mut batch: Vec<(KeyHash, Record<'a>)> = Vec::new();
+        loop {
+            batch.clear();
+            let last = self.table.visit_page(&arena.tables, from, |at| {
+                page.visited_count += 1;
+                let Some(record) = self.member_as_of(arena, at, id, as_of) else { return };
+                let hash = self.hasher.hash(map, record.key());
+                if start.is_none_or(|start| (hash, record.key()) > start) {
+                    batch.push((hash, record));
+                }
+            });
+            batch.sort_unstable_by_key(|(hash, record)| (*hash, record.key()));
+            for (_, record) in &batch {
+                if record.key().starts_with(scan.prefix) && !take(&mut page, record, scan) {
+                    let (last, _) = page.items.last().expect("a full page has an item");
+                    page.next = last.to_vec();
+                    return page;
+                }
+                last_seen = Some(record.key());
+            }
+            let Some(next) = last.0.checked_add(1) else { return page };
+            if page.visited_count >= scan.visited_count_max {
+                page.next = last_seen.map_or_else(
+                    || self.key_between(map, first, KeyHash(next), scan.cursor_tag),
+                    <[u8]>::to_vec,
+                );
+                return page;
+            }
+            from = KeyHash(next);
+        }
+    }
+
+    /// The entry of a key as of `as_of`.
+    #[inline]
+    fn entry<'a>(
+        &self,
+        arena: &'a Arena,
+        as_of: Index,
+        (map, key): (&str, &[u8]),
+        hash: KeyHash,
+    ) -> Option<Record<'a>> {
+        debug_assert_eq!(hash, self.hasher.hash(map, key), "the hash is that of map and key");
+        let as_of = as_of.max(self.committed);
+        let id = self.maps.find_as_of(map, as_of)?;
+        let (_, at) = self.find(arena, id, key, hash)?;
+        self.visible(arena, at, as_of)
+    }
+
+    /// The entry as of `as_of` of the key that `at` is the newest record of, if it is one of `id`'s.
+    fn member_as_of<'a>(
+        &self,
+        arena: &'a Arena,
+        at: RecordRef,
+        id: MapId,
+        as_of: Index,
+    ) -> Option<Record<'a>> {
+        let record = arena.records.record(at);
+        if record.map == id { self.visible(arena, at, as_of) } else { None }
+    }
+
+    /// From the newest record of a key back to the one that was valid at `as_of`.
+    #[inline]
+    fn visible<'a>(&self, arena: &'a Arena, mut at: RecordRef, as_of: Index) -> Option<Record<'a>> {
+        loop {
+            let record = arena.records.record(at);
+            if record.version <= as_of {
+                return (!record.removed).then_some(record);
+            }
+            at = self.journal.replaced_by(at, record.version)?;
+        }
+    }
+
+    /// A string whose hash is at least in the middle of `first..end`: all of that range was visited
+    /// and holds no key of this map that matters. Takes as many tries as the range goes into the
+    /// whole, twice; the range is that of thousands of records.
+    fn key_between(&self, map: &str, first: KeyHash, end: KeyHash, tag: &[u8]) -> Vec<u8> {
+        let middle = KeyHash(first.0 + (end.0 - first.0) / 2);
+        let mut candidates = (0_u64..).map(|number| [tag, &number.to_le_bytes()].concat());
+        let found = candidates.find(|candidate| {
+            let hash = self.hasher.hash(map, candidate);
+            middle < hash && hash < end
+        });
+        found.expect("a hash hits every range at last")
+    }
+}
+
+/// Adds an entry to a page unless the page is full.
+fn take<'a>(page: &mut Page<'a>, record: &Record<'a>, scan: &Scan<'_>) -> bool {
+    let value: &[u8] = if scan.keys_only { &[] } else { record.value() };
+    let size_bytes = record.key().len() + value.len();
+    let is_full =
+        page.items.len() >= scan.limit || page.size_bytes + size_bytes > scan.size_bytes_max;
+    if is_full && !page.items.is_empty() {
+        return false;
+    }
+    page.items.push((record.key(), Versioned { value, ..Versioned::of(record) }));
+    page.size_bytes += size_bytes;
+    true
+}

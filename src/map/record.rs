@@ -1,0 +1,258 @@
+//! One entry in memory: an immutable run of bytes.
+//!
+//! ```text
+//! version 8 | updated_ms 6 | flags 1 | map id | key length | value length | [age in ms] | key | value
+//! ```
+//!
+//! Fixed fields are little-endian, the others LEB128 varints. `age` is how long before its last
+//! write the key came to be; it is left out where that is 0, which is the case until a value is
+//! replaced. With a key of 16 and a value of 64 bytes a record takes 98 bytes, and its header and
+//! key lie within 34.
+//!
+//! Flags that are not assigned yet (a time to live, for one) are zero and are checked to be.
+
+use crate::base::{
+    cast::{low_u64, u64_from, usize_from},
+    ids::Index,
+};
+
+/// A member's own number for one life of a named map: it ends when the map is cleared. Never leaves
+/// the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MapId(pub(super) u32);
+
+/// Version, time and flags.
+const HEAD_SIZE_BYTES: usize = 15;
+/// The record has an age.
+const FLAG_AGE: u8 = 1;
+/// The record says that the key was removed by a command that may yet be undone.
+const FLAG_REMOVED: u8 = 2;
+/// Milliseconds fit six bytes until the year 10889, nanoseconds since 1970 fit `u64` until 2554.
+const MS_MAX: u64 = (1 << 48) - 1;
+const _: () = assert!(u64::MAX / crate::base::time::NS_PER_MS <= MS_MAX);
+
+/// What a new record is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewRecord<'a> {
+    /// The life of the map that it belongs to.
+    pub(super) map: MapId,
+    /// The index of the command that wrote it.
+    pub(super) version: Index,
+    /// When the key came to be; not after `updated_ms`.
+    pub(super) created_ms: u64,
+    /// The time of the command.
+    pub(super) updated_ms: u64,
+    /// Whether it stands for a removal; it has no value then.
+    pub(super) removed: bool,
+    /// The key.
+    pub(super) key: &'a [u8],
+    /// The value.
+    pub(super) value: &'a [u8],
+}
+
+impl NewRecord<'_> {
+    const fn age_ms(&self) -> u64 {
+        // The sequencer's timestamps don't go back; if they ever did, a key would look newborn.
+        self.updated_ms.saturating_sub(self.created_ms)
+    }
+
+    /// How many bytes [`NewRecord::write`] fills.
+    #[inline]
+    pub(super) fn size_bytes(&self) -> usize {
+        let age_ms = self.age_ms();
+        HEAD_SIZE_BYTES
+            + varint_size_bytes(u64::from(self.map.0))
+            + varint_size_bytes(u64_from(self.key.len()))
+            + varint_size_bytes(u64_from(self.value.len()))
+            + if age_ms == 0 { 0 } else { varint_size_bytes(age_ms) }
+            + self.key.len()
+            + self.value.len()
+    }
+
+    /// Writes the record to the beginning of `out`.
+    ///
+    /// # Panics
+    /// If `out` is shorter than [`NewRecord::size_bytes`].
+    #[inline]
+    pub(super) fn write(&self, out: &mut [u8]) {
+        debug_assert!(self.updated_ms <= MS_MAX, "milliseconds exceed six bytes");
+        let age_ms = self.age_ms();
+        let flags =
+            if age_ms == 0 { 0 } else { FLAG_AGE } | if self.removed { FLAG_REMOVED } else { 0 };
+        out[..8].copy_from_slice(&self.version.0.to_le_bytes());
+        out[8..14].copy_from_slice(&self.updated_ms.to_le_bytes()[..6]);
+        out[14] = flags;
+        let mut at = HEAD_SIZE_BYTES;
+        at = write_varint(out, at, u64::from(self.map.0));
+        at = write_varint(out, at, u64_from(self.key.len()));
+        at = write_varint(out, at, u64_from(self.value.len()));
+        if age_ms != 0 {
+            at = write_varint(out, at, age_ms);
+        }
+        let (key, rest) = out[at..].split_at_mut(self.key.len());
+        key.copy_from_slice(self.key);
+        rest[..self.value.len()].copy_from_slice(self.value);
+    }
+}
+
+/// A record as it is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<'a> {
+    /// The life of the map that it belongs to.
+    pub(super) map: MapId,
+    /// The index of the command that wrote it.
+    pub(super) version: Index,
+    /// When the key came to be.
+    pub(super) created_ms: u64,
+    /// The time of the last write.
+    pub(super) updated_ms: u64,
+    /// Whether it stands for a removal.
+    pub(super) removed: bool,
+    /// Key and value, one after the other.
+    body: &'a [u8],
+    key_len: usize,
+}
+
+impl<'a> Record<'a> {
+    /// Reads the record at the beginning of `bytes`; what follows it is ignored.
+    ///
+    /// # Panics
+    /// If there is none: the arena hands out only what was written.
+    #[inline]
+    pub(super) fn read(bytes: &'a [u8]) -> Self {
+        let (head, mut rest) =
+            bytes.split_first_chunk::<HEAD_SIZE_BYTES>().expect("a record has a whole head");
+        let head = {
+            let mut wide = [0; 16];
+            wide[..HEAD_SIZE_BYTES].copy_from_slice(head);
+            u128::from_le_bytes(wide)
+        };
+        let version = Index(low_u64(head));
+        let updated_ms = low_u64(head >> 64) & MS_MAX;
+        let flags = low_u64(head >> 112);
+        debug_assert_eq!(flags & !u64::from(FLAG_AGE | FLAG_REMOVED), 0, "unknown record flags");
+        let map = MapId(crate::base::cast::low_u32(take_varint(&mut rest)));
+        let key_len = usize_from(take_varint(&mut rest));
+        let value_len = usize_from(take_varint(&mut rest));
+        let has_age = flags & u64::from(FLAG_AGE) != 0;
+        let age_ms = if has_age { take_varint(&mut rest) } else { 0 };
+        Self {
+            map,
+            version,
+            created_ms: updated_ms - age_ms,
+            updated_ms,
+            removed: flags & u64::from(FLAG_REMOVED) != 0,
+            body: &rest[..key_len + value_len],
+            key_len,
+        }
+    }
+
+    /// The key.
+    #[inline]
+    pub(super) fn key(&self) -> &'a [u8] {
+        &self.body[..self.key_len]
+    }
+
+    /// The value.
+    #[inline]
+    pub(super) fn value(&self) -> &'a [u8] {
+        &self.body[self.key_len..]
+    }
+
+    /// Key and value, one after the other.
+    #[inline]
+    pub(super) const fn body(&self) -> &'a [u8] {
+        self.body
+    }
+}
+
+/// How many bytes `value` takes as a LEB128 varint.
+#[inline]
+pub(super) const fn varint_size_bytes(value: u64) -> usize {
+    // Seven bits a byte: ⌈bits / 7⌉ for 1 to 64 bits.
+    ((64 - (value | 1).leading_zeros() as usize) * 9 + 64) / 64
+}
+
+#[inline]
+fn write_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usize {
+    while value >= 0x80 {
+        out[at] = value.to_le_bytes()[0] | 0x80;
+        value >>= 7;
+        at += 1;
+    }
+    out[at] = value.to_le_bytes()[0];
+    at + 1
+}
+
+#[inline]
+fn take_varint(bytes: &mut &[u8]) -> u64 {
+    let mut value = 0;
+    let mut shift = 0;
+    loop {
+        let (byte, rest) = bytes.split_first().expect("a record ends with its value");
+        *bytes = rest;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return value;
+        }
+        shift += 7;
+        assert!(shift < 64, "a record's varint has at most ten bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read_back(
+            map in any::<u32>(),
+            version in any::<u64>(),
+            created_ms in 0..=MS_MAX,
+            age_ms in prop_oneof![Just(0_u64), 0..1_000_000_u64],
+            removed in any::<bool>(),
+            key in prop::collection::vec(any::<u8>(), 0..300),
+            value in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let updated_ms = (created_ms + age_ms).min(MS_MAX);
+            let map = MapId(map);
+            let version = Index(version);
+            let new =
+                NewRecord { map, version, created_ms, updated_ms, removed, key: &key, value: &value };
+            let mut bytes = vec![0xEE; new.size_bytes() + 3];
+            new.write(&mut bytes);
+            prop_assert_eq!(&bytes[new.size_bytes()..], &[0xEE; 3]);
+            let read = Record::read(&bytes);
+            prop_assert_eq!((read.map, read.version), (map, version));
+            prop_assert_eq!((read.created_ms, read.updated_ms), (created_ms, updated_ms));
+            prop_assert_eq!((read.key(), read.value()), (&key[..], &value[..]));
+            prop_assert_eq!(read.removed, removed);
+        }
+
+        #[test]
+        fn varints_take_as_many_bytes_as_announced(value in any::<u64>(), shift in 0_u32..64) {
+            let value = value >> shift;
+            let mut bytes = [0; 10];
+            prop_assert_eq!(write_varint(&mut bytes, 0, value), varint_size_bytes(value));
+            prop_assert_eq!(take_varint(&mut &bytes[..]), value);
+        }
+    }
+
+    #[test]
+    fn small_entry_takes_98_bytes() {
+        let (key, value) = ([1; 16], [2; 64]);
+        let new = NewRecord {
+            map: MapId(1),
+            version: Index(u64::MAX),
+            created_ms: 1_700_000_000_000,
+            updated_ms: 1_700_000_000_000,
+            removed: false,
+            key: &key,
+            value: &value,
+        };
+        assert_eq!(new.size_bytes(), 98);
+    }
+}

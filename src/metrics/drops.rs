@@ -1,0 +1,98 @@
+//! Everything that is discarded is counted with the reason.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// Why a connection, a frame or an answer was discarded.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        const REASONS: &[DropReason] = &[$(DropReason::$variant,)*];
+
+        impl DropReason {
+            /// The name of its counter.
+            #[must_use]
+            pub const fn counter_name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("drop_", $name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The shard has as many connections as it may.
+    ConnectionLimit => "connection_limit",
+    /// A connection said nothing for too long after it was opened.
+    SniffTimeout => "sniff_timeout",
+    /// The first bytes are of no protocol that is spoken here.
+    UnknownProtocol => "unknown_protocol",
+    /// The first bytes are an HTTP/1 request.
+    Http1 => "http1",
+    /// A frame announces more than the limit.
+    FrameTooLong => "frame_too_long",
+    /// A frame has the flag of a compressed one.
+    FrameCompressed => "frame_compressed",
+    /// A frame is a member's greeting and the connection isn't a member's.
+    HelloRefused => "hello_refused",
+    /// A frame has a flag without meaning.
+    FrameFlagUnknown => "frame_flag_unknown",
+    /// The peer closed its side in the middle of a frame.
+    CutMidFrame => "cut_mid_frame",
+    /// The peer reset the connection, or it failed otherwise.
+    ConnectionFailed => "connection_failed",
+    /// The peer left its answers unread for too long.
+    Unread => "unread",
+    /// All connections together hold as many undelivered bytes as they may.
+    HeldLimit => "held_limit",
+    /// The service ended the stream.
+    EndedByService => "ended_by_service",
+    /// The connection had not closed by itself when the shutdown's time was up.
+    ShutdownTimeout => "shutdown_timeout",
+    /// An answer's connection was gone.
+    AnswerWithoutConnection => "answer_without_connection",
+}
+
+/// A counter for each reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops([u64; REASONS.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; REASONS.len()])
+    }
+}
+
+impl Drops {
+    /// One more for `reason`.
+    pub fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// How many for `reason`.
+    #[must_use]
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All reasons with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        REASONS.iter().map(|&reason| (reason, self.of(reason)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_apart() {
+        let mut drops = Drops::default();
+        drops.count(DropReason::Unread);
+        drops.count(DropReason::Unread);
+        assert_eq!(drops.of(DropReason::Unread), 2);
+        assert_eq!(drops.iter().map(|(_, count)| count).sum::<u64>(), 2);
+    }
+}

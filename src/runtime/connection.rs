@@ -1,0 +1,132 @@
+//! One connection: what it speaks, how far its life has come, and the bytes that wait on either
+//! side of it.
+
+use std::os::fd::OwnedFd;
+
+use bytes::BytesMut;
+
+use super::uring::Key;
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// It hasn't said enough yet.
+    Sniffing,
+    /// Raw frames: one stream.
+    Raw,
+}
+
+/// How far a connection's life has come. It only goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Frames are read and answered.
+    Open,
+    /// Nothing is read any more; what is queued still goes out. What comes in is discarded.
+    Finishing,
+    /// All was sent and our side is closed. Until the peer closes its side what comes in is
+    /// discarded: closing with unread bytes would reset the connection and could destroy what the
+    /// peer hasn't read yet.
+    Lingering,
+    /// Cut. It goes when the kernel has let go of it.
+    Broken,
+}
+
+/// The state of the one receive of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// There is none.
+    Idle,
+    /// It goes on.
+    Armed,
+    /// It was cancelled and its last completion hasn't come.
+    Cancelling,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its place; fixed.
+    pub key: Key,
+    /// Its socket.
+    pub socket: OwnedFd,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// How far its life has come.
+    pub phase: Phase,
+    /// Its receive.
+    pub receive: Receive,
+    /// Received and not yet handed over: the beginning of a frame, or whole frames too while
+    /// `stopped`.
+    pub held: BytesMut,
+    /// Answers that aren't being sent yet.
+    pub output: BytesMut,
+    /// How many bytes are being sent; 0: no send is in flight.
+    pub sending_size: usize,
+    /// What the shard's count of queued bytes holds for this connection.
+    pub counted_size: usize,
+    /// Frames handed over and not yet answered for the last time.
+    pub requests_in_flight: usize,
+    /// A bound was reached: nothing is read until it is well below it again.
+    pub stopped: bool,
+    /// It is queued to be read on.
+    pub resuming: bool,
+    /// The peer closed its side.
+    pub ended: bool,
+    /// It is queued to be looked at at the end of the turn.
+    pub dirty: bool,
+}
+
+impl Connection {
+    /// A new one.
+    #[must_use]
+    pub fn new(key: Key, socket: OwnedFd) -> Self {
+        Self {
+            key,
+            socket,
+            protocol: Protocol::Sniffing,
+            phase: Phase::Open,
+            receive: Receive::Idle,
+            held: BytesMut::new(),
+            output: BytesMut::new(),
+            sending_size: 0,
+            counted_size: 0,
+            requests_in_flight: 0,
+            stopped: false,
+            resuming: false,
+            ended: false,
+            dirty: false,
+        }
+    }
+
+    /// Bytes that wait for the peer to read them.
+    #[must_use]
+    pub fn queued_size(&self) -> usize {
+        self.output.len() + self.sending_size
+    }
+
+    /// Whether the kernel is busy with it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.sending_size > 0 || self.receive != Receive::Idle
+    }
+
+    /// Whether something should be received: frames while it is open and not stopped, and what is
+    /// to be discarded while it closes.
+    #[must_use]
+    pub fn wants_receive(&self, draining: bool) -> bool {
+        if self.ended {
+            return false;
+        }
+        match self.phase {
+            Phase::Open => !self.stopped && !draining,
+            Phase::Finishing | Phase::Lingering => true,
+            Phase::Broken => false,
+        }
+    }
+
+    /// Whether everything that came was handed over and answered, and nothing more can come.
+    #[must_use]
+    pub fn is_served(&self, draining: bool) -> bool {
+        (self.ended && !self.stopped || draining) && self.requests_in_flight == 0
+    }
+}

@@ -1,0 +1,396 @@
+//! The connections of a core, and the bounds that they share.
+//!
+//! Whatever happens to a connection marks it *dirty*; at the end of the turn each dirty one is
+//! settled (`settle.rs`): the one place where sends, receives, cancellations and closes are issued.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use bytes::{Buf, BytesMut};
+
+use super::connection::{Connection, Phase};
+use super::deadlines::Deadlines;
+use super::refusal;
+use super::service::WireStatus;
+use super::uring::Key;
+use crate::base::cast::{u32_from, u64_from, usize_from_u32};
+use crate::base::ids::Origin;
+use crate::base::limits::{
+    CONNECTION_COUNT_MAX, HELD_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX,
+    SEND_QUEUE_SIZE_BYTES_MAX, SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
+};
+use crate::base::time::Monotonic;
+use crate::metrics::{DropReason, LoopMetrics};
+
+/// Output buffers kept for the next connection that needs one.
+const SPARE_COUNT_MAX: usize = 256;
+/// Starved connections that a turn looks at.
+const STARVED_PER_TURN_COUNT: usize = 64;
+/// Larger ones aren't kept.
+const SPARE_SIZE_BYTES_MAX: usize = 256 << 10;
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// The table of connections.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    count: usize,
+    pub(super) dirty: Vec<u32>,
+    /// When something of a connection is overdue: what, depends on its phase.
+    pub(super) deadlines: Deadlines,
+    resumable: VecDeque<Key>,
+    /// Stopped because of a bound of the shard: nothing of their own will wake them.
+    starved: VecDeque<Key>,
+    spare: Vec<BytesMut>,
+    requests_in_flight: usize,
+    held_size: usize,
+    pub(super) queued_size: usize,
+    pub(super) draining: bool,
+}
+
+impl Connections {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes received and not yet handed over.
+    #[must_use]
+    pub fn held_size(&self) -> usize {
+        self.held_size
+    }
+
+    /// Bytes that wait for clients to read them.
+    #[must_use]
+    pub fn queued_size(&self) -> usize {
+        self.queued_size
+    }
+
+    /// Frames handed over and not yet answered.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.requests_in_flight
+    }
+
+    /// Takes a new connection in, or closes it if there are too many.
+    pub fn open(&mut self, socket: OwnedFd, now: Monotonic, metrics: &mut LoopMetrics) {
+        if self.count >= CONNECTION_COUNT_MAX {
+            metrics.drops.count(DropReason::ConnectionLimit);
+            return;
+        }
+        metrics.connections_accepted_count += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32_from(self.slots.len() - 1)
+        });
+        let place = &mut self.slots[usize_from_u32(slot)];
+        let key = Key { slot, generation: place.generation };
+        place.connection = Some(Box::new(Connection::new(key, socket)));
+        self.count += 1;
+        self.deadlines.set(slot, now.after_ns(SNIFF_NS_MAX));
+        self.mark_dirty(slot);
+    }
+
+    /// The connection in the slot, if there is one.
+    pub(super) fn in_slot(&self, slot: u32) -> Option<&Connection> {
+        self.slots[usize_from_u32(slot)].connection.as_deref()
+    }
+
+    /// The connection that `key` of a completion names. It is there: a slot isn't used again before
+    /// the last completion of its operations.
+    pub fn of(&mut self, key: Key) -> &mut Connection {
+        let slot = &mut self.slots[usize_from_u32(key.slot)];
+        slot.connection.as_mut().expect("a connection outlives its operations")
+    }
+
+    /// The connection that `key` names, if it is still there.
+    pub fn find(&mut self, key: Key) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(usize_from_u32(key.slot))?;
+        if slot.generation != key.generation {
+            return None;
+        }
+        slot.connection.as_deref_mut()
+    }
+
+    /// See [`super::service::Output::reply_buffer`].
+    pub fn reply_buffer(
+        &mut self,
+        origin: Origin,
+        last: bool,
+        metrics: &mut LoopMetrics,
+    ) -> Option<&mut BytesMut> {
+        if last {
+            self.finish(origin);
+            metrics.answers_count += 1;
+        }
+        let Some(connection) = self.find(key_of(origin)).filter(|c| c.phase == Phase::Open) else {
+            metrics.drops.count(DropReason::AnswerWithoutConnection);
+            return None;
+        };
+        let needs_buffer = connection.output.capacity() == 0;
+        self.mark_dirty(origin.connection);
+        let spare = if needs_buffer { self.spare.pop() } else { None };
+        let connection = self.of(key_of(origin));
+        if let Some(spare) = spare {
+            connection.output = spare;
+        }
+        Some(&mut connection.output)
+    }
+
+    /// See [`super::service::Output::finish`].
+    pub fn finish(&mut self, origin: Origin) {
+        let Some(connection) = self.find(key_of(origin)) else { return };
+        assert!(connection.requests_in_flight > 0, "a request is finished once");
+        connection.requests_in_flight -= 1;
+        self.requests_in_flight -= 1;
+        self.mark_dirty(origin.connection);
+    }
+
+    /// See [`super::service::Output::close`].
+    pub fn close_stream(&mut self, origin: Origin, status: &WireStatus, metrics: &mut LoopMetrics) {
+        let Some(connection) = self.find(key_of(origin)) else { return };
+        if connection.phase == Phase::Open {
+            tracing::debug!(?origin, ?status, "the service ended a stream");
+            connection.phase = Phase::Finishing;
+            metrics.drops.count(DropReason::EndedByService);
+            self.mark_dirty(origin.connection);
+        }
+    }
+
+    /// Tells the peer of a raw connection why it is closed, and closes it.
+    pub fn refuse(
+        &mut self,
+        key: Key,
+        status: &WireStatus,
+        reason: DropReason,
+        metrics: &mut LoopMetrics,
+    ) {
+        let connection = self.of(key);
+        if connection.phase == Phase::Open {
+            refusal::append(status, &mut connection.output);
+            self.end_with(key, &[], reason, metrics);
+        }
+    }
+
+    /// Sends a last text and closes.
+    pub fn end_with(
+        &mut self,
+        key: Key,
+        text: &[u8],
+        reason: DropReason,
+        metrics: &mut LoopMetrics,
+    ) {
+        metrics.drops.count(reason);
+        let connection = self.of(key);
+        connection.output.extend_from_slice(text);
+        connection.phase = Phase::Finishing;
+        self.release_held(key);
+        self.mark_dirty(key.slot);
+    }
+
+    /// Cuts a connection: nothing more goes in or out.
+    pub fn cut(&mut self, key: Key, reason: DropReason, metrics: &mut LoopMetrics) {
+        let connection = self.of(key);
+        if connection.phase != Phase::Broken {
+            metrics.drops.count(reason);
+            self.break_off(key);
+        }
+    }
+
+    pub(super) fn break_off(&mut self, key: Key) {
+        let connection = self.of(key);
+        connection.phase = Phase::Broken;
+        // This ends the operations that are in flight. An error means that it is broken already.
+        let _ = rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Both);
+        self.release_held(key);
+        self.mark_dirty(key.slot);
+    }
+
+    /// Whether a frame of this connection may be handed over now. If not, the connection is stopped.
+    pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
+        let starved = self.requests_in_flight >= REQUESTS_PER_SHARD_MAX;
+        let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
+        let connection = self.of(key);
+        let queued = connection.queued_size();
+        let full = connection.requests_in_flight >= REQUESTS_PER_CONNECTION_MAX
+            || queued >= SEND_QUEUE_SIZE_BYTES_MAX
+            || crowded && queued > 0;
+        if !starved && !full {
+            connection.requests_in_flight += 1;
+            self.requests_in_flight += 1;
+            return true;
+        }
+        connection.stopped = true;
+        metrics.reads_stopped_count += 1;
+        self.mark_dirty(key.slot);
+        if starved {
+            self.starved.push_back(key);
+        }
+        false
+    }
+
+    /// Queues a stopped connection to be read on if it is well below all bounds again, so that it
+    /// isn't stopped anew at once.
+    pub(super) fn resume_if_possible(&mut self, key: Key) {
+        let (crowded, has_room) = (self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX, self.has_room());
+        let connection = self.of(key);
+        let queued = connection.queued_size();
+        let may_resume = connection.requests_in_flight <= REQUESTS_PER_CONNECTION_MAX / 2
+            && queued <= SEND_QUEUE_SIZE_BYTES_MAX / 2
+            && !(crowded && queued > 0)
+            && has_room;
+        if connection.stopped && !connection.resuming && may_resume {
+            connection.resuming = true;
+            self.resumable.push_back(key);
+        }
+    }
+
+    /// Looks again at some of those that were stopped because of a bound of the shard.
+    pub(super) fn wake_starved(&mut self) {
+        for _ in 0..STARVED_PER_TURN_COUNT {
+            if !self.has_room() {
+                return;
+            }
+            let Some(key) = self.starved.pop_front() else { return };
+            if self.find(key).is_some() {
+                self.mark_dirty(key.slot);
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.requests_in_flight <= REQUESTS_PER_SHARD_MAX / 4 * 3
+    }
+
+    /// Keeps bytes of a connection until they can be handed over; false if all connections
+    /// together hold too many already.
+    pub fn hold(&mut self, key: Key, bytes: &[u8]) -> bool {
+        if self.held_size + bytes.len() > HELD_SIZE_BYTES_MAX {
+            return false;
+        }
+        self.held_size += bytes.len();
+        self.of(key).held.extend_from_slice(bytes);
+        true
+    }
+
+    /// Takes out what a connection holds.
+    pub fn take_held(&mut self, key: Key) -> BytesMut {
+        let held = std::mem::take(&mut self.of(key).held);
+        self.held_size -= held.len();
+        held
+    }
+
+    fn release_held(&mut self, key: Key) {
+        drop(self.take_held(key));
+    }
+
+    /// The next connection that was stopped and can be read on.
+    pub fn next_resumable(&mut self) -> Option<Key> {
+        while let Some(key) = self.resumable.pop_front() {
+            let Some(connection) = self.find(key) else { continue };
+            connection.resuming = false;
+            if connection.phase == Phase::Open && connection.stopped {
+                connection.stopped = false;
+                self.mark_dirty(key.slot);
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Whether some connection waits to be read on.
+    #[must_use]
+    pub fn has_resumable(&self) -> bool {
+        !self.resumable.is_empty()
+    }
+
+    /// A send ended: its buffer comes back.
+    pub fn sent(
+        &mut self,
+        key: Key,
+        mut bytes: BytesMut,
+        result: &std::io::Result<usize>,
+        metrics: &mut LoopMetrics,
+    ) {
+        let connection = self.of(key);
+        let sending_size = std::mem::take(&mut connection.sending_size);
+        match result {
+            Ok(size) => {
+                metrics.sent_size_bytes += u64_from(*size);
+                if *size < sending_size && connection.phase < Phase::Broken {
+                    // The rest goes first the next time. Short sends are rare: it may be copied.
+                    bytes.advance(*size);
+                    bytes.extend_from_slice(&connection.output);
+                    connection.output = std::mem::take(&mut bytes);
+                }
+            }
+            Err(_) => self.cut(key, DropReason::ConnectionFailed, metrics),
+        }
+        self.mark_dirty(key.slot);
+        self.keep_spare(bytes);
+    }
+
+    pub(super) fn keep_spare(&mut self, mut bytes: BytesMut) {
+        bytes.clear();
+        let size = bytes.capacity();
+        if size > 0 && size <= SPARE_SIZE_BYTES_MAX && self.spare.len() < SPARE_COUNT_MAX {
+            self.spare.push(bytes);
+        }
+    }
+
+    /// A connection is to be settled at the end of the turn.
+    pub fn mark_dirty(&mut self, slot: u32) {
+        let Some(connection) = &mut self.slots[usize_from_u32(slot)].connection else { return };
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// No more frames are read: what was handed over is answered, then connections close.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.mark_all_dirty();
+    }
+
+    /// Cuts all that haven't closed by themselves.
+    pub fn cut_all(&mut self, reason: DropReason, metrics: &mut LoopMetrics) {
+        for slot in 0..self.slots.len() {
+            if let Some(connection) = &self.slots[slot].connection {
+                let key = connection.key;
+                self.cut(key, reason, metrics);
+            }
+        }
+    }
+
+    fn mark_all_dirty(&mut self) {
+        for slot in 0..self.slots.len() {
+            self.mark_dirty(u32_from(slot));
+        }
+    }
+
+    pub(super) fn remove(&mut self, slot: u32, metrics: &mut LoopMetrics) {
+        let place = &mut self.slots[usize_from_u32(slot)];
+        let Some(connection) = place.connection.take() else { return };
+        place.generation = connection.key.next_use().generation;
+        self.count -= 1;
+        self.requests_in_flight -= connection.requests_in_flight;
+        self.held_size -= connection.held.len();
+        self.queued_size -= connection.counted_size;
+        self.free.push(slot);
+        self.deadlines.clear(slot);
+        metrics.connections_closed_count += 1;
+        self.keep_spare(connection.output);
+    }
+}
+
+fn key_of(origin: Origin) -> Key {
+    Key { slot: origin.connection, generation: origin.generation }
+}

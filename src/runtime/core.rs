@@ -1,0 +1,117 @@
+//! What a core shares with the other threads of its node.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::thread::Thread;
+
+use crossbeam::utils::CachePadded;
+use zerocopy::IntoBytes;
+
+use super::uring;
+
+/// What all cores of a node share.
+#[derive(Debug)]
+pub struct Node {
+    /// The cores, by shard.
+    pub cores: Vec<Core>,
+    /// Log writes in flight in the whole process. While there are any, every loop yields to the
+    /// scheduler now and then: on devices without FUA a kernel thread on *some* core finishes each.
+    pub writes_in_flight: CachePadded<AtomicUsize>,
+    /// The node is to stop.
+    pub shutdown: AtomicBool,
+    /// Cores that accept connections.
+    ready_count: AtomicUsize,
+    /// The thread that started the node, and waits until it is ready.
+    starter: Thread,
+}
+
+/// What one core shares.
+#[derive(Debug)]
+pub struct Core {
+    /// Turns of the loop, so that a watchdog sees it going round.
+    pub turns: CachePadded<AtomicU64>,
+    /// Raised every few milliseconds by a task of the executor: proves that timers and wake-ups
+    /// work even while the loop sleeps.
+    pub heartbeats: CachePadded<AtomicU64>,
+    /// The loop sleeps, or is about to: whoever has something for it writes to `eventfd`.
+    sleeping: CachePadded<AtomicBool>,
+    /// What it sleeps on.
+    pub eventfd: OwnedFd,
+}
+
+impl Node {
+    /// A node with so many cores.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new(core_count: usize) -> std::io::Result<Self> {
+        let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
+        let shutdown = AtomicBool::new(false);
+        Ok(Self {
+            cores,
+            writes_in_flight: CachePadded::default(),
+            shutdown,
+            ready_count: AtomicUsize::new(0),
+            starter: std::thread::current(),
+        })
+    }
+
+    /// One more core accepts connections.
+    pub fn count_ready(&self) {
+        self.ready_count.fetch_add(1, Ordering::Release);
+        self.starter.unpark();
+    }
+
+    /// Whether all cores accept connections.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready_count.load(Ordering::Acquire) == self.cores.len()
+    }
+
+    /// Tells all cores to finish what is in flight and stop.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.store(true, Ordering::Release);
+        for core in &self.cores {
+            core.ring_doorbell();
+        }
+    }
+}
+
+impl Core {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            turns: CachePadded::default(),
+            heartbeats: CachePadded::default(),
+            sleeping: CachePadded::default(),
+            eventfd: uring::eventfd()?,
+        })
+    }
+
+    /// Wakes the loop if it sleeps. To be called after that for which it is woken was published.
+    pub fn ring_doorbell(&self) {
+        // Pairs with the fence of `announce_sleep`: either we see that it sleeps, or its re-check
+        // sees what we published.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) {
+            // It can fail only if 2⁶⁴ − 2 rings weren't answered, and then it is awake.
+            let _ = rustix::io::write(&self.eventfd, 1_u64.as_bytes());
+        }
+    }
+
+    /// The loop will sleep unless it finds something when it looks once more.
+    pub fn announce_sleep(&self) {
+        self.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The loop is awake.
+    pub fn announce_awake(&self) {
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the loop sleeps.
+    #[must_use]
+    pub fn is_sleeping(&self) -> bool {
+        self.sleeping.load(Ordering::Relaxed)
+    }
+}

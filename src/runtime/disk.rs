@@ -1,0 +1,177 @@
+//! The files of a shard's log: writes go through the core's own ring, new segments are made ready by
+//! a helper thread.
+//!
+//! A segment is opened with `O_DIRECT | O_DSYNC`, so a write's completion means that it is durable.
+//! Where the filesystem has no direct I/O, writes are buffered (`O_DSYNC` still holds), and the
+//! start says so. A failed or short write is never tried again.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use slab::Slab;
+
+use super::core::Node;
+use super::segment_workshop::{Prepared, Workshop};
+use super::service::WriteError;
+use super::uring::{Key, Uring};
+use crate::base::cast::{u32_from, usize_from_u32};
+use crate::base::ids::{BatchId, SegmentId};
+use crate::storage::block::{Block, SegmentWrite};
+
+pub use super::segment_workshop::PrepareError;
+
+/// A write in flight, without its blocks: those are lent to the ring.
+#[derive(Debug)]
+struct Pending {
+    batch: BatchId,
+    segment: SegmentId,
+    offset: u64,
+    size: usize,
+}
+
+/// The open segments of a shard.
+#[derive(Debug)]
+pub struct Disk {
+    segments: Vec<(SegmentId, OwnedFd)>,
+    /// To be submitted at the end of the turn.
+    outgoing: VecDeque<SegmentWrite>,
+    in_flight: Slab<Pending>,
+    workshop: Option<Workshop>,
+    ready: VecDeque<Prepared>,
+    node: Arc<Node>,
+}
+
+impl Disk {
+    /// The segments of one shard; `workshop` is `None` for a service without a log.
+    #[must_use]
+    pub fn new(node: Arc<Node>, workshop: Option<Workshop>) -> Self {
+        Self {
+            segments: Vec::new(),
+            outgoing: VecDeque::new(),
+            in_flight: Slab::new(),
+            workshop,
+            ready: VecDeque::new(),
+            node,
+        }
+    }
+
+    /// Queues a write for the end of the turn.
+    pub fn write(&mut self, write: SegmentWrite) {
+        assert!(!write.blocks.is_empty(), "a write writes something");
+        assert!(self.file(write.segment).is_some(), "a segment is prepared before it is written");
+        // Counted from here: what makes it durable may need the core from the submission on.
+        self.node.writes_in_flight.fetch_add(1, Ordering::Relaxed);
+        self.outgoing.push_back(write);
+    }
+
+    /// Begins to prepare a segment.
+    pub fn prepare(&mut self, segment: SegmentId) {
+        let workshop = self.workshop.as_mut().expect("a service with a log has a directory");
+        workshop.prepare(segment);
+    }
+
+    /// Closes and deletes a segment.
+    pub fn remove(&mut self, segment: SegmentId) {
+        assert!(
+            self.in_flight.iter().all(|(_, pending)| pending.segment != segment),
+            "a segment is removed after its last write"
+        );
+        self.segments.retain(|(id, _)| *id != segment);
+        let workshop = self.workshop.as_mut().expect("a service with a log has a directory");
+        workshop.remove(segment);
+    }
+
+    /// Looks whether segments became ready, or failed to.
+    pub fn poll_prepared(&mut self) -> bool {
+        if let Some(workshop) = &mut self.workshop {
+            self.ready.extend(std::iter::from_fn(|| workshop.next_prepared()));
+        }
+        !self.ready.is_empty()
+    }
+
+    /// The next segment that became ready, or failed to.
+    pub fn next_prepared(&mut self) -> Option<(SegmentId, Result<(), PrepareError>)> {
+        self.poll_prepared();
+        let Prepared { segment, file } = self.ready.pop_front()?;
+        let result = file.map(|file| self.segments.push((segment, file)));
+        Some((segment, result))
+    }
+
+    /// Whether writes wait to be submitted.
+    #[must_use]
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Puts the queued writes into the ring.
+    pub fn submit(&mut self, ring: &mut Uring) {
+        while let Some(SegmentWrite { batch, segment, offset, blocks }) = self.outgoing.pop_front()
+        {
+            let size = blocks.len() * size_of::<Block>();
+            let slot = self.in_flight.insert(Pending { batch, segment, offset, size });
+            let key = Key { slot: u32_from(slot), generation: 0 };
+            let file = self.file(segment).expect("a segment stays open while it is written");
+            ring.write(file.as_fd(), key, blocks, offset);
+        }
+    }
+
+    /// A write ended.
+    pub fn written(
+        &mut self,
+        key: Key,
+        blocks: Vec<Block>,
+        result: std::io::Result<usize>,
+    ) -> (SegmentWrite, Result<(), WriteError>) {
+        self.node.writes_in_flight.fetch_sub(1, Ordering::Relaxed);
+        let pending = self.in_flight.remove(usize_from_u32(key.slot));
+        let Pending { batch, segment, offset, size: wanted } = pending;
+        let result = match result {
+            Ok(written) if written == wanted => Ok(()),
+            Ok(written) => Err(WriteError::Short { written, wanted }),
+            Err(error) => Err(WriteError::Failed(error)),
+        };
+        (SegmentWrite { batch, segment, offset, blocks }, result)
+    }
+
+    /// Whether nothing is being written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.outgoing.is_empty()
+    }
+
+    fn file(&self, segment: SegmentId) -> Option<&OwnedFd> {
+        self.segments.iter().find(|(id, _)| *id == segment).map(|(_, file)| file)
+    }
+}
+
+/// Asks the scheduler for a long slice for the calling thread: then kernel threads that finish synced
+/// writes on this core are let in when the loop yields, and it isn't preempted in between. A kernel
+/// that doesn't know how says no, and nothing is lost but some latency.
+pub(super) fn ask_for_long_slice() -> bool {
+    const SLICE_NS: u64 = 100_000_000;
+    /// `struct sched_attr` as the kernel has it, version 1 (`SCHED_ATTR_SIZE_VER0`).
+    #[repr(C)]
+    #[derive(Default)]
+    struct SchedulingAttributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let attributes = SchedulingAttributes {
+        size: u32_from(size_of::<SchedulingAttributes>()),
+        // For an ordinary thread `runtime` is the slice that it asks for.
+        runtime: SLICE_NS,
+        ..SchedulingAttributes::default()
+    };
+    // SAFETY: the call reads `size` bytes of `attributes`, which lives until it returns. Thread 0 is
+    // the calling one, and the last argument must be 0.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    result == 0
+}

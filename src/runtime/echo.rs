@@ -1,0 +1,66 @@
+//! A service without a map: every frame goes back as it came. What it can do is the limit that a
+//! server's figures are held against.
+
+use bytes::BufMut;
+
+use super::disk::PrepareError;
+use super::service::{Frame, Output, Service, WriteError};
+use crate::base::cast::u32_from;
+use crate::base::ids::SegmentId;
+use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
+use crate::base::time::{Monotonic, Now};
+use crate::storage::block::SegmentWrite;
+
+/// Answers each frame with itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EchoService;
+
+impl Service for EchoService {
+    fn start(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn frames(&mut self, _now: Now, frames: &[Frame<'_>], output: &mut Output<'_>) {
+        for frame in frames {
+            let Some(buffer) = output.reply_buffer(frame.origin, true) else { continue };
+            buffer.reserve(FRAME_PREFIX_SIZE_BYTES + frame.payload.len());
+            buffer.put_u8(0);
+            buffer.put_u32(u32_from(frame.payload.len()));
+            buffer.put_slice(frame.payload);
+        }
+    }
+
+    fn written(
+        &mut self,
+        _now: Now,
+        _write: SegmentWrite,
+        _result: Result<(), WriteError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn segment_prepared(
+        &mut self,
+        _now: Now,
+        _segment: SegmentId,
+        _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        None
+    }
+
+    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn is_drained(&self) -> bool {
+        true
+    }
+}

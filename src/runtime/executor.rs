@@ -1,0 +1,157 @@
+//! One glommio executor per core, and the loop that it hosts.
+//!
+//! The settings are not free: when glommio's preemption timer fires before any task has run, the
+//! executor parks although tasks are runnable, and hangs. So the timer is long (the loop yields by
+//! itself), no queue asks for low latency, and a ticker task is the safety net. Executors live as
+//! long as the process: tearing them down leaks and panics.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use glommio::io::BufferedFile;
+use glommio::{LocalExecutorBuilder, Placement};
+
+use super::core::Node;
+use super::disk::{Disk, ask_for_long_slice};
+use super::event_loop::{EventLoop, Turn};
+use super::fatal::{Fatal, FatalReason};
+use super::segment_workshop::Workshop;
+use super::service::Service;
+use super::uring::{RingSize, Uring, buffered_file};
+use crate::base::time::Monotonic;
+
+/// What a loop does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It never sleeps: the lowest latency, at the price of the core.
+    Spin,
+    /// It spins so long and then sleeps until something comes.
+    Park {
+        /// How long it spins.
+        spin_ns: u64,
+    },
+}
+
+/// Everything that a core is given.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    pub(super) shard: usize,
+    /// The processor.
+    pub(super) core: usize,
+    pub(super) idle: Idle,
+    pub(super) node: Arc<Node>,
+    pub(super) listener: OwnedFd,
+    pub(super) workshop: Option<Workshop>,
+}
+
+/// Longer than any turn, so that it never fires before a task has run.
+const PREEMPT_TIMER: Duration = Duration::from_secs(1);
+/// Pinned three times over: more, and executors fail under a memory lock limit of 8 MiB.
+const IO_MEMORY_SIZE_BYTES: usize = 512 << 10;
+const TICK: Duration = Duration::from_millis(5);
+/// How often a busy loop lets the executor's other tasks run.
+const BUSY_TURNS_PER_YIELD: u32 = 64;
+
+/// Starts a core. `make` makes its service on the core's own thread; `report` is told once how the
+/// loop ended.
+pub(super) fn start<S: Service + 'static>(
+    assignment: Assignment,
+    make: impl FnOnce() -> Result<S, Fatal> + Send + 'static,
+    report: impl FnOnce(Result<(), Fatal>) + Send + 'static,
+) -> Result<(), Fatal> {
+    let name = format!("core-{}", assignment.shard);
+    LocalExecutorBuilder::new(Placement::Fixed(assignment.core))
+        .name(&name)
+        .preempt_timer(PREEMPT_TIMER)
+        .io_memory(IO_MEMORY_SIZE_BYTES)
+        .spawn(move || async move {
+            let result = host(assignment, make).await;
+            report(result);
+            // The executor lives as long as the process.
+            std::future::pending::<()>().await;
+        })
+        .map(drop)
+        .map_err(|error| Fatal::new(FatalReason::Executor, format!("no executor: {error}")))
+}
+
+async fn host<S: Service + 'static>(
+    assignment: Assignment,
+    make: impl FnOnce() -> Result<S, Fatal>,
+) -> Result<(), Fatal> {
+    let Assignment { shard, idle, node, listener, workshop, .. } = assignment;
+    if !ask_for_long_slice() {
+        tracing::debug!(shard, "the scheduler grants no long slice");
+    }
+    let mut ring = Uring::new(RingSize::default())
+        .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
+    let core = &node.cores[shard];
+    ring.register_eventfd(&core.eventfd)
+        .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
+    ring.set_eventfd_signals(false);
+    let alarm_bell = buffered_file(&core.eventfd)
+        .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
+    start_ticker(&node, shard);
+    let disk = Disk::new(Arc::clone(&node), workshop);
+    let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), shard);
+    drive(event_loop, idle, &alarm_bell).await
+}
+
+fn start_ticker(node: &Arc<Node>, shard: usize) {
+    let node = Arc::clone(node);
+    glommio::spawn_local(async move {
+        loop {
+            glommio::timer::sleep(TICK).await;
+            node.cores[shard].heartbeats.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .detach();
+}
+
+/// Lets the executor reap its own I/O and run its other tasks. (`yield_now` would not reap.)
+async fn yield_to_executor() {
+    glommio::timer::sleep(Duration::ZERO).await;
+}
+
+async fn drive<S: Service>(
+    mut event_loop: EventLoop<S>,
+    idle: Idle,
+    alarm_bell: &BufferedFile,
+) -> Result<(), Fatal> {
+    let mut busy_turns: u32 = 0;
+    let mut busy_at = Monotonic(0);
+    loop {
+        match event_loop.turn()? {
+            Turn::Finished => return Ok(()),
+            Turn::Busy => {
+                busy_at = event_loop.monotonic();
+                busy_turns = busy_turns.wrapping_add(1);
+                if busy_turns.is_multiple_of(BUSY_TURNS_PER_YIELD) {
+                    yield_to_executor().await;
+                }
+            }
+            Turn::Idle => match idle {
+                Idle::Park { spin_ns } if event_loop.monotonic().since_ns(busy_at) >= spin_ns => {
+                    park(&mut event_loop, alarm_bell).await?;
+                }
+                Idle::Park { .. } | Idle::Spin => yield_to_executor().await,
+            },
+        }
+    }
+}
+
+/// Sleeps until a completion, a doorbell or the next deadline.
+async fn park<S: Service>(
+    event_loop: &mut EventLoop<S>,
+    alarm_bell: &BufferedFile,
+) -> Result<(), Fatal> {
+    let may_sleep = event_loop.prepare_to_sleep()?;
+    if may_sleep {
+        // The value doesn't matter: reading it makes it 0.
+        let read = alarm_bell.read_at(0, size_of::<u64>()).await;
+        read.map_err(|error| Fatal::new(FatalReason::Executor, format!("can't sleep: {error}")))?;
+    }
+    event_loop.wake();
+    Ok(())
+}

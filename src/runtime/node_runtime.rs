@@ -1,0 +1,237 @@
+//! All cores of a node: starts them, watches over them, stops them.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::core::Node;
+use super::executor::{self, Assignment, Idle};
+use super::fatal::{Fatal, FatalReason};
+use super::listener::listen;
+use super::segment_workshop::{SegmentPlace, Workshop};
+use super::service::Service;
+use crate::base::limits::CONNECTION_COUNT_MAX;
+
+/// A loop that made no turn for so long is reported.
+const STALL: Duration = Duration::from_millis(100);
+
+/// How a node runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its processors; one shard each.
+    pub cores: Vec<usize>,
+    /// What a core does when there is nothing to do.
+    pub idle: Idle,
+    /// Where the shards' segments lie, one place each; empty for services without a log.
+    pub segments: Vec<SegmentPlace>,
+}
+
+/// A running node. Its threads live as long as the process, whatever becomes of this value.
+#[derive(Debug)]
+pub struct Runtime {
+    node: Arc<Node>,
+    address: SocketAddr,
+    results: Receiver<(usize, Result<(), Fatal>)>,
+    /// A byte comes in when a core's loop ended or a signal came.
+    bell: UnixStream,
+    bell_rope: UnixStream,
+    /// Set by a signal.
+    asked: Option<Arc<AtomicBool>>,
+    watch: Vec<Watched>,
+}
+
+/// What the watchdog remembers of a core.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watched {
+    turns: u64,
+    heartbeats: u64,
+    finished: bool,
+    /// How often it was found standing.
+    stalls_count: u64,
+}
+
+impl Runtime {
+    /// Starts the cores. `make` makes the service of a shard, on its core's thread.
+    ///
+    /// # Errors
+    /// If the machine can't run a node, or the address can't be had.
+    ///
+    /// # Panics
+    /// If there are segment places, but not one for each core.
+    pub fn start<S, F>(options: Options, make: F) -> Result<Self, Fatal>
+    where
+        S: Service + 'static,
+        F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
+    {
+        let Options { listen: address, cores, idle, segments } = options;
+        assert!(segments.is_empty() || segments.len() == cores.len(), "one place for each core");
+        raise_descriptor_limit();
+        let environment = |error| Fatal::new(FatalReason::Environment, error);
+        let node = Arc::new(Node::new(cores.len()).map_err(environment)?);
+        let (listeners, address) =
+            listen(address, cores.len()).map_err(|error| Fatal::new(FatalReason::Listen, error))?;
+        let (bell, bell_rope) = UnixStream::pair().map_err(environment)?;
+        bell.set_read_timeout(Some(STALL)).map_err(environment)?;
+        let (outbox, results) = channel();
+        let watch = vec![Watched::default(); cores.len()];
+        let mut places = segments.into_iter();
+        for ((shard, core), listener) in cores.into_iter().enumerate().zip(listeners) {
+            let workshop = places.next().map(|place| start_workshop(place, &node, shard));
+            let workshop = workshop.transpose()?;
+            let node = Arc::clone(&node);
+            let assignment = Assignment { shard, core, idle, node, listener, workshop };
+            let (make, outbox) = (make.clone(), outbox.clone());
+            let rope = bell_rope.try_clone().map_err(environment)?;
+            let report = move |result| {
+                // Nobody listens any more only if the process is about to end.
+                let _ = outbox.send((shard, result));
+                ring(&rope);
+            };
+            executor::start(assignment, move || make(shard), report)?;
+        }
+        tracing::info!(%address, "listening");
+        Ok(Self { node, address, results, bell, bell_rope, asked: None, watch })
+    }
+
+    /// Where it listens, with the port that was chosen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until all cores accept connections; false if the node was told to stop before. To be
+    /// called on the thread that started it.
+    ///
+    /// # Errors
+    /// The first reason for which a core stopped.
+    pub fn wait_until_ready(&mut self) -> Result<bool, Fatal> {
+        loop {
+            if self.node.is_ready() {
+                return Ok(true);
+            }
+            while let Ok((shard, result)) = self.results.try_recv() {
+                result?;
+                self.watch[shard].finished = true;
+            }
+            if self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire)) {
+                return Ok(false);
+            }
+            std::thread::park_timeout(STALL);
+        }
+    }
+
+    /// What stops it from another thread.
+    #[must_use]
+    pub fn node(&self) -> Arc<Node> {
+        Arc::clone(&self.node)
+    }
+
+    /// Makes SIGINT and SIGTERM stop the node gracefully, and the second one end the process at
+    /// once.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn stop_on_signals(&mut self) -> Result<(), Fatal> {
+        let register = || -> std::io::Result<Arc<AtomicBool>> {
+            let asked = Arc::new(AtomicBool::new(false));
+            for signal in [SIGINT, SIGTERM] {
+                let code = 128 + signal;
+                signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&asked))?;
+                signal_hook::flag::register(signal, Arc::clone(&asked))?;
+                signal_hook::low_level::pipe::register(signal, self.bell_rope.try_clone()?)?;
+            }
+            Ok(asked)
+        };
+        self.asked = Some(register().map_err(|error| Fatal::new(FatalReason::Environment, error))?);
+        Ok(())
+    }
+
+    /// Waits until all cores have stopped, and reports loops that stand.
+    ///
+    /// # Errors
+    /// The first reason for which a core stopped other than being told to.
+    pub fn wait(mut self) -> Result<(), Fatal> {
+        loop {
+            let mut byte = [0];
+            let rung = self.bell.read(&mut byte).is_ok();
+            if self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire)) {
+                self.asked = None;
+                tracing::info!("a signal asks to stop");
+                self.node.begin_shutdown();
+            }
+            while let Ok((shard, result)) = self.results.try_recv() {
+                result?;
+                self.watch[shard].finished = true;
+            }
+            if self.watch.iter().all(|watched| watched.finished) {
+                return Ok(());
+            }
+            if !rung {
+                self.look_after_cores();
+            }
+        }
+    }
+
+    /// Called when [`STALL`] has passed.
+    fn look_after_cores(&mut self) {
+        for (shard, (watched, core)) in self.watch.iter_mut().zip(&self.node.cores).enumerate() {
+            let turns = core.turns.load(Ordering::Relaxed);
+            let heartbeats = core.heartbeats.load(Ordering::Relaxed);
+            let stands = !watched.finished
+                && (turns == watched.turns && !core.is_sleeping()
+                    || heartbeats == watched.heartbeats);
+            if stands {
+                watched.stalls_count += 1;
+                let (stalls_count, sleeping) = (watched.stalls_count, core.is_sleeping());
+                tracing::warn!(shard, stalls_count, sleeping, "a loop made no turn for 100 ms");
+            }
+            (watched.turns, watched.heartbeats) = (turns, heartbeats);
+        }
+    }
+}
+
+fn start_workshop(place: SegmentPlace, node: &Arc<Node>, shard: usize) -> Result<Workshop, Fatal> {
+    let node = Arc::clone(node);
+    Workshop::start(place, move || node.cores[shard].ring_doorbell())
+}
+
+fn ring(mut rope: &UnixStream) {
+    // It fails only if the other end is gone, and then nobody needs to be woken.
+    let _ = std::io::Write::write(&mut rope, &[0]);
+}
+
+/// Raises the soft limit of open files to the hard one, and says so if that isn't enough.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let limit = getrlimit(Resource::Nofile).current;
+    let wanted = crate::base::cast::u64_from(CONNECTION_COUNT_MAX);
+    if raised.is_err() || limit.is_some_and(|limit| limit < wanted) {
+        let limit = limit.unwrap_or(u64::MAX);
+        tracing::info!(limit, "open files are limited: fewer connections than usual fit");
+    }
+}
+
+/// Runs a service until a signal stops it: what the commands call.
+///
+/// # Errors
+/// The reason for which it stopped other than by a signal.
+pub fn run<S, F>(options: Options, make: F) -> Result<(), Fatal>
+where
+    S: Service + 'static,
+    F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
+{
+    super::fatal::exit_on_panic();
+    let mut runtime = Runtime::start(options, make)?;
+    runtime.stop_on_signals()?;
+    runtime.wait()
+}

@@ -1,0 +1,114 @@
+//! The frames that are handed to the service together, and the memory in which they lie.
+
+use arrayvec::ArrayVec;
+use bytes::BytesMut;
+
+use super::buffer_pool::{BufferPool, ReceivedBuffer};
+use super::service::Frame;
+use crate::base::ids::Origin;
+use crate::base::limits::PASS_COUNT_MAX;
+use std::ops::Range;
+
+/// Memory with received bytes.
+#[derive(Debug)]
+pub enum Chunk {
+    /// As the kernel filled it.
+    Received(ReceivedBuffer),
+    /// Bytes that a connection held back.
+    Held(BytesMut),
+}
+
+impl Chunk {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes<'a>(&'a self, pool: &'a BufferPool) -> &'a [u8] {
+        match self {
+            Self::Received(buffer) => pool.bytes(buffer),
+            Self::Held(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    origin: Origin,
+    chunk: usize,
+    payload: Range<usize>,
+}
+
+/// A pass in the making. Frames lie where they were received; nothing is copied.
+#[derive(Debug, Default)]
+pub struct Pass {
+    places: ArrayVec<Place, PASS_COUNT_MAX>,
+    /// The last one is the one being cut into frames, if [`Pass::is_cutting`].
+    chunks: Vec<Chunk>,
+    cutting: bool,
+}
+
+impl Pass {
+    /// Whether it must be handed over before another frame fits.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.places.is_full()
+    }
+
+    /// Whether there is nothing to hand over.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The number of frames.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Begins to cut a chunk into frames.
+    pub fn begin(&mut self, chunk: Chunk) {
+        assert!(!self.cutting, "one chunk is cut at a time");
+        self.chunks.push(chunk);
+        self.cutting = true;
+    }
+
+    /// The bytes of the chunk that is being cut.
+    #[must_use]
+    pub fn current<'a>(&'a self, pool: &'a BufferPool) -> &'a [u8] {
+        assert!(self.cutting, "a chunk is being cut");
+        self.chunks.last().map_or(&[], |chunk| chunk.bytes(pool))
+    }
+
+    /// Adds a frame of the chunk that is being cut. There must be room.
+    pub fn push(&mut self, origin: Origin, payload: Range<usize>) {
+        assert!(self.cutting, "a frame lies in the chunk that is being cut");
+        self.places.push(Place { origin, chunk: self.chunks.len() - 1, payload });
+    }
+
+    /// The chunk is cut: its memory stays until the pass was handed over.
+    pub fn end(&mut self) {
+        assert!(self.cutting, "a chunk is being cut");
+        self.cutting = false;
+    }
+
+    /// The frames.
+    #[must_use]
+    pub fn frames<'a>(&'a self, pool: &'a BufferPool) -> ArrayVec<Frame<'a>, PASS_COUNT_MAX> {
+        let frame = |place: &Place| Frame {
+            origin: place.origin,
+            payload: &self.chunks[place.chunk].bytes(pool)[place.payload.clone()],
+        };
+        self.places.iter().map(frame).collect()
+    }
+
+    /// The pass was handed over: returns its memory but for the chunk that is still being cut.
+    pub fn clear(&mut self, pool: &mut BufferPool) {
+        self.places.clear();
+        let done = self.chunks.len() - usize::from(self.cutting);
+        for chunk in self.chunks.drain(..done) {
+            match chunk {
+                Chunk::Received(buffer) => pool.give_back(buffer),
+                Chunk::Held(bytes) => drop(bytes),
+            }
+        }
+    }
+}

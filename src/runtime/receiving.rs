@@ -1,0 +1,216 @@
+//! From received bytes to frames: the loop's part that knows what a connection speaks.
+//!
+//! Frames are cut where they were received. Only the beginning of a frame whose end hasn't come is
+//! copied, to its connection's `held` bytes, and what comes while a connection is stopped.
+
+use std::io;
+
+use super::assembler::{Cut, FrameError, cut};
+use super::buffer_pool::ReceivedBuffer;
+use super::connection::{Phase, Protocol, Receive};
+use super::event_loop::EventLoop;
+use super::pass::Chunk;
+use super::service::{Service, StatusCode, WireStatus};
+use super::sniff::{Foreign, Sniffed, sniff};
+use super::uring::Key;
+use crate::base::cast::u64_from;
+use crate::base::ids::Origin;
+use crate::metrics::DropReason;
+
+impl<S: Service> EventLoop<S> {
+    /// Something came in on a connection, or its receive ended.
+    pub(super) fn received(
+        &mut self,
+        key: Key,
+        data: io::Result<Option<ReceivedBuffer>>,
+        more: bool,
+    ) {
+        let connection = self.connections.of(key);
+        if !more {
+            connection.receive = Receive::Idle;
+            self.connections.mark_dirty(key.slot);
+        }
+        match data {
+            Ok(Some(buffer)) => self.consume(key, buffer),
+            Ok(None) => self.peer_ended(key),
+            Err(error) => self.receive_failed(key, &error),
+        }
+    }
+
+    /// Goes on with a connection that was stopped: cuts what it holds.
+    pub(super) fn resume(&mut self, key: Key) {
+        let held = self.connections.take_held(key);
+        self.pass.begin(Chunk::Held(held));
+        self.cut_chunk(key, 0);
+    }
+
+    fn peer_ended(&mut self, key: Key) {
+        let connection = self.connections.of(key);
+        connection.ended = true;
+        // A connection that is stopped holds whole frames, which are still served.
+        let mid_frame = !connection.held.is_empty() && !connection.stopped;
+        if mid_frame && connection.phase == Phase::Open {
+            tracing::debug!(slot = key.slot, "a peer closed its side in the middle of a frame");
+            self.metrics.drops.count(DropReason::CutMidFrame);
+        }
+        self.connections.mark_dirty(key.slot);
+    }
+
+    fn receive_failed(&mut self, key: Key, error: &io::Error) {
+        match error.raw_os_error() {
+            // We cancelled it; or the pool was empty: settling the connection arms it again.
+            Some(libc::ECANCELED) => {}
+            Some(libc::ENOBUFS) => self.metrics.receive_pool_empty_count += 1,
+            _ => {
+                tracing::debug!(slot = key.slot, %error, "a connection failed");
+                self.connections.of(key).ended = true;
+                self.connections.cut(key, DropReason::ConnectionFailed, &mut self.metrics);
+            }
+        }
+    }
+
+    fn consume(&mut self, key: Key, buffer: ReceivedBuffer) {
+        self.metrics.received_size_bytes += u64_from(buffer.len());
+        let connection = self.connections.of(key);
+        if connection.phase != Phase::Open {
+            self.ring.buffers_mut().give_back(buffer);
+        } else if connection.stopped {
+            self.hold(key, &buffer);
+            self.ring.buffers_mut().give_back(buffer);
+        } else {
+            match connection.protocol {
+                Protocol::Sniffing => self.consume_first(key, buffer),
+                Protocol::Raw => self.consume_raw(key, buffer),
+            }
+        }
+    }
+
+    /// The first bytes of a connection, as a rule all of them in one buffer.
+    fn consume_first(&mut self, key: Key, buffer: ReceivedBuffer) {
+        if self.connections.of(key).held.is_empty() {
+            let sniffed = sniff(self.ring.buffers().bytes(&buffer));
+            if sniffed == Sniffed::Raw {
+                self.connections.of(key).protocol = Protocol::Raw;
+                return self.consume_raw(key, buffer);
+            }
+        }
+        self.hold(key, &buffer);
+        self.ring.buffers_mut().give_back(buffer);
+        match sniff(&self.connections.of(key).held) {
+            Sniffed::Undecided => {}
+            Sniffed::Raw => {
+                self.connections.of(key).protocol = Protocol::Raw;
+                self.resume(key);
+            }
+            Sniffed::Http2 => self.refuse_foreign(key, Foreign::Other),
+            Sniffed::Foreign(foreign) => self.refuse_foreign(key, foreign),
+        }
+    }
+
+    fn refuse_foreign(&mut self, key: Key, foreign: Foreign) {
+        tracing::debug!(slot = key.slot, ?foreign, "a connection speaks what isn't spoken here");
+        let connections = &mut self.connections;
+        connections.end_with(key, foreign.answer(), foreign.drop_reason(), &mut self.metrics);
+    }
+
+    fn consume_raw(&mut self, key: Key, buffer: ReceivedBuffer) {
+        let used = match self.complete_held(key, &buffer) {
+            Ok(used) => used,
+            Err(error) => {
+                self.ring.buffers_mut().give_back(buffer);
+                return self.refuse_frame(key, error);
+            }
+        };
+        self.pass.begin(Chunk::Received(buffer));
+        self.cut_chunk(key, used);
+    }
+
+    /// Adds to a begun frame what it lacks, and hands it to the pass if that completes it. Returns
+    /// how many of the received bytes were used.
+    fn complete_held(&mut self, key: Key, buffer: &ReceivedBuffer) -> Result<usize, FrameError> {
+        let mut used = 0;
+        while !self.connections.of(key).held.is_empty() {
+            match cut(&self.connections.of(key).held, 0)? {
+                Cut::Frame { .. } => {
+                    self.resume(key);
+                    break;
+                }
+                Cut::Incomplete { missing } => {
+                    let rest = &self.ring.buffers().bytes(buffer)[used..];
+                    let taken = missing.min(rest.len());
+                    if taken == 0 {
+                        break;
+                    }
+                    let fits = self.connections.hold(key, &rest[..taken]);
+                    used += taken;
+                    if !fits {
+                        self.refuse_holding(key);
+                    }
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Cuts the chunk with which the pass was begun into frames.
+    fn cut_chunk(&mut self, key: Key, from: usize) {
+        let mut at = from;
+        while self.connections.of(key).phase == Phase::Open {
+            match cut(self.pass.current(self.ring.buffers()), at) {
+                Ok(Cut::Frame { payload }) => {
+                    if self.pass.is_full() {
+                        self.deliver();
+                    }
+                    if !self.connections.admit(key, &mut self.metrics) {
+                        self.hold_rest(key, at);
+                        break;
+                    }
+                    at = payload.end;
+                    self.pass.push(origin_of(key), payload);
+                }
+                Ok(Cut::Incomplete { .. }) => {
+                    self.hold_rest(key, at);
+                    break;
+                }
+                Err(error) => {
+                    // What came before it is still answered, as far as it can be at once.
+                    self.deliver();
+                    self.refuse_frame(key, error);
+                }
+            }
+        }
+        self.pass.end();
+    }
+
+    fn hold_rest(&mut self, key: Key, from: usize) {
+        let rest = &self.pass.current(self.ring.buffers())[from..];
+        if !self.connections.hold(key, rest) {
+            self.refuse_holding(key);
+        }
+    }
+
+    fn hold(&mut self, key: Key, buffer: &ReceivedBuffer) {
+        if !self.connections.hold(key, self.ring.buffers().bytes(buffer)) {
+            self.refuse_holding(key);
+        }
+    }
+
+    fn refuse_frame(&mut self, key: Key, error: FrameError) {
+        tracing::debug!(slot = key.slot, %error, "a connection is closed for a frame");
+        let connections = &mut self.connections;
+        connections.refuse(key, &error.status(), error.drop_reason(), &mut self.metrics);
+    }
+
+    fn refuse_holding(&mut self, key: Key) {
+        if let Some(suppressed) = self.accept_limit.admit(self.monotonic()) {
+            tracing::warn!(suppressed, "clients hold all memory for unfinished frames");
+        }
+        let message = "too many bytes of unfinished frames".to_owned();
+        let status = WireStatus { code: StatusCode::ResourceExhausted, message };
+        self.connections.refuse(key, &status, DropReason::HeldLimit, &mut self.metrics);
+    }
+}
+
+fn origin_of(key: Key) -> Origin {
+    Origin { connection: key.slot, generation: key.generation, stream: 0 }
+}

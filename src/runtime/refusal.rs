@@ -1,0 +1,59 @@
+//! The last frame of a raw connection that we refuse to read on: what gRPC would say in a status.
+
+use bytes::{BufMut, BytesMut};
+use prost::Message as _;
+
+use super::service::{StatusCode, WireStatus};
+use crate::base::cast::u32_from;
+use crate::proto::atomix::map::{CommandResponse, Message, message};
+use crate::proto::p2pmap::v1::error::Code;
+use crate::proto::p2pmap::v1::{Error, Result as Outcome, result};
+
+/// Appends a frame with an error `Result` whose `message_id` is 0: no request's.
+pub fn append(status: &WireStatus, output: &mut BytesMut) {
+    let error = Error {
+        code: code(status.code).into(),
+        message: status.message.clone(),
+        ..Error::default()
+    };
+    let outcome = Outcome { outcome: Some(result::Outcome::Error(error)) };
+    let response =
+        CommandResponse { value: outcome.encode_to_vec().into(), ..CommandResponse::default() };
+    let message =
+        Message { target: None, message: Some(message::Message::CommandResponse(response)) };
+    output.put_u8(0);
+    output.put_u32(u32_from(message.encoded_len()));
+    // A `BytesMut` grows, so there is always room.
+    message.encode(output).expect("a growing buffer has room");
+}
+
+const fn code(code: StatusCode) -> Code {
+    match code {
+        StatusCode::InvalidArgument | StatusCode::PermissionDenied => Code::InvalidArgument,
+        StatusCode::ResourceExhausted => Code::ResourceExhausted,
+        StatusCode::Unimplemented => Code::Unimplemented,
+        StatusCode::Internal => Code::Internal,
+        StatusCode::Unavailable => Code::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_a_frame_with_an_error_and_no_correlation_id() {
+        let mut output = BytesMut::new();
+        let status = WireStatus { code: StatusCode::ResourceExhausted, message: "too long".into() };
+        append(&status, &mut output);
+        assert_eq!(output[0], 0);
+        let message = Message::decode(&output[5..]).expect("a message");
+        let Some(message::Message::CommandResponse(response)) = message.message else {
+            panic!("a command response was expected")
+        };
+        assert_eq!(response.message_id, 0);
+        let outcome = Outcome::decode(response.value).expect("a result");
+        let Some(result::Outcome::Error(error)) = outcome.outcome else { panic!("an error") };
+        assert_eq!((error.code(), error.message.as_str()), (Code::ResourceExhausted, "too long"));
+    }
+}

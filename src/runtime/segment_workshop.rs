@@ -1,0 +1,304 @@
+//! A helper thread that makes segments ready to be written: created, allocated, *zero-filled*, synced
+//! and durable in their directory. A synced write into a file that isn't costs milliseconds.
+//!
+//! It is a thread and not operations of the core's ring because allocation and syncs block: io_uring
+//! hands them to kernel workers that are pinned to the loop's core and fight with it. The thread is
+//! free to run on any core, at the lowest priority, and takes pauses so that commits in between find
+//! the device free.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use zerocopy::IntoBytes;
+
+use super::clock::Clock;
+use super::fatal::{Fatal, FatalReason};
+use crate::base::cast::{u64_from, usize_from_u32};
+use crate::base::ids::SegmentId;
+use crate::base::limits::{
+    BLOCK_SIZE_BYTES, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITE_BATCH_SIZE_BYTES_MAX,
+};
+use crate::storage::block::Block;
+
+/// The suffix of a segment that isn't ready.
+const UNFINISHED_SUFFIX: &str = "preparing";
+/// After each slice the thread pauses this many times as long as the slice took.
+const PAUSE_FACTOR: u32 = 1;
+/// The lowest priority.
+const NICE: i32 = 19;
+
+/// Where a shard's segments lie.
+#[derive(Clone, Debug)]
+pub struct SegmentPlace {
+    /// The directory; it exists.
+    pub directory: PathBuf,
+    /// The size of every segment.
+    pub segment_size_bytes: usize,
+    /// Whether direct I/O is used; [`probe`] says whether it can be.
+    pub direct: bool,
+}
+
+impl SegmentPlace {
+    /// The path of a segment.
+    #[must_use]
+    pub fn path(&self, segment: SegmentId) -> PathBuf {
+        self.directory.join(format!("{:020}.log", segment.0))
+    }
+}
+
+/// What a directory's filesystem can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryFacts {
+    /// It takes direct I/O.
+    pub direct: bool,
+    /// It lies in memory: nothing on it is durable.
+    pub in_memory: bool,
+}
+
+/// Finds out what a directory's filesystem can do, by trying.
+///
+/// # Errors
+/// If no file can be made there.
+pub fn probe(directory: &Path) -> io::Result<DirectoryFacts> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    let path = directory.join("probe.preparing");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let plain = rustix::fs::open(&path, flags, mode)?;
+    let magic = rustix::fs::fstatfs(&plain)?.f_type;
+    let direct = match rustix::fs::open(&path, flags | OFlags::DIRECT, mode) {
+        Ok(file) => rustix::io::pwrite(&file, zero_blocks(1).as_bytes(), 0).is_ok(),
+        Err(_) => false,
+    };
+    rustix::fs::unlink(&path)?;
+    Ok(DirectoryFacts { direct, in_memory: magic == TMPFS_MAGIC || magic == RAMFS_MAGIC })
+}
+
+/// Why a segment could not be made ready.
+#[derive(Debug)]
+pub struct PrepareError {
+    path: PathBuf,
+    step: &'static str,
+    error: io::Error,
+}
+
+impl PrepareError {
+    /// Whether there was no room: the node goes on, and refuses writes when its log is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't {} {}: {}", self.step, self.path.display(), self.error)
+    }
+}
+
+impl std::error::Error for PrepareError {}
+
+#[derive(Debug)]
+enum Job {
+    Prepare(SegmentId),
+    Remove(SegmentId),
+}
+
+/// A segment that became ready, or didn't.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Which.
+    pub segment: SegmentId,
+    /// Open for synced writes.
+    pub file: Result<OwnedFd, PrepareError>,
+}
+
+/// The loop's end of the helper thread.
+#[derive(Debug)]
+pub struct Workshop {
+    jobs: Sender<Job>,
+    results: Receiver<Prepared>,
+    outstanding: usize,
+}
+
+impl Workshop {
+    /// Starts the helper of one shard. `notify` is called after each result. To be called from a
+    /// thread that isn't pinned: the helper inherits its cores.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    ///
+    /// # Panics
+    /// If the segment size isn't one that the configuration allows.
+    pub fn start(place: SegmentPlace, notify: impl Fn() + Send + 'static) -> Result<Self, Fatal> {
+        let size = place.segment_size_bytes;
+        assert!((SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
+        assert!(size.is_multiple_of(BLOCK_SIZE_BYTES));
+        let (jobs, inbox) = channel();
+        let (outbox, results) = channel();
+        let work = move || {
+            // Without it the thread is only less considerate.
+            let _ = rustix::process::setpriority_process(None, NICE);
+            while let Ok(job) = inbox.recv() {
+                match job {
+                    Job::Prepare(segment) => {
+                        let file = prepare(&place, segment);
+                        if outbox.send(Prepared { segment, file }).is_err() {
+                            return;
+                        }
+                        notify();
+                    }
+                    Job::Remove(segment) => remove(&place, segment),
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("segments".into())
+            .spawn(work)
+            .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
+        Ok(Self { jobs, results, outstanding: 0 })
+    }
+
+    /// Begins to prepare a segment.
+    pub fn prepare(&mut self, segment: SegmentId) {
+        self.outstanding += 1;
+        self.jobs.send(Job::Prepare(segment)).expect("the helper lives as long as its shard");
+    }
+
+    /// Deletes a segment.
+    pub fn remove(&mut self, segment: SegmentId) {
+        self.jobs.send(Job::Remove(segment)).expect("the helper lives as long as its shard");
+    }
+
+    /// The next result, if there is one.
+    pub fn next_prepared(&mut self) -> Option<Prepared> {
+        if self.outstanding == 0 {
+            return None;
+        }
+        let prepared = self.results.try_recv().ok()?;
+        self.outstanding -= 1;
+        Some(prepared)
+    }
+}
+
+fn remove(place: &SegmentPlace, segment: SegmentId) {
+    let path = place.path(segment);
+    if let Err(error) = rustix::fs::unlink(&path) {
+        tracing::warn!(path = %path.display(), %error, "a segment can't be deleted");
+    }
+}
+
+/// Makes a segment ready and opens it for synced writes.
+fn prepare(place: &SegmentPlace, segment: SegmentId) -> Result<OwnedFd, PrepareError> {
+    let path = place.path(segment);
+    let unfinished = path.with_extension(UNFINISHED_SUFFIX);
+    let at = |step, path: &Path| {
+        let path = path.to_path_buf();
+        move |error: rustix::io::Errno| PrepareError { path, step, error: error.into() }
+    };
+    let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
+    let create = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | direct;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+    let file = rustix::fs::open(&unfinished, create, mode).map_err(at("create", &unfinished))?;
+    let size = u64_from(place.segment_size_bytes);
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        // Zero-filling allocates as well, only less contiguously.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(at("allocate", &unfinished)(error)),
+    }
+    fill(&file, place.segment_size_bytes).map_err(at("fill", &unfinished))?;
+    rustix::fs::fsync(&file).map_err(at("sync", &unfinished))?;
+    drop(file);
+    let synced = OFlags::WRONLY | OFlags::DSYNC | OFlags::CLOEXEC | direct;
+    let file = rustix::fs::open(&unfinished, synced, mode).map_err(at("open", &unfinished))?;
+    rustix::fs::rename(&unfinished, &path).map_err(at("name", &path))?;
+    sync_directory(&place.directory).map_err(at("sync the directory of", &path))?;
+    Ok(file)
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// If the system says so.
+pub fn sync_directory(directory: &Path) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::fsync(rustix::fs::open(directory, flags, Mode::empty())?)
+}
+
+fn fill(file: &OwnedFd, size: usize) -> rustix::io::Result<()> {
+    let clock = Clock::start();
+    let zeros = zero_blocks(WRITE_BATCH_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES);
+    let mut offset = 0;
+    while offset < size {
+        let slice = &zeros.as_bytes()[..WRITE_BATCH_SIZE_BYTES_MAX.min(size - offset)];
+        let begun = clock.monotonic();
+        let written = rustix::io::pwrite(file, slice, u64_from(offset))?;
+        if written == 0 || !written.is_multiple_of(BLOCK_SIZE_BYTES) {
+            return Err(rustix::io::Errno::NOSPC);
+        }
+        offset += written;
+        let taken = Duration::from_nanos(clock.monotonic().since_ns(begun));
+        std::thread::park_timeout(taken * PAUSE_FACTOR);
+    }
+    Ok(())
+}
+
+fn zero_blocks(count: usize) -> Vec<Block> {
+    vec![Block([0; BLOCK_SIZE_BYTES]); count]
+}
+
+const _: () = assert!(usize_from_u32(u32::MAX) > SEGMENT_SIZE_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(directory: &Path) -> SegmentPlace {
+        let facts = probe(directory).expect("a directory");
+        SegmentPlace {
+            directory: directory.into(),
+            segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
+            direct: facts.direct,
+        }
+    }
+
+    #[test]
+    fn segment_that_is_ready_has_its_size_is_zero_and_leaves_nothing_unfinished() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = place(directory.path());
+        prepare(&place, SegmentId(7)).expect("a segment");
+        let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
+        assert_eq!(bytes.len(), SEGMENT_SIZE_BYTES_MIN);
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        assert_eq!(std::fs::read_dir(directory.path()).expect("a list").count(), 1);
+    }
+
+    #[test]
+    fn unfinished_segment_of_a_crash_is_made_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = place(directory.path());
+        let unfinished = place.path(SegmentId(7)).with_extension(UNFINISHED_SUFFIX);
+        std::fs::write(unfinished, b"old bytes").expect("a file");
+        prepare(&place, SegmentId(7)).expect("a segment");
+        let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
+        assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn absent_directory_is_an_error_that_names_path_and_step() {
+        let place = SegmentPlace {
+            directory: "/nonexistent".into(),
+            segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
+            direct: false,
+        };
+        let error = prepare(&place, SegmentId(1)).expect_err("no directory");
+        assert!(error.to_string().starts_with("can't create /nonexistent/"), "{error}");
+        assert!(!error.is_full());
+    }
+}

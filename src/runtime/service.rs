@@ -1,0 +1,168 @@
+//! What a loop hosts: the seam between it and a shard (or an echo).
+//!
+//! A service is driven with inputs and answers through an [`Output`] within the same call. It does
+//! no I/O, reads no clock and never blocks.
+
+use bytes::BytesMut;
+
+use super::connections::Connections;
+use super::disk::Disk;
+use super::disk::PrepareError;
+use crate::base::ids::{Origin, SegmentId};
+use crate::base::time::{Monotonic, Now};
+use crate::metrics::LoopMetrics;
+use crate::storage::block::SegmentWrite;
+
+/// A whole frame of some stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Its payload, without the prefix.
+    pub payload: &'a [u8],
+}
+
+/// A service that a loop can host.
+pub trait Service {
+    /// The loop begins: what has to be done before the first frame.
+    fn start(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// Whether frames can be handled. Until then no connection is accepted.
+    fn is_ready(&self) -> bool;
+
+    /// A pass: at most [`PASS_COUNT_MAX`] whole frames, those of one stream in the order in which
+    /// they came. Each is in flight until [`Output::reply_buffer`] was asked for its last answer, or
+    /// [`Output::finish`] was called.
+    ///
+    /// [`PASS_COUNT_MAX`]: crate::base::limits::PASS_COUNT_MAX
+    fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>);
+
+    /// A write ended. After a failed one the node stops: this is the last call.
+    fn written(
+        &mut self,
+        now: Now,
+        write: SegmentWrite,
+        result: Result<(), WriteError>,
+        output: &mut Output<'_>,
+    );
+
+    /// A segment is ready to be written, or can't be.
+    fn segment_prepared(
+        &mut self,
+        now: Now,
+        segment: SegmentId,
+        result: Result<(), PrepareError>,
+        output: &mut Output<'_>,
+    );
+
+    /// All inputs of this turn were given: what was gathered can go out.
+    fn turn_end(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// When [`Service::deadline`] is to be called next.
+    fn next_deadline(&self) -> Option<Monotonic>;
+
+    /// The deadline has come.
+    fn deadline(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// No more frames will come. Finish what is in flight and make it durable.
+    fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// Whether everything is finished after [`Service::begin_shutdown`].
+    fn is_drained(&self) -> bool;
+}
+
+/// Why a write of the log failed. Fatal for the node.
+#[derive(Debug)]
+pub enum WriteError {
+    /// The system said so.
+    Failed(std::io::Error),
+    /// Less was written than asked for.
+    Short {
+        /// How many bytes were written.
+        written: usize,
+        /// How many should have been.
+        wanted: usize,
+    },
+}
+
+impl std::fmt::Display for WriteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => error.fmt(f),
+            Self::Short { written, wanted } => {
+                write!(f, "only {written} of {wanted} bytes were written")
+            }
+        }
+    }
+}
+
+impl std::error::Error for WriteError {}
+
+/// gRPC's codes, as far as a stream can end with them here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StatusCode {
+    /// What came can't be understood.
+    InvalidArgument = 3,
+    /// The sender may not send that.
+    PermissionDenied = 7,
+    /// A bound was reached.
+    ResourceExhausted = 8,
+    /// We don't know how.
+    Unimplemented = 12,
+    /// A defect of ours.
+    Internal = 13,
+    /// Not now, or not here.
+    Unavailable = 14,
+}
+
+/// How a stream ends when it ends badly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireStatus {
+    /// For programs.
+    pub code: StatusCode,
+    /// For people.
+    pub message: String,
+}
+
+/// What a service may do within a call.
+#[derive(Debug)]
+pub struct Output<'a> {
+    pub(super) connections: &'a mut Connections,
+    pub(super) disk: &'a mut Disk,
+    pub(super) metrics: &'a mut LoopMetrics,
+}
+
+impl Output<'_> {
+    /// The buffer to which one encoded frame, prefix and payload, is to be appended. `last`: the
+    /// request that this answers is no longer in flight. `None`: the connection is gone.
+    pub fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
+        self.connections.reply_buffer(origin, last, self.metrics)
+    }
+
+    /// A frame needs no answer (any more).
+    pub fn finish(&mut self, origin: Origin) {
+        self.connections.finish(origin);
+    }
+
+    /// Ends a stream. What was already appended to its reply buffer still goes out.
+    pub fn close(&mut self, origin: Origin, status: &WireStatus) {
+        self.connections.close_stream(origin, status, self.metrics);
+    }
+
+    /// Writes to a segment that was prepared; [`Service::written`] says when it is durable.
+    pub fn write(&mut self, write: SegmentWrite) {
+        self.disk.write(write);
+    }
+
+    /// Prepares a new segment in the background; [`Service::segment_prepared`] says when it is
+    /// ready.
+    pub fn prepare_segment(&mut self, segment: SegmentId) {
+        self.disk.prepare(segment);
+    }
+
+    /// Closes and deletes a segment that nobody needs any more.
+    pub fn remove_segment(&mut self, segment: SegmentId) {
+        self.disk.remove(segment);
+    }
+}

@@ -1,0 +1,209 @@
+//! A shard as the service of a core's loop: frames are parsed and routed here, and what the shard
+//! wants done goes to the loop.
+
+use arrayvec::ArrayVec;
+use bytes::BytesMut;
+
+use super::disk::PrepareError;
+use super::service::{Frame, Output, Service, StatusCode, WireStatus, WriteError};
+use crate::base::ids::{Origin, SegmentId};
+use crate::base::limits::PASS_COUNT_MAX;
+use crate::base::time::{Monotonic, Now};
+use crate::shard::{Effects, Input, RoutedRequest, Shard};
+use crate::storage::block::SegmentWrite;
+use crate::wire::error::{self, WireError};
+use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
+use crate::wire::response::{self, ResponsePrefix};
+use crate::wire::route::Router;
+
+/// What a service holds clients' requests against.
+#[derive(Clone, Debug)]
+pub struct RequestConfig {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's name as a member.
+    pub member: String,
+    /// The partitions of the cluster.
+    pub partition_count: u32,
+    /// The longest value.
+    pub value_size_bytes_max: usize,
+}
+
+/// A shard behind a loop.
+#[derive(Debug)]
+pub struct ShardService {
+    shard: Shard,
+    router: Router,
+    config: RequestConfig,
+    /// What answers begin with that no partition gives.
+    prefix: ResponsePrefix,
+}
+
+/// A frame of a pass: a request that borrows from it, or what became of it.
+enum Parsed<'a> {
+    Request(Request<'a>),
+    /// It is among the pass's cold requests.
+    Cold(usize),
+    Failed(WireError),
+}
+
+type Pass<T> = ArrayVec<T, PASS_COUNT_MAX>;
+
+impl ShardService {
+    /// The service of `shard`.
+    #[must_use]
+    pub fn new(shard: Shard, config: RequestConfig) -> Self {
+        let prefix = ResponsePrefix::new(&config.cluster, None, &config.member, None);
+        Self { shard, router: Router::new(config.partition_count), config, prefix }
+    }
+
+    fn acceptance(&self) -> Acceptance<'_> {
+        Acceptance {
+            cluster: &self.config.cluster,
+            value_size_bytes_max: self.config.value_size_bytes_max,
+        }
+    }
+
+    fn refuse(&self, origin: Origin, refusal: &Refusal, output: &mut Output<'_>) {
+        tracing::debug!(code = ?refusal.code, message = refusal.message, "refused a request");
+        if let Some(buffer) = output.reply_buffer(origin, true) {
+            response::encode_refusal(buffer, &self.prefix, refusal);
+        }
+    }
+
+    /// Ends a stream whose message can't be understood. A raw connection has no status: it gets
+    /// the text as an answer first.
+    fn end_stream(&self, origin: Origin, error: &WireError, output: &mut Output<'_>) {
+        let message = error.to_string();
+        tracing::warn!(?origin, %error, "ended a stream");
+        match output.reply_buffer(origin, true) {
+            Some(buffer) if origin.stream == 0 => {
+                let code = error.status().code();
+                response::encode_connection_error(buffer, &self.prefix, code, &message);
+            }
+            _ => {}
+        }
+        output.close(origin, &WireStatus { code: status_code(error.status()), message });
+    }
+}
+
+const fn status_code(code: error::StatusCode) -> StatusCode {
+    match code {
+        error::StatusCode::InvalidArgument => StatusCode::InvalidArgument,
+        error::StatusCode::PermissionDenied => StatusCode::PermissionDenied,
+        error::StatusCode::ResourceExhausted => StatusCode::ResourceExhausted,
+        error::StatusCode::Unimplemented => StatusCode::Unimplemented,
+    }
+}
+
+impl Service for ShardService {
+    fn start(&mut self, now: Now, output: &mut Output<'_>) {
+        self.shard.start(now, output);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.shard.is_ready()
+    }
+
+    fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>) {
+        let mut cold: Pass<ColdRequest> = ArrayVec::new();
+        let mut parsed: Pass<Parsed<'_>> = ArrayVec::new();
+        for frame in frames {
+            parsed.push(match decode_hot(frame.payload, self.acceptance()) {
+                Some(request) => Parsed::Request(request),
+                None => match decode_cold(frame.payload) {
+                    Ok(request) => {
+                        cold.push(request);
+                        Parsed::Cold(cold.len() - 1)
+                    }
+                    Err(error) => Parsed::Failed(error),
+                },
+            });
+        }
+
+        let mut requests: Pass<RoutedRequest<'_>> = ArrayVec::new();
+        let mut ended: Pass<Origin> = ArrayVec::new();
+        for (frame, parsed) in frames.iter().zip(&parsed) {
+            let origin = frame.origin;
+            // What comes after a message that ends its stream isn't looked at.
+            if ended.contains(&origin) {
+                output.finish(origin);
+                continue;
+            }
+            let request = match parsed {
+                Parsed::Request(request) => Ok(*request),
+                Parsed::Cold(place) => cold[*place].request(self.acceptance()),
+                Parsed::Failed(error) => {
+                    self.end_stream(origin, error, output);
+                    ended.push(origin);
+                    continue;
+                }
+            };
+            let routed = request.and_then(|request| Ok((request, self.router.route(&request)?)));
+            match routed {
+                Ok((request, route)) => requests.push(RoutedRequest { origin, route, request }),
+                Err(refusal) => self.refuse(origin, &refusal, output),
+            }
+        }
+        self.shard.handle_batch(now, &requests, output);
+    }
+
+    fn written(
+        &mut self,
+        now: Now,
+        write: SegmentWrite,
+        result: Result<(), WriteError>,
+        output: &mut Output<'_>,
+    ) {
+        // After a failed write nothing is certain any more; the loop ends the process.
+        if result.is_ok() {
+            self.shard.handle(now, Input::Written(write), output);
+        }
+    }
+
+    fn segment_prepared(
+        &mut self,
+        now: Now,
+        segment: SegmentId,
+        result: Result<(), PrepareError>,
+        output: &mut Output<'_>,
+    ) {
+        let input = match result {
+            Ok(()) => Input::SegmentPrepared(segment),
+            Err(_) => Input::SegmentRefused(segment),
+        };
+        self.shard.handle(now, input, output);
+    }
+
+    fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        self.shard.next_deadline()
+    }
+
+    fn deadline(&mut self, now: Now, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::Deadline, output);
+    }
+
+    fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::Close, output);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.shard.is_drained()
+    }
+}
+
+impl Effects for Output<'_> {
+    fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
+        Output::reply_buffer(self, origin, last)
+    }
+
+    fn write(&mut self, write: SegmentWrite) {
+        Output::write(self, write);
+    }
+
+    fn prepare_segment(&mut self, segment: SegmentId) {
+        Output::prepare_segment(self, segment);
+    }
+}

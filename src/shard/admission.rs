@@ -1,0 +1,110 @@
+//! What a shard takes in: every bound is checked before a command is stamped, so that a refused
+//! command has left no trace.
+
+use bytes::{Bytes, BytesMut};
+
+use super::Core;
+use super::partition::Partition;
+use crate::base::cast::u64_from;
+use crate::base::limits::{
+    PAYLOAD_CHUNK_SIZE_BYTES, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
+    UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
+};
+use crate::nopaxos::Status;
+use crate::proto::p2pmap::v1::error::Code;
+
+/// Memory for the commands of slots that aren't stable: cut from chunks, so that an allocation
+/// serves many commands.
+#[derive(Debug, Default)]
+pub(super) struct Payloads {
+    chunk: BytesMut,
+}
+
+impl Payloads {
+    /// A copy of `bytes`.
+    pub(super) fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > PAYLOAD_CHUNK_SIZE_BYTES / 4 {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.chunk.capacity() < bytes.len() {
+            self.chunk = BytesMut::with_capacity(PAYLOAD_CHUNK_SIZE_BYTES);
+        }
+        self.chunk.extend_from_slice(bytes);
+        self.chunk.split().freeze()
+    }
+}
+
+/// Why a command isn't taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The partition is between two views.
+    NoView,
+    /// The node is going down.
+    Closing,
+    /// Too much is stamped and not stable yet.
+    Unsynced,
+    /// The log has no room.
+    LogFull,
+}
+
+impl Refused {
+    pub(super) fn code(self) -> Code {
+        match self {
+            Self::NoView | Self::Closing => Code::Unavailable,
+            Self::Unsynced | Self::LogFull => Code::ResourceExhausted,
+        }
+    }
+
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::NoView => "the partition is between two views; try again",
+            Self::Closing => "the node is going down",
+            Self::Unsynced => "too many writes wait for the log; try again",
+            Self::LogFull => "the log is full; reads go on",
+        }
+    }
+}
+
+impl Core {
+    /// Whether a command of `size_bytes` may be stamped in `partition`.
+    pub(super) fn admit(&self, partition: &Partition, size_bytes: usize) -> Result<(), Refused> {
+        let Partition { replica, view } = partition;
+        if self.closing {
+            return Err(Refused::Closing);
+        }
+        if replica.status() != Status::Normal || !view.sequencer.is_active() {
+            return Err(Refused::NoView);
+        }
+        let log = replica.log();
+        if log.last().since(replica.sync_point()) >= UNSYNCED_COUNT_MAX
+            || view.unsynced_size_bytes + size_bytes > UNSYNCED_PARTITION_SIZE_BYTES_MAX
+            || self.unsynced_size_bytes + size_bytes > UNSYNCED_SIZE_BYTES_MAX
+            || self.awaiting.len() >= REQUESTS_PER_SHARD_MAX
+        {
+            return Err(Refused::Unsynced);
+        }
+        if self.log.space().client_size_bytes < u64_from(size_bytes) {
+            return Err(Refused::LogFull);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_share_chunks_and_keep_their_bytes() {
+        let mut payloads = Payloads::default();
+        let sizes = [0, 1, 100, PAYLOAD_CHUNK_SIZE_BYTES / 4, PAYLOAD_CHUNK_SIZE_BYTES, 7];
+        let originals: Vec<Vec<u8>> = sizes.iter().map(|&size| vec![size as u8; size]).collect();
+        let mut copies = Vec::new();
+        for _ in 0..10 {
+            copies.extend(originals.iter().map(|bytes| payloads.copy(bytes)));
+        }
+        for (copy, original) in copies.iter().zip(originals.iter().cycle()) {
+            assert_eq!(copy, original);
+        }
+    }
+}

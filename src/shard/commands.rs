@@ -1,0 +1,98 @@
+//! A client's command on its way to a slot.
+
+use super::execute::{Parsed, World};
+use super::partition::{Asker, Partition, Waiter};
+use super::{Effects, RoutedRequest, Shard};
+use crate::base::ids::PartitionId;
+use crate::base::limits::{OPERATION_TIMEOUT_NS_DEFAULT, OPERATION_TIMEOUT_NS_MAX};
+use crate::base::time::{Monotonic, NS_PER_MS};
+use crate::map::hasher::KeyHash;
+use crate::map::operation::Command;
+use crate::proto::p2pmap::v1::error::Code;
+use crate::storage::wal::Durability;
+use crate::wire::request::Kind;
+
+impl Shard {
+    /// A client's command to one partition.
+    pub(super) fn on_command(
+        &mut self,
+        partition: PartitionId,
+        request: &RoutedRequest<'_>,
+        bytes: &[u8],
+        command: &Command<'_>,
+        hash: Option<KeyHash>,
+        effects: &mut impl Effects,
+    ) {
+        let waiter = Waiter::Client(Asker {
+            origin: request.origin,
+            correlation: request.request.correlation,
+            kind: Kind::Command,
+            deadline: self.deadline(command.timeout_ms),
+        });
+        self.submit(partition, waiter, bytes, command, hash, effects);
+    }
+
+    /// Stamps a command and appends it, or tells `waiter` why not.
+    pub(super) fn submit(
+        &mut self,
+        partition: PartitionId,
+        waiter: Waiter,
+        bytes: &[u8],
+        command: &Command<'_>,
+        hash: Option<KeyHash>,
+        effects: &mut impl Effects,
+    ) {
+        let place = self.place(partition);
+        let admitted = self.core.admit(&self.partitions[place], bytes.len());
+        let Partition { replica, view } = &mut self.partitions[place];
+        if let Err(refused) = admitted {
+            let mut world = World::new(view, &mut self.core, effects);
+            world.fail(waiter, refused.code(), refused.message());
+            return;
+        }
+        self.core.counters.commands += 1;
+        let stamp =
+            view.sequencer.stamp(self.core.now.wall).expect("an admitted command is stamped");
+        view.collector.register(stamp.message_id, waiter);
+        let value = self.core.payloads.copy(bytes);
+        let parsed = Parsed { index: stamp.index, command, hash };
+        let mut world = World::new(view, &mut self.core, effects).with_parsed(parsed);
+        replica.on_command(stamp, value, &mut world);
+        if self.core.config.durability == Durability::Sync {
+            self.core.sweep_later();
+        } else {
+            self.settle(effects);
+        }
+    }
+
+    /// When an operation that may take `timeout_ms` (0: the default) is given up.
+    pub(super) fn deadline(&self, timeout_ms: u32) -> Monotonic {
+        let timeout_ns = match timeout_ms {
+            0 => OPERATION_TIMEOUT_NS_DEFAULT,
+            ms => (u64::from(ms) * NS_PER_MS).min(OPERATION_TIMEOUT_NS_MAX),
+        };
+        self.core.now.monotonic.after_ns(timeout_ns)
+    }
+
+    /// Tells everybody whose time is up that the outcome is unknown: the command is in the log and
+    /// goes on without them.
+    pub(super) fn give_up_expired(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now.monotonic;
+        let mut waiting = false;
+        for Partition { view, .. } in &mut self.partitions {
+            let expired = view.collector.give_up(|waiter| waiter.deadline() <= now);
+            waiting |= view.collector.waiting_count() > 0;
+            let mut world = World::new(view, &mut self.core, effects);
+            for waiter in expired {
+                world.fail(
+                    waiter,
+                    Code::OutcomeUnknown,
+                    "the write was not durable in time; it may or may not take effect",
+                );
+            }
+        }
+        if waiting || !self.core.waiting_reads.is_empty() {
+            self.core.sweep_later();
+        }
+    }
+}

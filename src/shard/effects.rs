@@ -1,0 +1,23 @@
+//! What a shard wants of its host.
+
+use bytes::BytesMut;
+
+use crate::base::ids::{Origin, SegmentId};
+use crate::storage::block::SegmentWrite;
+
+/// The world as a [`Shard`](super::Shard) sees it: the runtime and the simulator implement it.
+/// Calls are synchronous and do no I/O themselves; a host performs them after the call.
+pub trait Effects {
+    /// Where to append the next frame for `origin`; `None` if it has gone away. `last`: this frame
+    /// ends the answer to one request.
+    fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut>;
+
+    /// Writes a batch of the log durably. The host hands it back with
+    /// [`Input::Written`](super::Input::Written); a failure ends the node.
+    fn write(&mut self, write: SegmentWrite);
+
+    /// Makes a zero-filled segment ready. The host says
+    /// [`Input::SegmentPrepared`](super::Input::SegmentPrepared) or
+    /// [`Input::SegmentRefused`](super::Input::SegmentRefused).
+    fn prepare_segment(&mut self, segment: SegmentId);
+}

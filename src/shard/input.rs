@@ -1,0 +1,34 @@
+//! What a host tells a shard.
+
+use crate::base::ids::{Origin, SegmentId};
+use crate::storage::block::SegmentWrite;
+use crate::wire::request::Request;
+use crate::wire::route::Route;
+
+/// One input of a shard.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A client's request.
+    Request(RoutedRequest<'a>),
+    /// A batch of the log is durable.
+    Written(SegmentWrite),
+    /// A segment that was asked for is ready.
+    SegmentPrepared(SegmentId),
+    /// A segment that was asked for could not be made, for want of space.
+    SegmentRefused(SegmentId),
+    /// Time has passed: the shard's deadline is due.
+    Deadline,
+    /// The node is going down: nothing more will be asked; make everything durable.
+    Close,
+}
+
+/// A request, where it came from, and who has to answer it.
+#[derive(Clone, Copy, Debug)]
+pub struct RoutedRequest<'a> {
+    /// Where the answer goes.
+    pub origin: Origin,
+    /// Who owns it.
+    pub route: Route,
+    /// What is wanted.
+    pub request: Request<'a>,
+}

@@ -1,0 +1,78 @@
+//! One partition of a shard: the machines of its protocol and its slice of the maps.
+
+use crate::base::ids::{Index, Origin, TermId};
+use crate::base::time::Monotonic;
+use crate::map::partition::PartitionMap;
+use crate::nopaxos::{Collector, Group, Replica, Sequencer};
+use crate::wire::request::Kind;
+use crate::wire::response::ResponsePrefix;
+
+/// A partition. Its replica stands apart from what the replica acts upon.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) replica: Replica,
+    pub(super) view: PartitionView,
+}
+
+/// What a replica acts upon.
+#[derive(Debug)]
+pub(super) struct PartitionView {
+    pub(super) group: Group,
+    pub(super) sequencer: Sequencer,
+    pub(super) collector: Collector<Waiter>,
+    pub(super) map: PartitionMap,
+    /// Strings that begin with this belong to the partition.
+    pub(super) cursor_tag: Box<[u8]>,
+    /// The term of the view that was started last.
+    pub(super) term: TermId,
+    /// What all responses of this term begin with.
+    pub(super) prefix: ResponsePrefix,
+    /// Cleared maps have left entries that are to be freed.
+    pub(super) sweeping: bool,
+    /// Bytes of slots that aren't stable yet.
+    pub(super) unsynced_size_bytes: usize,
+}
+
+/// Who waits for a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiter {
+    /// A client.
+    Client(Asker),
+    /// A command to all partitions: its place in the table of gathers.
+    Gather {
+        /// The place.
+        gather: usize,
+        /// When it gives up.
+        deadline: Monotonic,
+    },
+}
+
+/// A client that waits for the answer to one request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    /// Where the answer goes.
+    pub(super) origin: Origin,
+    /// What the answer repeats.
+    pub(super) correlation: u64,
+    /// Of which kind it is.
+    pub(super) kind: Kind,
+    /// When it gives up.
+    pub(super) deadline: Monotonic,
+}
+
+impl Waiter {
+    pub(super) fn deadline(&self) -> Monotonic {
+        match self {
+            Self::Client(asker) => asker.deadline,
+            Self::Gather { deadline, .. } => *deadline,
+        }
+    }
+}
+
+impl Partition {
+    /// The index that a linearizable read reflects: everything that was answered, and everything
+    /// that is stable (3.7). What is above it isn't durable, and a restart might lose it.
+    pub(super) fn readable(&self) -> Index {
+        self.view.collector.commit().max(self.replica.sync_point())
+    }
+}

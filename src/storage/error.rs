@@ -1,0 +1,231 @@
+//! What can be wrong with a log. The variant says who is to blame: the device, whoever cut or
+//! removed a file, or a defect; the text says where and what to do. A torn tail is no error.
+
+use std::fmt;
+use std::io;
+
+use super::codec::RecordError;
+use super::state::StateError;
+use crate::base::ids::{BatchId, BootEpoch, PartitionId, SegmentId, ShardId};
+
+/// Why a shard's log can't be recovered. Nothing of it may be served then.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The device couldn't read.
+    Read {
+        /// Which shard's log.
+        shard: ShardId,
+        /// Which segment.
+        segment: SegmentId,
+        /// Where, in bytes.
+        offset: u64,
+        /// What the device said.
+        error: io::Error,
+    },
+    /// A segment's file is not as long as segments are: somebody cut it.
+    Cut {
+        /// Which shard's log.
+        shard: ShardId,
+        /// Which segment.
+        segment: SegmentId,
+        /// How long it is.
+        size_bytes: u64,
+        /// How long it was made.
+        expected_size_bytes: u64,
+    },
+    /// A segment's file is gone.
+    Missing {
+        /// Which shard's log.
+        shard: ShardId,
+        /// Which segment.
+        segment: SegmentId,
+    },
+    /// Two files claim to be the same segment.
+    Duplicate {
+        /// Which shard's log.
+        shard: ShardId,
+        /// Which segment.
+        segment: SegmentId,
+    },
+    /// The log was written by a boot that the data directory knows nothing of: the directory, or
+    /// part of it, went back in time.
+    FromTheFuture {
+        /// Which shard's log.
+        shard: ShardId,
+        /// Which segment.
+        segment: SegmentId,
+        /// The boot that wrote it.
+        found: BootEpoch,
+        /// This boot.
+        boot_epoch: BootEpoch,
+    },
+    /// What is there isn't what was written.
+    Damaged {
+        /// Where.
+        place: Place,
+        /// In which way.
+        damage: Damage,
+    },
+}
+
+/// A place in a shard's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which shard's log.
+    pub shard: ShardId,
+    /// Which segment.
+    pub segment: SegmentId,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// The batch that is there or should be.
+    pub batch: BatchId,
+}
+
+/// In which way a log is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Damage {
+    /// A block whose batch is known to have been complete has a wrong checksum.
+    BadBlock,
+    /// Such a block was never written here, or only in the segment's former life: a lost write.
+    LostWrite,
+    /// A block that belongs elsewhere: a misdirected write.
+    Misdirected {
+        /// The shard to which it belongs.
+        shard: ShardId,
+        /// Its segment.
+        segment: SegmentId,
+        /// Its number there.
+        number: u16,
+    },
+    /// Something lies where nothing can have been written yet.
+    Stray,
+    /// A block in the format of a later release.
+    Version(u8),
+    /// A record that doesn't decode although its blocks are whole.
+    Record(RecordError),
+    /// A record that doesn't follow from those before it.
+    State(Option<PartitionId>, StateError),
+    /// A segment that doesn't begin with a snapshot, or a snapshot elsewhere.
+    Snapshot,
+    /// The segments that a snapshot counts aren't those before it.
+    Segments,
+    /// A segment ends within a record.
+    Unended,
+    /// The snapshot is of other partitions than this shard has.
+    Partitions,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadBlock => f.write_str("a block of a completed write has a wrong checksum"),
+            Self::LostWrite => f.write_str("a block of a completed write is missing"),
+            Self::Misdirected { shard, segment, number } => {
+                write!(f, "a block of shard {shard}, segment {segment}, number {number} lies here")
+            }
+            Self::Stray => f.write_str("something lies where nothing can have been written yet"),
+            Self::Version(version) => {
+                write!(f, "a block of format version {version}, written by a later release")
+            }
+            Self::Record(error) => error.fmt(f),
+            Self::State(Some(partition), error) => write!(f, "partition {partition}: {error}"),
+            Self::State(None, error) => error.fmt(f),
+            Self::Snapshot => f.write_str("a segment doesn't begin with its only snapshot"),
+            Self::Segments => f.write_str("the segments counted aren't those that are there"),
+            Self::Unended => f.write_str("the segment ends within a record"),
+            Self::Partitions => f.write_str("the log is of other partitions than this shard's"),
+        }
+    }
+}
+
+/// The name of a segment's file within its shard's folder.
+#[must_use]
+pub fn segment_file_name(segment: SegmentId) -> String {
+    format!("{:012}.log", segment.0)
+}
+
+/// The segment that a file name stands for; `None`: it is no segment's.
+#[must_use]
+pub fn segment_of_file_name(name: &str) -> Option<SegmentId> {
+    let segment = SegmentId(name.strip_suffix(".log")?.parse().ok()?);
+    (segment_file_name(segment) == name).then_some(segment)
+}
+
+const CURE: &str = "nothing of this log is served; `p2pmap log inspect` shows what is readable; \
+                    restore the data directory from a backup, or remove it and let the node \
+                    recover from the other members";
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = |shard: &ShardId, segment: &SegmentId| {
+            format!("shard-{shard}/{}", segment_file_name(*segment))
+        };
+        match self {
+            Self::Read { shard, segment, offset, error } => {
+                let file = file(shard, segment);
+                write!(f, "{file}: reading at byte {offset} failed: {error}; check the device")
+            }
+            Self::Cut { shard, segment, size_bytes, expected_size_bytes } => {
+                let file = file(shard, segment);
+                write!(f, "{file}: cut to {size_bytes} of {expected_size_bytes} bytes; {CURE}")
+            }
+            Self::Missing { shard, segment } => {
+                write!(f, "{}: the file is missing; {CURE}", file(shard, segment))
+            }
+            Self::Duplicate { shard, segment } => {
+                let file = file(shard, segment);
+                write!(f, "{file}: another file says that it is this segment; {CURE}")
+            }
+            Self::FromTheFuture { shard, segment, found, boot_epoch } => {
+                let file = file(shard, segment);
+                write!(
+                    f,
+                    "{file}: written by boot {found}, but this is boot {boot_epoch}: the data \
+                     directory was restored in part; {CURE}"
+                )
+            }
+            Self::Damaged { place, damage } => {
+                let Place { shard, segment, offset, batch } = place;
+                let file = file(shard, segment);
+                write!(f, "{file}: damaged at byte {offset}, batch {batch}: {damage}; {CURE}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_stand_for_segments_and_nothing_else_does() {
+        let name = segment_file_name(SegmentId(17));
+        assert_eq!(name, "000000000017.log");
+        assert_eq!(segment_of_file_name(&name), Some(SegmentId(17)));
+        for other in ["17.log", "000000000017.log.new", "000000000017.ckpt", "", "+00000000017.log"]
+        {
+            assert_eq!(segment_of_file_name(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn damage_names_file_offset_and_cure() {
+        let place =
+            Place { shard: ShardId(3), segment: SegmentId(12), offset: 8_192, batch: BatchId(77) };
+        let text = StorageError::Damaged { place, damage: Damage::BadBlock }.to_string();
+        for part in ["shard-3/000000000012.log", "8192", "77", "checksum", "log inspect"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Reads segments block by block: forward in whole batches while they are there, and behind the end
+//! to find out whether it is one.
+
+use super::block::{
+    BATCH_BLOCK_COUNT_MAX, Block, BlockHeader, BlockState, LogKey, boot_of, first_batch, offset_of,
+};
+use super::error::{Damage, Place, StorageError};
+use super::record::LiveSegment;
+use super::recovery::{SegmentSource, TornTail};
+use crate::base::ids::{BatchId, BootEpoch, SegmentId};
+use crate::base::limits::WRITES_IN_FLIGHT_MAX;
+
+/// How far behind the last complete batch of a segment a write in flight can have reached.
+const REACH_BLOCK_COUNT: usize = WRITES_IN_FLIGHT_MAX * BATCH_BLOCK_COUNT_MAX;
+
+/// A file taken for a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Its place among the host's files.
+    pub(super) file: usize,
+    /// What its name says.
+    pub(super) name: SegmentId,
+    /// What it is.
+    pub(super) id: SegmentId,
+    /// How many blocks it has.
+    pub(super) block_count: usize,
+}
+
+/// How far a segment was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor {
+    /// The first block after the last complete batch.
+    pub(super) next: usize,
+    /// The batch that should follow; `None`: whichever comes first.
+    pub(super) expected: Option<BatchId>,
+    /// Where the log ends: the first block that isn't of the batch that should follow.
+    pub(super) bad_block: usize,
+}
+
+impl Cursor {
+    pub(super) const fn begin(expected: Option<BatchId>) -> Self {
+        Self { next: 0, expected, bad_block: 0 }
+    }
+}
+
+/// What came next in a segment.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A complete batch.
+    Batch { batch: BatchId, first_block: usize },
+    /// The segment's end, or a block that isn't of the batch that should follow.
+    End { bad_block: usize },
+}
+
+/// A window on the segments.
+#[derive(Debug)]
+pub(super) struct Reader<'s, S> {
+    source: &'s mut S,
+    key: LogKey,
+    chunk: usize,
+    blocks: Vec<Block>,
+    loaded: Option<(usize, usize)>,
+}
+
+impl<'s, S: SegmentSource> Reader<'s, S> {
+    pub(super) const fn new(source: &'s mut S, key: LogKey) -> Self {
+        Self { source, key, chunk: 1, blocks: Vec::new(), loaded: None }
+    }
+
+    /// How many blocks to ask for at once from now on.
+    pub(super) const fn set_chunk(&mut self, block_count: usize) {
+        self.chunk = block_count;
+    }
+
+    fn block(&mut self, segment: &Segment, number: usize) -> Result<&Block, StorageError> {
+        let held = self.loaded.filter(|&(file, first)| {
+            file == segment.file && (first..first + self.blocks.len()).contains(&number)
+        });
+        let first = match held {
+            Some((_, first)) => first,
+            None => {
+                let count = self.chunk.min(segment.block_count - number);
+                self.loaded = None;
+                self.blocks.resize(count, Block::ZERO);
+                self.source.read(segment.file, number, &mut self.blocks).map_err(|error| {
+                    StorageError::Read {
+                        shard: self.key.shard,
+                        segment: segment.name,
+                        offset: offset_of(number),
+                        error,
+                    }
+                })?;
+                self.loaded = Some((segment.file, number));
+                number
+            }
+        };
+        Ok(&self.blocks[number - first])
+    }
+
+    fn state(&mut self, segment: &Segment, number: usize) -> Result<BlockState, StorageError> {
+        let salt = self.key.salt;
+        self.block(segment, number).map(|block| BlockState::of(block, salt))
+    }
+
+    /// The header of a block that is whole and where it belongs, whatever the segment's name.
+    pub(super) fn own_header(
+        &mut self,
+        segment: &Segment,
+        number: usize,
+    ) -> Result<Option<BlockHeader>, StorageError> {
+        Ok(match self.state(segment, number)? {
+            BlockState::Valid(header)
+                if header.shard == self.key.shard && usize::from(header.number) == number =>
+            {
+                Some(header)
+            }
+            _ => None,
+        })
+    }
+
+    /// Appends the payload of the next complete batch to `stream`, or nothing at the end.
+    pub(super) fn next_batch(
+        &mut self,
+        segment: &Segment,
+        cursor: &mut Cursor,
+        stream: &mut Vec<u8>,
+    ) -> Result<Step, StorageError> {
+        let begin = stream.len();
+        let first_block = cursor.next;
+        let mut expected = cursor.expected;
+        let end = segment.block_count.min(first_block + BATCH_BLOCK_COUNT_MAX);
+        for number in first_block..end {
+            let header = self.own_header(segment, number)?.filter(|header| {
+                header.segment == segment.id
+                    && expected.is_none_or(|expected| expected == header.batch)
+            });
+            let Some(header) = header else {
+                stream.truncate(begin);
+                return Ok(Step::End { bad_block: number });
+            };
+            expected = Some(header.batch);
+            stream.extend_from_slice(header.payload(self.block(segment, number)?));
+            if header.last {
+                *cursor = Cursor {
+                    next: number + 1,
+                    expected: Some(header.batch.next()),
+                    bad_block: number + 1,
+                };
+                return Ok(Step::Batch { batch: header.batch, first_block });
+            }
+        }
+        stream.truncate(begin);
+        Ok(Step::End { bad_block: end })
+    }
+
+    /// In which way a block is damaged that should be part of a complete batch.
+    pub(super) fn damage_at(
+        &mut self,
+        segment: &Segment,
+        number: usize,
+    ) -> Result<Damage, StorageError> {
+        if number >= segment.block_count {
+            return Ok(Damage::LostWrite);
+        }
+        Ok(match self.state(segment, number)? {
+            BlockState::Bad => Damage::BadBlock,
+            BlockState::Unknown { version } => Damage::Version(version),
+            BlockState::Zero => Damage::LostWrite,
+            BlockState::Valid(header) => {
+                self.misdirected(segment, number, &header, |_| false).unwrap_or(Damage::LostWrite)
+            }
+        })
+    }
+
+    /// Whether a whole block belongs elsewhere. A block of an older segment may be left from the
+    /// file's former life, unless that segment is `live` in a file of its own.
+    fn misdirected(
+        &self,
+        segment: &Segment,
+        number: usize,
+        header: &BlockHeader,
+        live: impl Fn(SegmentId) -> bool,
+    ) -> Option<Damage> {
+        let elsewhere = header.shard != self.key.shard
+            || usize::from(header.number) != number
+            || header.segment > segment.id
+            || live(header.segment);
+        elsewhere.then_some(Damage::Misdirected {
+            shard: header.shard,
+            segment: header.segment,
+            number: header.number,
+        })
+    }
+
+    pub(super) fn damaged(
+        &self,
+        segment: &Segment,
+        block: usize,
+        batch: BatchId,
+        damage: Damage,
+    ) -> StorageError {
+        let shard = self.key.shard;
+        let place = Place { shard, segment: segment.id, offset: offset_of(block), batch };
+        StorageError::Damaged { place, damage }
+    }
+}
+
+/// What lies behind the end of a log.
+#[derive(Debug)]
+pub(super) struct Tail<'l> {
+    boot_epoch: BootEpoch,
+    /// The end: its batch is the first that isn't complete, and what it is if it was complete once.
+    /// `None`: there is no log.
+    end: Option<(Place, Damage)>,
+    live: &'l [LiveSegment],
+    used: Vec<SegmentId>,
+    void_block_count: u64,
+    first_void: Option<Place>,
+}
+
+impl<'l> Tail<'l> {
+    pub(super) const fn new(
+        boot_epoch: BootEpoch,
+        end: Option<(Place, Damage)>,
+        live: &'l [LiveSegment],
+    ) -> Self {
+        Self { boot_epoch, end, live, used: Vec::new(), void_block_count: 0, first_void: None }
+    }
+
+    /// Whether anything was ever written to a segment in its present life.
+    pub(super) fn is_used(&self, segment: &Segment) -> bool {
+        self.used.contains(&segment.id)
+    }
+
+    pub(super) const fn is_torn(&self) -> bool {
+        self.void_block_count > 0
+    }
+
+    pub(super) fn torn(&self) -> Option<TornTail> {
+        let place = self.end.map(|(place, _)| place).or(self.first_void)?;
+        self.is_torn().then_some(TornTail { place, block_count: self.void_block_count })
+    }
+
+    /// Looks at a segment from a block on. The first one scanned is the one in which the log ends.
+    pub(super) fn scan<S: SegmentSource>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        segment: &Segment,
+        begin: usize,
+    ) -> Result<(), StorageError> {
+        // The first block here that isn't a whole one of this segment.
+        let mut first_bad = None;
+        for number in begin..segment.block_count {
+            let state = reader.state(segment, number)?;
+            let own = matches!(&state, BlockState::Valid(header) if header.segment == segment.id);
+            if !own {
+                first_bad.get_or_insert(number);
+            }
+            let void = match state {
+                BlockState::Zero => false,
+                BlockState::Bad => true,
+                BlockState::Unknown { version } => {
+                    let batch = self.end.map_or(BatchId(0), |(end, _)| end.batch);
+                    return Err(reader.damaged(segment, number, batch, Damage::Version(version)));
+                }
+                BlockState::Valid(header) => {
+                    self.check(reader, segment, number, first_bad, &header)?;
+                    own
+                }
+            };
+            if !void {
+                continue;
+            }
+            if number - begin >= REACH_BLOCK_COUNT {
+                let batch = self.end.map_or(BatchId(0), |(end, _)| end.batch);
+                return Err(reader.damaged(segment, number, batch, Damage::Stray));
+            }
+            self.void_block_count += 1;
+            if self.used.last() != Some(&segment.id) {
+                self.used.push(segment.id);
+            }
+            let shard = reader.key.shard;
+            let offset = offset_of(number);
+            let place = Place { shard, segment: segment.id, offset, batch: BatchId(0) };
+            self.first_void.get_or_insert(place);
+        }
+        Ok(())
+    }
+
+    /// A whole block behind the end: it must be where it belongs, of a write that can have been in
+    /// flight, and say nothing of what is missing.
+    fn check<S: SegmentSource>(
+        &self,
+        reader: &mut Reader<'_, S>,
+        segment: &Segment,
+        number: usize,
+        first_bad: Option<usize>,
+        header: &BlockHeader,
+    ) -> Result<(), StorageError> {
+        let batch = header.batch;
+        let live = |id| id < segment.id && self.live.iter().any(|live| live.segment == id);
+        if let Some(damage) = reader.misdirected(segment, number, header, live) {
+            return Err(reader.damaged(segment, number, batch, damage));
+        }
+        if header.segment < segment.id {
+            return Ok(());
+        }
+        let boot = boot_of(batch);
+        if boot >= self.boot_epoch {
+            return Err(StorageError::FromTheFuture {
+                shard: header.shard,
+                segment: segment.id,
+                found: boot,
+                boot_epoch: self.boot_epoch,
+            });
+        }
+        let end = self.end.filter(|(end, _)| boot_of(end.batch) == boot);
+        // A boot that has no whole snapshot can't have completed its first batch.
+        let missing = end.map_or_else(|| first_batch(boot), |(end, _)| end.batch);
+        if header.proven < missing {
+            return Ok(());
+        }
+        match end {
+            Some((place, damage))
+                if place.segment == segment.id
+                    || self.used.contains(&place.segment)
+                    || first_bad.is_none() =>
+            {
+                Err(StorageError::Damaged { place, damage })
+            }
+            // The log left its segment and something is missing from the next one.
+            _ => {
+                let block = first_bad.unwrap_or(0);
+                let damage = reader.damage_at(segment, block)?;
+                Err(reader.damaged(segment, block, missing, damage))
+            }
+        }
+    }
+}

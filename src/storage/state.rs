@@ -1,0 +1,338 @@
+//! What each record does to where its partition stands. The log that writes and the recovery that
+//! reads fold records by this same function: the snapshot at a segment's start is therefore by
+//! construction what replaying everything before it gives, and recovery checks that it is.
+
+use std::fmt;
+
+use super::record::{PartitionSnapshot, Record, ShardSnapshot};
+use crate::base::cast::usize_from_u32;
+use crate::base::ids::{Index, PartitionId, TermId};
+
+/// Why a record can't follow what came before it. When writing, a broken invariant of the caller;
+/// when reading, damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The partition isn't one of the shard's.
+    UnknownPartition,
+    /// Slots are missing between the log's last and this one.
+    Hole {
+        /// The last slot that is there.
+        last: Index,
+        /// The slot of the record.
+        found: Index,
+    },
+    /// The slot is stable: it can't be given another content.
+    Stable {
+        /// The slot of the record.
+        index: Index,
+        /// The sync point.
+        sync_point: Index,
+    },
+    /// The record is of a lower view than the one promised, or of one adopted before.
+    View {
+        /// The view promised.
+        promised: TermId,
+        /// The record's.
+        found: TermId,
+    },
+    /// The adopted log isn't what is kept and what was staged.
+    Adopt {
+        /// The last slot with which the adopted view starts.
+        base: Index,
+        /// Own slots above this one were to be replaced.
+        kept: Index,
+    },
+    /// A slot of the adopted log was never staged.
+    Unstaged {
+        /// The slot.
+        index: Index,
+    },
+    /// The digest of the log differs from the one recorded.
+    Chain {
+        /// The slot.
+        index: Index,
+    },
+    /// A life of a member went backwards.
+    Incarnation,
+    /// A slot carried over isn't in the log.
+    Carry {
+        /// The slot.
+        index: Index,
+    },
+    /// A snapshot differs from what the records before it say.
+    Snapshot,
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownPartition => f.write_str("it isn't one of this shard"),
+            Self::Hole { last, found } => {
+                write!(f, "slot {found} follows slot {last}: slots are missing")
+            }
+            Self::Stable { index, sync_point } => {
+                write!(f, "slot {index} is written again below the sync point {sync_point}")
+            }
+            Self::View { promised, found } => {
+                write!(f, "term {found} after term {promised} was promised")
+            }
+            Self::Adopt { base, kept } => {
+                write!(f, "a view with base {base} that keeps {kept} doesn't fit the log")
+            }
+            Self::Unstaged { index } => write!(f, "slot {index} of an adopted view is missing"),
+            Self::Chain { index } => write!(f, "the log's digest at slot {index} doesn't fit"),
+            Self::Incarnation => f.write_str("a member's incarnation went backwards"),
+            Self::Carry { index } => write!(f, "slot {index}, carried over, isn't in the log"),
+            Self::Snapshot => f.write_str("a snapshot doesn't fit the records before it"),
+        }
+    }
+}
+
+impl std::error::Error for StateError {}
+
+impl PartitionSnapshot {
+    /// A partition of which nothing was ever logged.
+    #[must_use]
+    pub fn empty(partition: PartitionId) -> Self {
+        Self { partition, first: Index(1), ..Self::default() }
+    }
+
+    /// Whether `self` says what `other` says, but for `first`, which no record raises.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        *self == Self { first: self.first, ..other.clone() }
+    }
+
+    /// A slot is appended or, above the sync point, replaced.
+    fn write(&mut self, index: Index) -> Result<(), StateError> {
+        if index > self.last.next() || index.0 == 0 {
+            return Err(StateError::Hole { last: self.last, found: index });
+        }
+        if index <= self.sync_point {
+            return Err(StateError::Stable { index, sync_point: self.sync_point });
+        }
+        self.last = self.last.max(index);
+        Ok(())
+    }
+
+    fn promise(&mut self, term: TermId) -> Result<(), StateError> {
+        if term < self.view {
+            return Err(StateError::View { promised: self.view, found: term });
+        }
+        self.view = term;
+        Ok(())
+    }
+
+    fn adopt(
+        &mut self,
+        term: TermId,
+        base: Index,
+        kept: Index,
+        chain: [u8; 16],
+    ) -> Result<(), StateError> {
+        if term <= self.last_normal {
+            return Err(StateError::View { promised: self.last_normal, found: term });
+        }
+        if kept > base || kept > self.last || kept < self.sync_point {
+            return Err(StateError::Adopt { base, kept });
+        }
+        self.promise(term)?;
+        self.last_normal = term;
+        self.base = base;
+        self.last = base;
+        self.chain = chain;
+        Ok(())
+    }
+}
+
+impl ShardSnapshot {
+    /// Where a partition stands.
+    #[must_use]
+    pub fn partition(&self, partition: PartitionId) -> Option<&PartitionSnapshot> {
+        self.position(partition).map(|position| &self.partitions[position])
+    }
+
+    /// The place of a partition in [`ShardSnapshot::partitions`]: a shard's partitions are a range,
+    /// so it is nearly always the distance to the first.
+    pub(super) fn position(&self, partition: PartitionId) -> Option<usize> {
+        let first = self.partitions.first()?.partition;
+        let guess = usize_from_u32(partition.0.checked_sub(first.0)?);
+        if self.partitions.get(guess).is_some_and(|found| found.partition == partition) {
+            return Some(guess);
+        }
+        self.partitions.binary_search_by_key(&partition, |found| found.partition).ok()
+    }
+
+    fn partition_mut(
+        &mut self,
+        partition: PartitionId,
+    ) -> Result<&mut PartitionSnapshot, StateError> {
+        let position = self.position(partition).ok_or(StateError::UnknownPartition)?;
+        Ok(&mut self.partitions[position])
+    }
+
+    /// Takes note of a record; of snapshots and boots the log itself does.
+    pub(super) fn fold(&mut self, record: &Record<'_>) -> Result<(), StateError> {
+        match record {
+            Record::Entry(entry) => self.partition_mut(entry.partition)?.write(entry.index),
+            Record::NoOp { partition, index, .. } => self.partition_mut(*partition)?.write(*index),
+            Record::View { partition, term } => self.partition_mut(*partition)?.promise(*term),
+            Record::Stage { adopting, entry } => {
+                let state = self.partition_mut(entry.partition)?;
+                if entry.index <= state.sync_point {
+                    let sync_point = state.sync_point;
+                    return Err(StateError::Stable { index: entry.index, sync_point });
+                }
+                if *adopting < state.view {
+                    return Err(StateError::View { promised: state.view, found: *adopting });
+                }
+                Ok(())
+            }
+            Record::Adopt { partition, term, base, kept, chain } => {
+                self.partition_mut(*partition)?.adopt(*term, *base, *kept, *chain)
+            }
+            Record::SyncPoint { partition, index } => {
+                let state = self.partition_mut(*partition)?;
+                if *index > state.last {
+                    return Err(StateError::Hole { last: state.last, found: *index });
+                }
+                state.sync_point = state.sync_point.max(*index);
+                Ok(())
+            }
+            Record::CheckpointDone { partition, index, .. } => {
+                let state = self.partition_mut(*partition)?;
+                if *index > state.last {
+                    // Received from a peer: it replaces a log that ends below it.
+                    state.last = *index;
+                    state.first = index.next();
+                }
+                state.sync_point = state.sync_point.max(*index);
+                state.checkpoint = state.checkpoint.max(*index);
+                Ok(())
+            }
+            Record::CrashVector { partition, incarnation, crash_vector } => {
+                let state = self.partition_mut(*partition)?;
+                let known = &state.crash_vector;
+                let backwards = crash_vector.iter().zip(known).any(|(new, old)| new < old);
+                if *incarnation < state.incarnation || crash_vector.len() < known.len() || backwards
+                {
+                    return Err(StateError::Incarnation);
+                }
+                state.incarnation = *incarnation;
+                state.crash_vector.clone_from(crash_vector);
+                Ok(())
+            }
+            Record::Carry(entry) => {
+                let state = self.partition_mut(entry.partition)?;
+                if (state.first..=state.last).contains(&entry.index) {
+                    Ok(())
+                } else {
+                    Err(StateError::Carry { index: entry.index })
+                }
+            }
+            Record::OpenBoot { .. } | Record::CloseBoot { .. } | Record::Snapshot(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{Incarnation, MessageId};
+
+    const P: PartitionId = PartitionId(4);
+
+    fn shard(last: u64, sync_point: u64) -> ShardSnapshot {
+        let partition = PartitionSnapshot {
+            last: Index(last),
+            sync_point: Index(sync_point),
+            ..PartitionSnapshot::empty(P)
+        };
+        ShardSnapshot { partitions: vec![partition], ..ShardSnapshot::default() }
+    }
+
+    fn no_op(index: u64) -> Record<'static> {
+        Record::NoOp {
+            partition: P,
+            index: Index(index),
+            term: TermId(1),
+            message_id: MessageId(1),
+        }
+    }
+
+    fn adopt(term: u64, base: u64, kept: u64) -> Record<'static> {
+        Record::Adopt {
+            partition: P,
+            term: TermId(term),
+            base: Index(base),
+            kept: Index(kept),
+            chain: [0; 16],
+        }
+    }
+
+    #[test]
+    fn slot_may_follow_the_last_or_replace_one_above_the_sync_point() {
+        let mut shard = shard(5, 3);
+        assert_eq!(shard.fold(&no_op(4)), Ok(()));
+        assert_eq!(shard.partitions[0].last, Index(5));
+        assert_eq!(shard.fold(&no_op(6)), Ok(()));
+        assert_eq!(shard.partitions[0].last, Index(6));
+        let stable = StateError::Stable { index: Index(3), sync_point: Index(3) };
+        assert_eq!(shard.fold(&no_op(3)), Err(stable));
+        let hole = StateError::Hole { last: Index(6), found: Index(8) };
+        assert_eq!(shard.fold(&no_op(8)), Err(hole));
+        assert!(matches!(shard.fold(&no_op(0)), Err(StateError::Hole { .. })));
+    }
+
+    #[test]
+    fn adopting_sets_the_last_slot_and_raises_the_promise() {
+        let mut shard = shard(5, 3);
+        assert_eq!(shard.fold(&adopt(2, 4, 4)), Ok(()));
+        let state = &shard.partitions[0];
+        assert_eq!((state.last, state.base, state.view), (Index(4), Index(4), TermId(2)));
+        for wrong in [adopt(2, 9, 4), adopt(3, 4, 5), adopt(3, 9, 2), adopt(3, 9, 6)] {
+            assert!(shard.fold(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn promise_and_incarnation_never_go_back() {
+        let mut shard = shard(0, 0);
+        let view = |term| Record::View { partition: P, term: TermId(term) };
+        assert_eq!(shard.fold(&view(7)), Ok(()));
+        assert!(matches!(shard.fold(&view(6)), Err(StateError::View { .. })));
+        let lives = |own, other| Record::CrashVector {
+            partition: P,
+            incarnation: Incarnation(own),
+            crash_vector: vec![Incarnation(own), Incarnation(other)],
+        };
+        assert_eq!(shard.fold(&lives(2, 5)), Ok(()));
+        assert_eq!(shard.fold(&lives(3, 4)), Err(StateError::Incarnation));
+        assert_eq!(shard.fold(&lives(1, 5)), Err(StateError::Incarnation));
+    }
+
+    #[test]
+    fn sync_point_stays_within_the_log_but_a_received_checkpoint_replaces_it() {
+        let mut shard = shard(5, 3);
+        let sync = |index| Record::SyncPoint { partition: P, index: Index(index) };
+        assert!(matches!(shard.fold(&sync(6)), Err(StateError::Hole { .. })));
+        let done = Record::CheckpointDone {
+            partition: P,
+            index: Index(9),
+            size_bytes: 1,
+            digest: [0; 16],
+        };
+        assert_eq!(shard.fold(&done), Ok(()));
+        let state = &shard.partitions[0];
+        assert_eq!((state.first, state.last, state.sync_point), (Index(10), Index(9), Index(9)));
+    }
+
+    #[test]
+    fn partition_of_another_shard_is_refused() {
+        let mut shard = shard(5, 3);
+        for partition in [PartitionId(3), PartitionId(5)] {
+            let view = Record::View { partition, term: TermId(1) };
+            assert_eq!(shard.fold(&view), Err(StateError::UnknownPartition));
+        }
+    }
+}

@@ -1,0 +1,564 @@
+//! The log of a shard as it is written: records go in, aligned writes come out, completions go in,
+//! durability comes out. No file handle, no clock.
+//!
+//! Guarantees:
+//! - `durable` advances in the order of appends, never past a batch that isn't complete.
+//! - No block is ever written twice: a partly filled one is padded.
+//! - A record lies in one segment, and each segment begins with a snapshot of where the partitions
+//!   stood before the record that follows it.
+//! - While as many writes as allowed are in flight the next batch gathers; there is no timer but
+//!   the one that proves the last batch complete when nothing follows it (and that of `async`).
+//! - In steady state nothing is allocated: a batch's memory comes back with its completion.
+
+use std::collections::VecDeque;
+
+use super::block::{
+    self, BATCH_BLOCK_COUNT_MAX, Block, BlockHeader, LogKey, PAYLOAD_SIZE_BYTES, SegmentWrite,
+};
+use super::codec::{Frame, encode_snapshot, frame};
+use super::record::{LiveSegment, Record, ShardSnapshot};
+use crate::base::cast::{u16_from, u64_from};
+use crate::base::ids::{AppendId, BatchId, BootEpoch, SegmentId};
+use crate::base::limits::{
+    ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITES_IN_FLIGHT_MAX,
+};
+use crate::base::time::{Monotonic, NS_PER_S};
+
+/// How long to wait before a segment that couldn't be prepared is asked for again.
+const PREPARE_RETRY_NS: u64 = NS_PER_S;
+/// Segments of the smallest log: one is written, one is ahead, one is kept for the protocol.
+const SEGMENT_COUNT_MIN: u64 = 3;
+
+/// When a replica may act on a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When its write is durable.
+    #[default]
+    Sync,
+    /// At once; it is written within [`ASYNC_INTERVAL_NS`].
+    Async,
+    /// At once; it is never written.
+    None,
+}
+
+/// What a log is opened with.
+#[derive(Clone, Debug)]
+pub struct WalConfig {
+    /// Whose log it is.
+    pub key: LogKey,
+    /// This boot: higher than any that wrote to this log before.
+    pub boot_epoch: BootEpoch,
+    /// The size of every segment; a multiple of the block size.
+    pub segment_size_bytes: usize,
+    /// How large the log may become, all segments together.
+    pub log_size_bytes_max: u64,
+    /// How many writes may be in flight.
+    pub writes_in_flight: usize,
+    /// When writes are issued.
+    pub durability: Durability,
+}
+
+/// Where a log goes on, as recovery found it; the default is that of an empty data directory but
+/// for its partitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WalStart {
+    /// Where the shard stands; its segments are those whose records count.
+    pub state: ShardSnapshot,
+    /// Segments that are prepared already: the next one and those that follow it.
+    pub prepared: Vec<SegmentId>,
+    /// The next segment to be written. Never one that was written before.
+    pub next_segment: SegmentId,
+    /// Whether the boot before was closed.
+    pub clean: bool,
+}
+
+/// How full the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of the segments that are written or prepared.
+    pub used_size_bytes: u64,
+    /// Bytes that they may become.
+    pub size_bytes_max: u64,
+    /// Bytes that clients' commands may still fill; the last segment isn't among them: it is for
+    /// the protocol, which can't be refused. 0: refuse commands before they are stamped.
+    pub client_size_bytes: u64,
+    /// Bytes appended but not yet handed out to be written.
+    pub gathering_size_bytes: u64,
+}
+
+/// A batch that gathers.
+#[derive(Debug)]
+struct Batch {
+    id: BatchId,
+    blocks: Vec<Block>,
+    /// Payload in the last block; all others are full.
+    used: usize,
+    /// The last record that is whole with this batch and those before it.
+    last_append: AppendId,
+    /// The segment that begins with this batch.
+    begins: Option<SegmentId>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    batch: BatchId,
+    last_append: AppendId,
+    complete: bool,
+}
+
+/// The log of a shard.
+#[derive(Debug)]
+pub struct Wal {
+    config: WalConfig,
+    segment_block_count: usize,
+    /// All appended records folded; `segments` are those before the one being filled.
+    state: ShardSnapshot,
+    /// The segment being filled (not yet, perhaps, being written), and how far.
+    filling: SegmentId,
+    filled_block_count: usize,
+    gathering: VecDeque<Batch>,
+    next_batch: BatchId,
+    appended: AppendId,
+    /// The segment being written, and its next block.
+    writing: Option<(SegmentId, usize)>,
+    in_flight: VecDeque<InFlight>,
+    durable_batch: BatchId,
+    durable: AppendId,
+    /// Segments ready to be written after `writing`.
+    prepared: VecDeque<SegmentId>,
+    /// The segment that the host is preparing.
+    preparing: Option<SegmentId>,
+    prepare_failed_at: Option<Monotonic>,
+    /// Segments on disk but for the prepared ones.
+    written_segment_count: u64,
+    last_write_at: Monotonic,
+    /// The last batch issued holds records, so an empty one has to say that it is complete.
+    proof_owed: bool,
+    /// Since when a batch gathers that isn't full (`async` only).
+    gathering_since: Option<Monotonic>,
+    closing: bool,
+    pool: Vec<Vec<Block>>,
+    scratch: Vec<u8>,
+}
+
+impl Wal {
+    /// Opens the log where recovery says it goes on. The first batch, a snapshot and the boot's
+    /// opening, is pending at once and waits for the segment that [`Wal::wants_segment`] asks for.
+    ///
+    /// # Panics
+    /// If the configuration is out of the limits.
+    #[must_use]
+    pub fn open(config: WalConfig, start: WalStart) -> Self {
+        let size = config.segment_size_bytes;
+        assert!((SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
+        assert!(size.is_multiple_of(BLOCK_SIZE_BYTES), "segments consist of blocks");
+        assert!((1..=WRITES_IN_FLIGHT_MAX).contains(&config.writes_in_flight));
+        assert!(config.log_size_bytes_max / u64_from(size) >= SEGMENT_COUNT_MIN);
+        assert!(config.boot_epoch > start.state.boot_epoch, "each boot has an epoch of its own");
+        let first_batch = block::first_batch(config.boot_epoch);
+        let mut wal = Self {
+            segment_block_count: size / BLOCK_SIZE_BYTES,
+            written_segment_count: u64_from(start.state.segments.len()),
+            state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
+            filling: start.next_segment,
+            filled_block_count: 0,
+            gathering: VecDeque::new(),
+            next_batch: first_batch,
+            appended: AppendId(0),
+            writing: None,
+            in_flight: VecDeque::new(),
+            durable_batch: first_batch.previous(),
+            durable: AppendId(0),
+            prepared: start.prepared.into(),
+            preparing: None,
+            prepare_failed_at: None,
+            last_write_at: Monotonic(0),
+            proof_owed: false,
+            gathering_since: None,
+            closing: false,
+            pool: Vec::new(),
+            scratch: Vec::new(),
+            config,
+        };
+        assert!(wal.prepared.front().is_none_or(|&prepared| prepared == wal.filling));
+        if wal.config.durability != Durability::None {
+            wal.begin_segment();
+            let boot_epoch = wal.config.boot_epoch;
+            wal.put_frame(&frame(&Record::OpenBoot { boot_epoch, clean: start.clean }));
+        }
+        wal
+    }
+
+    /// Appends a record; it becomes durable in its turn.
+    ///
+    /// # Panics
+    /// If it doesn't fit what was appended before it ([`super::state::StateError`]): the caller
+    /// broke an invariant, and a log that says so can't be replayed. If the log was closed.
+    pub fn append(&mut self, record: &Record<'_>) -> AppendId {
+        assert!(!self.closing, "nothing follows the end of a boot");
+        let fold = |state: &mut ShardSnapshot| {
+            if let Err(error) = state.fold(record) {
+                let partition = record.partition();
+                panic!("a record of partition {partition:?} doesn't fit the log: {error}");
+            }
+        };
+        if self.config.durability == Durability::None {
+            fold(&mut self.state);
+            self.appended = self.appended.next();
+            self.durable = self.appended;
+            return self.appended;
+        }
+        let frame = frame(record);
+        self.make_room(frame.len());
+        // Only now: a snapshot that making room wrote must not know of this record.
+        fold(&mut self.state);
+        self.put_frame(&frame);
+        self.appended = self.appended.next();
+        self.back().last_append = self.appended;
+        self.appended
+    }
+
+    /// The last record that is durable, and with it all before it.
+    #[must_use]
+    pub const fn durable(&self) -> AppendId {
+        self.durable
+    }
+
+    /// The last record appended.
+    #[must_use]
+    pub const fn appended(&self) -> AppendId {
+        self.appended
+    }
+
+    /// Where the shard stands according to all appended records.
+    #[must_use]
+    pub const fn state(&self) -> &ShardSnapshot {
+        &self.state
+    }
+
+    /// The next write, if one is due and may be in flight. To be called after each turn's appends,
+    /// after each completion and at [`Wal::next_deadline`], until it says `None`.
+    pub fn poll_write(&mut self, now: Monotonic) -> Option<SegmentWrite> {
+        if self.in_flight.len() >= self.config.writes_in_flight {
+            return None;
+        }
+        if self.gathering.is_empty() {
+            if !self.proof_is_due(now) {
+                return None;
+            }
+            self.make_room(1);
+            if self.gathering.is_empty() {
+                self.begin_batch(None);
+            }
+        }
+        if self.must_gather(now) {
+            return None;
+        }
+        if !self.has_segment_for(self.gathering.front()?) {
+            return None;
+        }
+        let batch = self.gathering.pop_front()?;
+        if let Some(segment) = batch.begins {
+            self.prepared.pop_front();
+            self.written_segment_count += 1;
+            self.writing = Some((segment, 0));
+        }
+        self.gathering_since = None;
+        self.last_write_at = now;
+        Some(self.issue(batch))
+    }
+
+    /// A write is complete and durable.
+    ///
+    /// # Panics
+    /// If it isn't in flight. (A failed write must not come here: it ends the node.)
+    pub fn on_written(&mut self, write: SegmentWrite) {
+        let written = self
+            .in_flight
+            .iter_mut()
+            .find(|in_flight| in_flight.batch == write.batch && !in_flight.complete)
+            .expect("only writes in flight complete, and once");
+        written.complete = true;
+        while let Some(first) = self.in_flight.front().filter(|first| first.complete) {
+            assert!(first.last_append >= self.durable, "what is durable stays so");
+            self.durable_batch = first.batch;
+            self.durable = first.last_append;
+            self.in_flight.pop_front();
+        }
+        // One batch fills while the others are in flight; a burst's further memory is let go.
+        if self.pool.len() <= self.config.writes_in_flight {
+            let mut blocks = write.blocks;
+            blocks.clear();
+            self.pool.push(blocks);
+        }
+    }
+
+    /// The segment that the host should prepare now, full of zeros and durably so; it is named
+    /// once. Then [`Wal::on_segment_prepared`] or [`Wal::on_segment_failed`] follows.
+    pub fn wants_segment(&mut self, now: Monotonic) -> Option<SegmentId> {
+        let waits = self.prepare_failed_at.is_some_and(|at| now.since_ns(at) < PREPARE_RETRY_NS);
+        if self.config.durability == Durability::None || self.preparing.is_some() || waits {
+            return None;
+        }
+        let last = self.prepared.back().copied().or(self.writing.map(|(segment, _)| segment));
+        let next = match last {
+            Some(last) if last > self.filling => return None,
+            Some(last) => last.next(),
+            None => self.filling,
+        };
+        if self.written_segment_count + u64_from(self.prepared.len()) >= self.segment_count_max() {
+            return None;
+        }
+        self.preparing = Some(next);
+        self.preparing
+    }
+
+    /// A segment is prepared: zeros to its end, and durably named.
+    ///
+    /// # Panics
+    /// If it wasn't asked for.
+    pub fn on_segment_prepared(&mut self, segment: SegmentId) {
+        assert_eq!(self.preparing.take(), Some(segment), "segments are prepared when asked for");
+        self.prepare_failed_at = None;
+        self.prepared.push_back(segment);
+    }
+
+    /// A segment couldn't be prepared (no space, say). It will be asked for again after a while;
+    /// until then only what is prepared counts as room.
+    ///
+    /// # Panics
+    /// If it wasn't asked for.
+    pub fn on_segment_failed(&mut self, segment: SegmentId, now: Monotonic) {
+        assert_eq!(self.preparing.take(), Some(segment), "segments are prepared when asked for");
+        self.prepare_failed_at = Some(now);
+    }
+
+    /// When [`Wal::poll_write`] or [`Wal::wants_segment`] should be called again though nothing
+    /// was appended and nothing completed.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        let may_write = self.in_flight.len() < self.config.writes_in_flight
+            && self.gathering.front().is_some_and(|batch| self.has_segment_for(batch));
+        let gathered = self
+            .gathering_since
+            .filter(|_| may_write)
+            .map(|since| since.after_ns(ASYNC_INTERVAL_NS));
+        let proof_pending =
+            self.proof_owed && self.gathering.is_empty() && self.in_flight.is_empty();
+        let proof = proof_pending.then(|| self.last_write_at.after_ns(PROOF_DELAY_NS));
+        let prepare = self
+            .prepare_failed_at
+            .filter(|_| self.preparing.is_none())
+            .map(|at| at.after_ns(PREPARE_RETRY_NS));
+        [gathered, proof, prepare].into_iter().flatten().min()
+    }
+
+    /// Ends the boot cleanly: whatever is pending, then the closing record, then its proof. Go on
+    /// with [`Wal::poll_write`] until [`Wal::is_closed`].
+    pub fn close(&mut self) {
+        if self.closing {
+            return;
+        }
+        if self.config.durability != Durability::None {
+            let boot_epoch = self.config.boot_epoch;
+            let frame = frame(&Record::CloseBoot { boot_epoch });
+            self.make_room(frame.len());
+            self.put_frame(&frame);
+        }
+        self.closing = true;
+    }
+
+    /// Whether everything is written and proven after [`Wal::close`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closing && self.gathering.is_empty() && self.in_flight.is_empty() && !self.proof_owed
+    }
+
+    /// How full the log is.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let segment_size = u64_from(self.config.segment_size_bytes);
+        let on_disk = self.written_segment_count + u64_from(self.prepared.len());
+        let planned = u64_from(self.state.segments.len()) + 1;
+        let further = if self.prepare_failed_at.is_some() {
+            u64_from(self.prepared.iter().filter(|&&segment| segment > self.filling).count())
+        } else {
+            self.segment_count_max().saturating_sub(planned)
+        };
+        let rest = block::offset_of(self.segment_block_count - self.filled_block_count);
+        let gathering_block_count: usize =
+            self.gathering.iter().map(|batch| batch.blocks.len()).sum();
+        Space {
+            used_size_bytes: on_disk * segment_size,
+            size_bytes_max: self.config.log_size_bytes_max,
+            client_size_bytes: match further {
+                0 => 0,
+                _ => rest + (further - 1) * segment_size,
+            },
+            gathering_size_bytes: block::offset_of(gathering_block_count),
+        }
+    }
+
+    const fn segment_count_max(&self) -> u64 {
+        self.config.log_size_bytes_max / u64_from(self.config.segment_size_bytes)
+    }
+
+    // ---- gathering ----
+
+    /// Begins another segment if `size` more bytes don't fit the one being filled.
+    fn make_room(&mut self, size: usize) {
+        let room = self.gathering.back().map_or(0, |batch| PAYLOAD_SIZE_BYTES - batch.used);
+        let more = size.saturating_sub(room).div_ceil(PAYLOAD_SIZE_BYTES);
+        if self.filled_block_count + more <= self.segment_block_count {
+            return;
+        }
+        let last_batch = self.next_batch.previous();
+        self.state.segments.push(LiveSegment { segment: self.filling, last_batch });
+        self.filling = self.filling.next();
+        self.filled_block_count = 0;
+        self.begin_segment();
+    }
+
+    fn begin_segment(&mut self) {
+        self.begin_batch(Some(self.filling));
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        encode_snapshot(&self.state, &mut scratch);
+        self.begin_record();
+        self.put(&scratch);
+        self.scratch = scratch;
+    }
+
+    fn begin_batch(&mut self, begins: Option<SegmentId>) {
+        let mut blocks =
+            self.pool.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_BLOCK_COUNT_MAX));
+        blocks.push(Block::ZERO);
+        self.filled_block_count += 1;
+        let last_append = self.appended;
+        self.gathering.push_back(Batch {
+            id: self.next_batch,
+            blocks,
+            used: 0,
+            last_append,
+            begins,
+        });
+        self.next_batch = self.next_batch.next();
+    }
+
+    fn put_frame(&mut self, frame: &Frame<'_>) {
+        self.begin_record();
+        self.put(frame.head());
+        self.put(frame.value());
+    }
+
+    /// Marks the place where a record begins, so that a reader can find its way after a damage.
+    fn begin_record(&mut self) {
+        self.ensure_room();
+        let batch = self.back();
+        let offset = BLOCK_HEADER_SIZE_BYTES + batch.used;
+        block::mark_record(last_block(&mut batch.blocks), offset);
+    }
+
+    /// Makes the last block one with room for at least a byte.
+    fn ensure_room(&mut self) {
+        match self.gathering.back_mut() {
+            Some(batch) if batch.used < PAYLOAD_SIZE_BYTES => {}
+            Some(batch) if batch.blocks.len() < BATCH_BLOCK_COUNT_MAX => {
+                batch.blocks.push(Block::ZERO);
+                batch.used = 0;
+                self.filled_block_count += 1;
+            }
+            _ => self.begin_batch(None),
+        }
+        assert!(self.filled_block_count <= self.segment_block_count, "a record fits its segment");
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.ensure_room();
+            let batch = self.back();
+            let begin = BLOCK_HEADER_SIZE_BYTES + batch.used;
+            let room = &mut last_block(&mut batch.blocks).0[begin..];
+            let (now, later) = bytes.split_at(bytes.len().min(room.len()));
+            room[..now.len()].copy_from_slice(now);
+            batch.used += now.len();
+            bytes = later;
+        }
+    }
+
+    fn back(&mut self) -> &mut Batch {
+        self.gathering.back_mut().expect("a batch gathers")
+    }
+
+    // ---- writing ----
+
+    /// Whether nothing follows the last batch, so that an empty one should say it is complete.
+    fn proof_is_due(&self, now: Monotonic) -> bool {
+        self.proof_owed
+            && self.in_flight.is_empty()
+            && (self.closing || now.since_ns(self.last_write_at) >= PROOF_DELAY_NS)
+    }
+
+    /// In mode `async` a batch that isn't full waits for its interval.
+    fn must_gather(&mut self, now: Monotonic) -> bool {
+        let only = self.gathering.len() == 1
+            && self.gathering.front().is_some_and(|batch| {
+                batch.blocks.len() < BATCH_BLOCK_COUNT_MAX && !is_empty(batch)
+            });
+        if self.config.durability != Durability::Async || self.closing || !only {
+            return false;
+        }
+        let since = *self.gathering_since.get_or_insert(now);
+        now.since_ns(since) < ASYNC_INTERVAL_NS
+    }
+
+    /// Whether the segment that a batch begins, if it begins one, is prepared.
+    fn has_segment_for(&self, batch: &Batch) -> bool {
+        batch.begins.is_none_or(|segment| self.prepared.front() == Some(&segment))
+    }
+
+    fn issue(&mut self, mut batch: Batch) -> SegmentWrite {
+        let (segment, first_block) = self.writing.expect("the first batch begins a segment");
+        let block_count = batch.blocks.len();
+        assert!(first_block + block_count <= self.segment_block_count, "a batch fits its segment");
+        for (position, block) in batch.blocks.iter_mut().enumerate() {
+            let last = position + 1 == block_count;
+            let header = BlockHeader {
+                shard: self.config.key.shard,
+                number: u16_from(first_block + position),
+                segment,
+                batch: batch.id,
+                proven: self.durable_batch,
+                first_record: block::first_record(block),
+                used: u16_from(if last { batch.used } else { PAYLOAD_SIZE_BYTES }),
+                last,
+            };
+            block::seal(block, self.config.key.salt, &header);
+        }
+        self.proof_owed = !is_empty(&batch);
+        self.writing = Some((segment, first_block + block_count));
+        self.in_flight.push_back(InFlight {
+            batch: batch.id,
+            last_append: batch.last_append,
+            complete: false,
+        });
+        SegmentWrite {
+            batch: batch.id,
+            segment,
+            offset: block::offset_of(first_block),
+            blocks: batch.blocks,
+        }
+    }
+}
+
+const fn is_empty(batch: &Batch) -> bool {
+    batch.blocks.len() == 1 && batch.used == 0
+}
+
+fn last_block(blocks: &mut [Block]) -> &mut Block {
+    blocks.last_mut().expect("a batch has a block")
+}
+
+#[cfg(test)]
+mod tests;

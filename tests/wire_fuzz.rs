@@ -1,0 +1,479 @@
+//! Guarantee: no bytes from a connection make the wire room panic, allocate without bound, or read
+//! differently than prost does.
+//!
+//! Each round draws its bytes from its own seed and lets `arbitrary` shape them. A run begins at a
+//! fresh seed; a failure prints the seed of its round, and `P2PMAP_FUZZ_SEED=<seed>` replays that
+//! round alone. `P2PMAP_FUZZ_ROUNDS` makes a run longer.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use arbitrary::{Arbitrary, Unstructured};
+use p2pmap::base::ids::PartitionId;
+use p2pmap::base::limits::{FRAME_PREFIX_SIZE_BYTES, FRAME_SIZE_BYTES_MAX};
+use p2pmap::base::prng::Prng;
+use p2pmap::map::operation::cold::{OwnedCommand, OwnedQuery};
+use p2pmap::map::operation::{decode_command, decode_query, with_command, with_query};
+use p2pmap::proto::atomix::map::{Message, message};
+use p2pmap::proto::p2pmap::v1;
+use p2pmap::wire::error::WireError;
+use p2pmap::wire::frame::{Assembler, Flag, Frame, FrameError, split};
+use p2pmap::wire::request::{Acceptance, Request, decode_cold, decode_hot};
+use p2pmap::wire::route::{Route, Router};
+use prost::Message as _;
+
+const ROUNDS_DEFAULT: u64 = 20_000;
+const ENTROPY_SIZE_BYTES_MAX: u64 = 600;
+const PARTITIONS: u32 = 64;
+const ACCEPTANCE: Acceptance<'_> = Acceptance { cluster: "test", value_size_bytes_max: 64 };
+
+/// Prints how to replay a round that panics.
+struct Round {
+    seed: u64,
+}
+
+impl Drop for Round {
+    #[allow(clippy::print_stderr)]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay this round with P2PMAP_FUZZ_SEED={}", self.seed);
+        }
+    }
+}
+
+fn number_from_env(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("a decimal number"))
+}
+
+/// Runs rounds of `check`, each on something arbitrary.
+fn fuzz<T: for<'a> Arbitrary<'a>>(check: impl Fn(T, &mut Prng)) {
+    let replayed = number_from_env("P2PMAP_FUZZ_SEED");
+    let rounds = number_from_env("P2PMAP_FUZZ_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
+    let first = replayed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 1);
+    for seed in first..first + if replayed.is_some() { 1 } else { rounds } {
+        let round = Round { seed };
+        let mut prng = Prng::new(seed, "wire_fuzz");
+        let size = prng.below(ENTROPY_SIZE_BYTES_MAX);
+        let entropy: Vec<u8> = (0..size).map(|_| prng.next_u64().to_le_bytes()[0]).collect();
+        if let Ok(value) = T::arbitrary(&mut Unstructured::new(&entropy)) {
+            check(value, &mut prng);
+        }
+        drop(round);
+    }
+}
+
+// ---- frames ----
+
+/// What a sender may put on a connection.
+#[derive(Arbitrary, Debug)]
+enum Sent {
+    Message(Vec<u8>),
+    Hello(Vec<u8>),
+    Long(u8),
+    Compressed(Vec<u8>),
+    Flag(u8),
+    Announced(u32),
+    Truncated(Vec<u8>),
+}
+
+impl Sent {
+    fn bytes(&self) -> Vec<u8> {
+        let frame = |flag: u8, payload: &[u8]| {
+            let size = u32::try_from(payload.len()).unwrap();
+            [&[flag][..], &size.to_be_bytes(), payload].concat()
+        };
+        match self {
+            Self::Message(payload) => frame(0, payload),
+            Self::Hello(payload) => frame(2, payload),
+            Self::Long(byte) => frame(0, &vec![*byte; 1_000 * usize::from(*byte)]),
+            Self::Compressed(payload) => frame(1, payload),
+            Self::Flag(flag) => frame(*flag, b"payload"),
+            Self::Announced(size) => [&[0][..], &size.to_be_bytes()].concat(),
+            Self::Truncated(payload) => {
+                let frame = frame(0, payload);
+                frame[..frame.len() / 2].to_vec()
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Received {
+    frames: Vec<(Flag, Vec<u8>)>,
+    error: Option<FrameError>,
+    unfinished: bool,
+}
+
+/// The whole stream at once, written without a look at the code under test.
+fn received_at_once(bytes: &[u8]) -> Received {
+    let mut received = Received::default();
+    let mut at = 0;
+    while at < bytes.len() {
+        let flag = match bytes[at] {
+            0 => Flag::Message,
+            2 => Flag::Hello,
+            1 => {
+                received.error = Some(FrameError::Compressed);
+                return received;
+            }
+            flag => {
+                received.error = Some(FrameError::FlagUnknown { flag });
+                return received;
+            }
+        };
+        let Some(size) = bytes.get(at + 1..at + 5) else { break };
+        let size = u32::from_be_bytes(size.try_into().unwrap());
+        if size as usize > FRAME_SIZE_BYTES_MAX - FRAME_PREFIX_SIZE_BYTES {
+            received.error = Some(FrameError::TooLong { payload_size_bytes: size });
+            return received;
+        }
+        let Some(payload) = bytes.get(at + 5..at + 5 + size as usize) else { break };
+        received.frames.push((flag, payload.to_vec()));
+        at += 5 + payload.len();
+    }
+    received.unfinished = at < bytes.len();
+    received
+}
+
+/// The same in buffers of random sizes, as a connection does it.
+fn received_in_buffers(mut bytes: &[u8], prng: &mut Prng) -> Received {
+    let mut assembler = Assembler::default();
+    let mut received = Received::default();
+    let mut size_max = 1 + prng.below(3_000);
+    let mut arrived = 0;
+    while !bytes.is_empty() {
+        if prng.one_in(8) {
+            size_max = 1 + prng.below(40);
+        }
+        let size = usize::try_from(1 + prng.below(size_max)).unwrap().min(bytes.len());
+        let (buffer, rest) = bytes.split_at(size);
+        bytes = rest;
+        arrived += size;
+        if let Err(error) = receive(&mut assembler, buffer, &mut received) {
+            received.error = Some(error);
+            return received;
+        }
+        assert!(assembler.capacity_bytes() <= (2 * arrived).max(4_096), "memory grows with bytes");
+    }
+    received.unfinished = !assembler.is_empty();
+    received
+}
+
+fn receive(
+    assembler: &mut Assembler,
+    mut buffer: &[u8],
+    received: &mut Received,
+) -> Result<(), FrameError> {
+    let mut keep = |frame: Frame<'_>| received.frames.push((frame.flag, frame.payload.to_vec()));
+    if let Some(frame) = assembler.complete(&mut buffer)? {
+        keep(frame);
+    }
+    while let Some(frame) = split(&mut buffer)? {
+        keep(frame);
+    }
+    assembler.keep(buffer);
+    Ok(())
+}
+
+#[test]
+fn frames_come_out_alike_however_the_stream_is_cut() {
+    fuzz(|sent: Vec<Sent>, prng| {
+        let bytes: Vec<u8> = sent.iter().flat_map(Sent::bytes).collect();
+        assert_eq!(received_in_buffers(&bytes, prng), received_at_once(&bytes));
+    });
+}
+
+#[test]
+fn garbage_is_cut_into_frames_alike() {
+    fuzz(|bytes: Vec<u8>, prng| {
+        assert_eq!(received_in_buffers(&bytes, prng), received_at_once(&bytes));
+    });
+}
+
+// ---- messages ----
+
+/// Protobuf, more or less: fields with plausible numbers and any wire type, nested.
+#[derive(Arbitrary, Debug)]
+struct Soup(Vec<SoupField>);
+
+#[derive(Arbitrary, Debug)]
+struct SoupField {
+    number: SoupNumber,
+    value: SoupValue,
+}
+
+#[derive(Arbitrary, Debug)]
+enum SoupNumber {
+    Low(u8),
+    Any(u32),
+}
+
+#[derive(Arbitrary, Debug)]
+enum SoupValue {
+    Message(Soup),
+    SameMessage(Soup),
+    Small(u8),
+    Number(u64),
+    Overlong(u8, u8),
+    Bytes(Vec<u8>),
+    Text(String),
+    Map,
+    WrongLength(u64, Vec<u8>),
+    Fixed64(u64),
+    Fixed32(u32),
+    Group(Soup),
+    OpenGroup,
+    WireType(u8),
+}
+
+fn put_varint(out: &mut Vec<u8>, value: u64) {
+    prost::encoding::encode_varint(value, out);
+}
+
+impl Soup {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for field in &self.0 {
+            field.encode(&mut out);
+        }
+        out
+    }
+}
+
+impl SoupField {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let number = match self.number {
+            SoupNumber::Low(number) => u64::from(number % 24),
+            SoupNumber::Any(number) => u64::from(number >> 3),
+        };
+        let key = |out: &mut Vec<u8>, wire_type: u8| {
+            put_varint(out, number << 3 | u64::from(wire_type));
+        };
+        let delimited = |out: &mut Vec<u8>, bytes: &[u8]| {
+            key(out, 2);
+            put_varint(out, bytes.len() as u64);
+            out.extend_from_slice(bytes);
+        };
+        match &self.value {
+            SoupValue::Message(soup) | SoupValue::SameMessage(soup) => {
+                delimited(out, &soup.encode());
+            }
+            SoupValue::Small(number) => {
+                key(out, 0);
+                put_varint(out, u64::from(number % 3));
+            }
+            SoupValue::Number(number) => {
+                key(out, 0);
+                put_varint(out, *number);
+            }
+            SoupValue::Overlong(number, size) => {
+                key(out, 0);
+                out.push(number | 0x80);
+                out.extend(vec![0x80; usize::from(size % 10)]);
+                out.push(0);
+            }
+            SoupValue::Bytes(bytes) => delimited(out, bytes),
+            SoupValue::Text(text) => delimited(out, text.as_bytes()),
+            SoupValue::Map => delimited(out, b"orders"),
+            SoupValue::WrongLength(size, bytes) => {
+                key(out, 2);
+                put_varint(out, *size);
+                out.extend_from_slice(bytes);
+            }
+            SoupValue::Fixed64(number) => {
+                key(out, 1);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            SoupValue::Fixed32(number) => {
+                key(out, 5);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            SoupValue::Group(soup) => {
+                key(out, 3);
+                out.extend(soup.encode());
+                key(out, 4);
+            }
+            SoupValue::OpenGroup => key(out, 3),
+            SoupValue::WireType(wire_type) => key(out, wire_type % 8),
+        }
+    }
+}
+
+/// What a connection does with a payload; and prost must agree.
+#[track_caller]
+fn check_payload(payload: &[u8]) {
+    let router = Router::new(PARTITIONS);
+    let route = |request: &Request<'_>| match router.route(request) {
+        Ok(Route::Partition(PartitionId(partition))) => assert!(partition < PARTITIONS),
+        Ok(Route::All) => assert_eq!(request.key(), None),
+        Err(refusal) => assert!(refusal.message.contains("target.name"), "names the field"),
+    };
+    let hot = decode_hot(payload, ACCEPTANCE);
+    let prost = Message::decode(payload);
+    match decode_cold(payload) {
+        Ok(cold) => {
+            let message = prost.expect("cold decoding is prost's").message;
+            assert!(matches!(
+                message,
+                Some(message::Message::Command(_) | message::Message::Query(_))
+            ));
+            match cold.request(ACCEPTANCE) {
+                Ok(request) => {
+                    route(&request);
+                    assert!(hot.is_none_or(|hot| hot == request), "{hot:?} {request:?}");
+                }
+                Err(refusal) => {
+                    assert_eq!(hot, None);
+                    assert!(!refusal.message.is_empty());
+                }
+            }
+        }
+        Err(error) => {
+            assert_eq!(hot, None, "{error}");
+            if let WireError::Undecodable { .. } | WireError::Malformed = error {
+                assert!(prost.is_err(), "{error}");
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn check_operation(bytes: &[u8]) {
+    let hot = decode_command(bytes, 64);
+    with_command(bytes, 64, |command| assert!(hot.is_none_or(|hot| command == Ok(hot))));
+    match OwnedCommand::decode(bytes) {
+        Ok(cold) => assert!(hot.is_none_or(|hot| cold.command(64) == Ok(hot))),
+        Err(_) => assert_eq!(hot, None),
+    }
+    let hot = decode_query(bytes);
+    with_query(bytes, |query| assert!(hot.is_none_or(|hot| query == Ok(hot))));
+    match OwnedQuery::decode(bytes) {
+        Ok(cold) => assert!(hot.is_none_or(|hot| cold.query() == Ok(hot))),
+        Err(_) => assert_eq!(hot, None),
+    }
+}
+
+#[test]
+fn soup_is_read_as_prost_reads_it() {
+    fuzz(|soup: Soup, _| {
+        let bytes = soup.encode();
+        check_payload(&bytes);
+        check_operation(&bytes);
+    });
+}
+
+/// A request around soup, so that the inner decoders get some.
+#[derive(Arbitrary, Debug)]
+struct SoupRequest {
+    target: Option<Soup>,
+    command: bool,
+    message_id: Option<u64>,
+    around: Soup,
+    operation: u8,
+    inside: Soup,
+    beside: Soup,
+}
+
+impl SoupRequest {
+    fn encode(&self) -> Vec<u8> {
+        let field = |number: u8, bytes: Vec<u8>| {
+            let mut out = vec![number << 3 | 2];
+            put_varint(&mut out, bytes.len() as u64);
+            out.extend(bytes);
+            out
+        };
+        let mut value = field(1, b"orders".to_vec());
+        value.extend(field(10 + self.operation % 4, self.inside.encode()));
+        value.extend(self.beside.encode());
+        let mut request = field(4, value);
+        if let Some(message_id) = self.message_id {
+            request.push(0x10);
+            put_varint(&mut request, message_id);
+        }
+        let mut payload = Vec::new();
+        if let Some(target) = &self.target {
+            payload.extend(field(1, target.encode()));
+        }
+        payload.extend(field(if self.command { 2 } else { 4 }, request));
+        payload.extend(self.around.encode());
+        payload
+    }
+}
+
+#[test]
+fn requests_around_soup_are_read_as_prost_reads_them() {
+    fuzz(|request: SoupRequest, _| check_payload(&request.encode()));
+}
+
+#[test]
+fn garbage_is_read_as_prost_reads_it() {
+    fuzz(|bytes: Vec<u8>, _| {
+        check_payload(&bytes);
+        check_operation(&bytes);
+    });
+}
+
+#[test]
+fn requests_truncated_or_flipped_anywhere_are_read_as_prost_reads_them() {
+    let put = v1::Put {
+        key: "{user1000}.key".into(),
+        value: "value".into(),
+        condition: Some(v1::Condition { condition: Some(v1::condition::Condition::Version(300)) }),
+        want_previous: true,
+        ..Default::default()
+    };
+    let command = v1::Command {
+        map: "orders".into(),
+        timeout_ms: 1_000,
+        operation: Some(v1::command::Operation::Put(put)),
+        ..Default::default()
+    };
+    let mut payload = vec![0x0A, 0x0E, 0x0A, 0x06];
+    payload.extend_from_slice(b"orders");
+    payload.extend([0x12, 0x04]);
+    payload.extend_from_slice(b"test");
+    let value = command.encode_to_vec();
+    payload.extend([0x12, u8::try_from(value.len() + 4).unwrap(), 0x10, 0x07]);
+    payload.extend([0x22, u8::try_from(value.len()).unwrap()]);
+    payload.extend(value);
+    assert!(decode_hot(&payload, ACCEPTANCE).is_some(), "it is a request to begin with");
+    for end in 0..payload.len() {
+        check_payload(&payload[..end]);
+    }
+    for at in 0..payload.len() {
+        for byte in 0..=255 {
+            let mut flipped = payload.clone();
+            flipped[at] = byte;
+            check_payload(&flipped);
+            let mut inserted = payload.clone();
+            inserted.insert(at, byte);
+            check_payload(&inserted);
+        }
+        let mut removed = payload.clone();
+        removed.remove(at);
+        check_payload(&removed);
+    }
+}
+
+#[test]
+fn frame_full_of_empty_entries_is_refused_before_it_becomes_objects() {
+    // Field 22 (recover_response) with as many empty entries (field 7) as a frame holds: prost
+    // would make 64 bytes or more of each two.
+    let entries = [0x3A, 0x00].repeat((FRAME_SIZE_BYTES_MAX - 64) / 2);
+    let mut payload = vec![0xB2, 0x01];
+    put_varint(&mut payload, entries.len() as u64);
+    payload.extend(entries);
+    let error = decode_cold(&payload).unwrap_err();
+    assert_eq!(error, WireError::KindForbidden { field: "recover_response" });
+}
+
+#[test]
+fn deeply_nested_groups_do_not_exhaust_the_stack() {
+    let groups = vec![0xFB; FRAME_SIZE_BYTES_MAX - 64];
+    assert!(decode_cold(&groups).is_err());
+    let open: Vec<u8> = [0xC3, 0x01].repeat((FRAME_SIZE_BYTES_MAX - 64) / 2);
+    assert_eq!(decode_cold(&open).unwrap_err(), WireError::Malformed);
+    let closed: Vec<u8> = [[0xC3, 0x01].repeat(100_000), [0xC4, 0x01].repeat(100_000)].concat();
+    assert!(matches!(decode_cold(&closed).unwrap_err(), WireError::Undecodable { .. }));
+    check_operation(&closed);
+}
