@@ -8,9 +8,9 @@
 //! 7  main.rs  cli/                    choose a command
 //! 6  node/    client/    bench/       assemble a node | talk to one | load it
 //! 5  runtime/ sim/                    two hosts of the same shard: real I/O | simulated I/O
-//! 4  shard/                           one core's work, composed               -- pure from here down:
-//! 3  wire/                            bytes <-> requests, replies                no async, no I/O, no clock,
-//! 2  map/     nopaxos/   storage/     state machine | replication | formats      no unseeded randomness
+//! 4  shard/                           one core's work, composed               -- pure from here:
+//! 3  wire/                            bytes <-> requests, replies             no async, no I/O,
+//! 2  map/     nopaxos/   storage/     state machine | replication | formats   no clock, no chance
 //! 1  proto/   metrics/                generated types | counters
 //! 0  base/                            ids, limits, time, prng, checksum
 //! ```

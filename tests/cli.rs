@@ -85,8 +85,50 @@ fn failed(stderr: &str) -> Run {
     Run { code: 2, stdout: Vec::new(), stderr: stderr.to_owned() }
 }
 
+/// The commands of a `console` block, each with what it prints.
+fn session(readme: &str) -> Vec<(Vec<&str>, String)> {
+    let block = readme.split("```console\n").nth(1).expect("the README has a session");
+    let block = block.split("```").next().expect("a split has a first part");
+    block
+        .split("$ p2pmap ")
+        .skip(1)
+        .map(|command| {
+            let (line, printed) = command.split_once('\n').expect("a command ends its line");
+            (line.split(' ').collect(), printed.to_owned())
+        })
+        .collect()
+}
+
 #[test]
-fn first_session_of_the_readme_works() {
+fn first_session_of_the_readme_prints_what_the_readme_says() {
+    let readme = include_str!("../README.md");
+    let node = mini_node::start();
+    let session = session(readme);
+    assert!(session.len() > 5, "the session was not found");
+    for (arguments, printed) in session {
+        let run = at(node, &arguments);
+        let mut shown = format!("{}{}", run.text(), run.stderr);
+        // A terminal is shown a value with a newline.
+        if arguments[0] == "get" && run.code == 0 {
+            shown.push('\n');
+        }
+        assert_eq!(shown, printed, "p2pmap {}", arguments.join(" "));
+    }
+}
+
+#[test]
+fn settings_shown_in_the_readme_are_sound() {
+    let readme = include_str!("../README.md");
+    let toml = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(toml.expect("the README has a configuration").as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let printed = run(&mut p2pmap(&["serve", "--print-config", "--config", path]));
+    assert_eq!((printed.code, printed.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn each_operation_has_its_command() {
     let node = mini_node::start();
     assert_eq!(at(node, &["put", "orders", "k1", "hello"]), done("version 1\n"));
     assert_eq!(at(node, &["get", "orders", "k1"]), done("hello"));

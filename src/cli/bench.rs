@@ -32,7 +32,12 @@ pub(super) struct BenchRunArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(super) duration: Duration,
     /// Puts among a hundred requests; the rest are gets.
-    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u8).range(0..=100)
+    )]
     pub(super) puts: u8,
 }
 

@@ -146,7 +146,7 @@ impl fmt::Display for ClientError {
             }
             Self::TooLong { size_bytes } => write!(
                 f,
-                "the request is {size_bytes} bytes long; at most {FRAME_SENT_SIZE_BYTES_MAX} can be sent"
+                "the request is {size_bytes} bytes long, of {FRAME_SENT_SIZE_BYTES_MAX} at most"
             ),
             Self::Refused(error) => write!(f, "{} ({})", error.message, name_of(error)),
         }

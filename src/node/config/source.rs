@@ -173,7 +173,7 @@ impl Typed {
     }
 
     /// An unknown variable can't be an error as an unknown key is: orchestrators make up variables
-    /// from a service's name (`P2PMAP_SERVICE_HOST`). One that is almost a setting's name is a slip.
+    /// from a service's name (`P2PMAP_SERVICE_HOST`). One that is almost a setting's is a slip.
     fn warn_if_mistyped<'a>(&mut self, name: &str, known: impl Iterator<Item = &'a str>) {
         if OTHER_VARIABLES.contains(&name) {
             return;
@@ -181,8 +181,9 @@ impl Typed {
         let short = |name: &'a str| name.trim_start_matches(ENVIRONMENT_PREFIX);
         let typed = name.trim_start_matches(ENVIRONMENT_PREFIX);
         if let Some(meant) = nearest(typed, known.map(short)) {
+            let meant = format!("{ENVIRONMENT_PREFIX}{meant}");
             self.warnings.push(format!(
-                "environment {name} is no setting and is ignored; did you mean {ENVIRONMENT_PREFIX}{meant}?"
+                "environment {name} is no setting and is ignored; did you mean {meant}?"
             ));
         }
     }
