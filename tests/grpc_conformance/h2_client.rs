@@ -81,7 +81,9 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::with_client(h2::client::Builder::new().initial_window_size(1 << 20))
+        let builder = &mut h2::client::Builder::new();
+        builder.initial_window_size(1 << 20);
+        Self::with_client(builder.initial_connection_window_size(1 << 30))
     }
 
     fn with_client(builder: &h2::client::Builder) -> Self {
@@ -652,8 +654,7 @@ fn unanswered_messages_of_a_connection_are_bounded() {
 
 #[test]
 fn long_messages_of_many_streams_at_once_all_get_through() {
-    let builder = &mut h2::client::Builder::new();
-    let mut pair = Pair::with_client(builder.initial_connection_window_size(1 << 30));
+    let mut pair = Pair::new();
     let mut calls: Vec<_> = (0..12).map(|_| pair.call(CONNECT)).collect();
     let size = 3 << 20;
     let bytes = frame(&vec![1; size]);

@@ -43,7 +43,10 @@ pub struct GrpcConnection {
     pipe: Rc<RefCell<Pipe>>,
     /// The pipe's output while h2 isn't running.
     output: BytesMut,
+    /// h2 has something to do.
     wake: WakeFlag,
+    /// Something was asked of a stream, or of all.
+    touched: bool,
     /// In the order of their ids, which is the order in which they came.
     calls: Vec<Call>,
     /// Messages that were handed out and not reported done, also those of streams that are gone.
@@ -87,6 +90,7 @@ impl GrpcConnection {
             pipe,
             output: BytesMut::new(),
             wake: WakeFlag::raised(),
+            touched: false,
             calls: Vec::new(),
             in_flight_count: 0,
             handed_size_bytes: 0,
@@ -131,11 +135,18 @@ impl GrpcConnection {
         mem::swap(&mut self.pipe.borrow_mut().output, &mut self.output);
         let waker = self.wake.waker();
         let cx = &mut Context::from_waker(&waker);
+        self.touched = false;
+        if self.pipe.borrow().output_blocked {
+            self.wake.raise();
+        }
         self.expire(now, cx);
         for _ in 0..PASS_COUNT_MAX {
-            self.wake.lower();
-            self.drive(now, cx);
-            self.read(cx, messages);
+            if self.wake.is_raised() {
+                self.drive(now, cx);
+                // What h2 woke us for while it was driven has been seen to.
+                self.wake.lower();
+            }
+            self.read(messages);
             self.write();
             if !self.wake.is_raised() {
                 break;
@@ -149,7 +160,8 @@ impl GrpcConnection {
     #[must_use]
     pub fn needs_poll(&self) -> bool {
         let output_size = self.output.len();
-        self.wake.is_raised()
+        self.touched
+            || self.wake.is_raised()
             || (self.held_back && output_size < GRPC_OUTPUT_SIZE_BYTES)
             || (self.pipe.borrow().output_blocked && output_size < GRPC_OUTPUT_SIZE_BYTES_MAX)
     }
@@ -162,7 +174,7 @@ impl GrpcConnection {
         if call.is_ending() {
             return None;
         }
-        self.wake.raise();
+        self.touched = true;
         Some(&mut call.replies)
     }
 
@@ -179,14 +191,14 @@ impl GrpcConnection {
             assert!(call.in_flight_count > 0, "a stream has more replies than messages");
             call.in_flight_count -= 1;
         }
-        self.wake.raise();
+        self.touched = true;
     }
 
     /// Ends a stream after the replies that were appended so far.
     pub fn close_stream(&mut self, stream: StreamId, status: GrpcStatus) {
         if let Some(place) = self.place(stream) {
             self.calls[place].end_with(status);
-            self.wake.raise();
+            self.touched = true;
         }
     }
 
@@ -231,24 +243,25 @@ impl GrpcConnection {
         self.serving = false;
         if let Transport::Open(connection, _) = &mut self.transport {
             connection.graceful_shutdown();
+            self.wake.raise();
         }
         for call in &mut self.calls {
             call.end_requests(leaving());
         }
-        self.wake.raise();
+        self.touched = true;
     }
 
     /// What the health service says from now on.
     pub fn set_serving(&mut self, serving: bool) {
         self.serving = serving && !self.draining;
-        self.wake.raise();
+        self.touched = true;
     }
 
     /// While paused, no message is handed out and no window given back: the client stops when its
     /// windows are used up. Cancellations, pings and health checks go on.
     pub fn set_read_paused(&mut self, paused: bool) {
         self.read_paused = paused;
-        self.wake.raise();
+        self.touched = true;
     }
 
     fn state(&self) -> ConnectionState {
@@ -285,7 +298,7 @@ impl GrpcConnection {
         }
     }
 
-    /// Lets h2 read, write and report new streams.
+    /// Lets h2 read and write, and takes what it has for us: new streams, bytes, resets.
     fn drive(&mut self, now: Monotonic, cx: &mut Context<'_>) {
         self.pipe.borrow_mut().output_blocked = false;
         if let Transport::Handshake(handshake) = &mut self.transport {
@@ -303,6 +316,10 @@ impl GrpcConnection {
                 Poll::Ready(None) => self.close(CloseReason::Finished),
             }
         }
+        for call in &mut self.calls {
+            call.receive(cx);
+        }
+        self.calls.retain(|call| !call.is_over());
         if !self.pipe.borrow().output_blocked {
             // h2 got no more than the client's windows take, and has written it.
             self.handed_size_bytes = 0;
@@ -343,11 +360,7 @@ impl GrpcConnection {
     }
 
     /// Takes messages from the calls and gives windows back.
-    fn read(&mut self, cx: &mut Context<'_>, messages: &mut Vec<(StreamId, Bytes)>) {
-        for call in &mut self.calls {
-            call.receive(cx);
-        }
-        self.calls.retain(|call| !call.is_over());
+    fn read(&mut self, messages: &mut Vec<(StreamId, Bytes)>) {
         for place in self.round() {
             let call = &mut self.calls[place];
             while !call.feeds_shard()
