@@ -534,6 +534,39 @@ fn a_closed_stream_ends_with_its_status_after_its_replies() {
 }
 
 #[test]
+fn a_finished_stream_answers_what_was_handed_out_before_its_status() {
+    let mut pair = Pair::new();
+    pair.echoes = false;
+    let mut call = pair.call(CONNECT);
+    call.send(&mut pair, b"good");
+    call.send(&mut pair, b"bad");
+    let (stream, payload) = pair.messages.remove(0);
+    pair.server.finish_stream(stream, GrpcStatus::new(GrpcCode::InvalidArgument, "bad"));
+    pair.server.reply_done(stream);
+    call.send(&mut pair, b"after");
+    assert_eq!(pair.messages.len(), 1);
+    assert_eq!(call.status(&mut pair), None);
+    echo(&mut pair.server, stream, &payload);
+    pair.run();
+    assert_eq!(call.messages(&mut pair), [&b"good"[..]]);
+    assert_eq!(call.status(&mut pair), Some(number(GrpcCode::InvalidArgument)));
+}
+
+#[test]
+fn a_draining_connection_ends_when_its_last_stream_is_cancelled() {
+    let mut pair = Pair::new();
+    pair.echoes = false;
+    let mut call = pair.call(CONNECT);
+    call.send(&mut pair, b"x");
+    pair.server.shutdown();
+    pair.run();
+    assert_eq!(pair.state, ConnectionState::Draining);
+    call.stream.send_reset(Reason::CANCEL);
+    pair.run();
+    assert_eq!(pair.state, ConnectionState::Closed(CloseReason::Finished));
+}
+
+#[test]
 fn a_slow_reader_gets_what_its_window_takes_and_the_rest_when_it_reads() {
     const WINDOW: usize = 100_000;
     const REPLY: usize = 30_000;

@@ -34,9 +34,17 @@ const PASS_COUNT_MAX: usize = 8;
 /// The server's side of one gRPC connection. It belongs to one thread and does no I/O.
 ///
 /// Whoever owns it moves bytes between it and the socket, and calls [`GrpcConnection::poll`]
-/// whenever [`GrpcConnection::needs_poll`] says so (after bytes came, replies were appended, a
-/// stream was closed or output was taken away: best once a turn, after all of that) and when
-/// [`GrpcConnection::next_deadline`] has come.
+/// whenever [`GrpcConnection::needs_poll`] says so and when [`GrpcConnection::next_deadline`] has
+/// come. Nothing else wakes it: there is work only after bytes came, replies were appended or
+/// reported done, a stream was closed, or output was taken away. A turn therefore is
+///
+/// 1. [`GrpcConnection::receive`], then `poll`: messages come out;
+/// 2. for each reply that is ready, [`GrpcConnection::reply_buffer`] and, after the last one to a
+///    message, [`GrpcConnection::reply_done`];
+/// 3. `poll` if `needs_poll`, once for all replies of the turn: they leave together;
+/// 4. [`GrpcConnection::output`] to the socket, and from 3 again while `needs_poll`;
+/// 5. the socket is read on if [`GrpcConnection::wants_bytes`], and the connection is slow if
+///    [`GrpcConnection::queued_bytes`] stays high.
 pub struct GrpcConnection {
     transport: Transport,
     /// Shared with h2, which owns the other handle.
@@ -105,10 +113,12 @@ impl GrpcConnection {
 
     /// Bytes came from the socket.
     pub fn receive(&mut self, bytes: &[u8]) {
-        self.pipe.borrow_mut().input.extend_from_slice(bytes);
-        if let Transport::Open(_, keepalive) = &mut self.transport {
-            keepalive.hear();
+        match &mut self.transport {
+            Transport::Handshake(_) => {}
+            Transport::Open(_, keepalive) => keepalive.hear(),
+            Transport::Closed(_) => return,
         }
+        self.pipe.borrow_mut().input.extend_from_slice(bytes);
         self.wake.raise();
     }
 
@@ -143,8 +153,9 @@ impl GrpcConnection {
         for _ in 0..PASS_COUNT_MAX {
             if self.wake.is_raised() {
                 self.drive(now, cx);
-                // What h2 woke us for while it was driven has been seen to.
+                // What h2 woke us for meanwhile is done; what comes from here on is not.
                 self.wake.lower();
+                self.collect(cx);
             }
             self.read(messages);
             self.write();
@@ -194,10 +205,19 @@ impl GrpcConnection {
         self.touched = true;
     }
 
-    /// Ends a stream after the replies that were appended so far.
+    /// Ends a stream after the replies that were appended so far; it takes no others.
     pub fn close_stream(&mut self, stream: StreamId, status: GrpcStatus) {
         if let Some(place) = self.place(stream) {
             self.calls[place].end_with(status);
+            self.touched = true;
+        }
+    }
+
+    /// Hands out no more messages of a stream, and ends it when those that it has handed out are
+    /// answered.
+    pub fn finish_stream(&mut self, stream: StreamId, status: GrpcStatus) {
+        if let Some(place) = self.place(stream) {
+            self.calls[place].end_requests(status);
             self.touched = true;
         }
     }
@@ -235,7 +255,8 @@ impl GrpcConnection {
 
     /// Says that the node is leaving: GOAWAY with the last stream that is served. No stream hands
     /// out messages any more; each ends with `UNAVAILABLE` when those it has handed out are
-    /// answered, so that a client knows that what is unanswered was not executed.
+    /// answered, so that a client knows that what is unanswered was not executed. The connection
+    /// ends by itself if the client answers; how long to wait for that is the owner's decision.
     pub fn shutdown(&mut self) {
         if mem::replace(&mut self.draining, true) {
             return;
@@ -298,7 +319,7 @@ impl GrpcConnection {
         }
     }
 
-    /// Lets h2 read and write, and takes what it has for us: new streams, bytes, resets.
+    /// Lets h2 read and write and report new streams.
     fn drive(&mut self, now: Monotonic, cx: &mut Context<'_>) {
         self.pipe.borrow_mut().output_blocked = false;
         if let Transport::Handshake(handshake) = &mut self.transport {
@@ -316,14 +337,18 @@ impl GrpcConnection {
                 Poll::Ready(None) => self.close(CloseReason::Finished),
             }
         }
-        for call in &mut self.calls {
-            call.receive(cx);
-        }
-        self.calls.retain(|call| !call.is_over());
         if !self.pipe.borrow().output_blocked {
             // h2 got no more than the client's windows take, and has written it.
             self.handed_size_bytes = 0;
         }
+    }
+
+    /// Takes what h2 has received for the calls: bytes and resets.
+    fn collect(&mut self, cx: &mut Context<'_>) {
+        for call in &mut self.calls {
+            call.receive(cx);
+        }
+        self.calls.retain(|call| !call.is_over());
     }
 
     fn begin(&mut self, mut connection: server::Connection<Duplex, Bytes>, now: Monotonic) {
@@ -380,7 +405,7 @@ impl GrpcConnection {
     }
 
     /// Gives windows back, except for incomplete messages when there is too much of them: then
-    /// only the oldest goes on, so that they get done one by one.
+    /// only the first stream's goes on, so that they get done one by one.
     fn release(&mut self) {
         let partial_size: usize = self.calls.iter().map(Call::partial_len).sum();
         let mut may_assemble = true;
