@@ -797,6 +797,23 @@ fn a_health_watch_hears_of_changes_and_of_the_end() {
 }
 
 #[test]
+fn a_health_watch_that_nobody_reads_costs_one_message() {
+    const RESPONSE_SIZE_BYTES: usize = 7;
+    let builder = &mut h2::client::Builder::new();
+    let mut pair = Pair::with_client(builder.initial_window_size(7));
+    let mut watch = pair.call(WATCH);
+    watch.send(&mut pair, &health_request(""));
+    for change in 0..101 {
+        pair.server.set_serving(change % 2 == 1);
+        pair.run();
+        assert!(pair.server.queued_bytes() <= RESPONSE_SIZE_BYTES);
+    }
+    let messages = watch.messages(&mut pair);
+    assert!(messages.len() <= 3);
+    assert_eq!(serving_status(messages.last().unwrap()), ServingStatus::NotServing);
+}
+
+#[test]
 fn a_shutdown_answers_what_was_handed_out_and_nothing_more() {
     let mut pair = Pair::new();
     pair.echoes = false;
