@@ -16,6 +16,7 @@ use p2pmap::base::limits::{
     GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX, GRPC_STREAM_WINDOW_SIZE_BYTES,
     REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
 };
+use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_MS};
 use p2pmap::proto::health::health_check_response::ServingStatus;
 use p2pmap::proto::health::{HealthCheckRequest, HealthCheckResponse};
@@ -877,4 +878,112 @@ fn a_client_without_a_sign_of_life_is_cut() {
     assert_eq!(pair.server.next_deadline(), Some(deadline));
     let state = pair.server.poll(deadline, &mut pair.messages);
     assert_eq!(state, ConnectionState::Closed(CloseReason::Silent));
+}
+
+/// A stream of a random session, and what it has sent.
+struct Talker {
+    client: Client,
+    sent: Vec<Vec<u8>>,
+    received: Vec<u8>,
+    half_closed: bool,
+    cancelled: bool,
+}
+
+impl Talker {
+    fn send(&mut self, prng: &mut Prng) {
+        let size = match prng.below(4) {
+            0 => prng.below(4),
+            1 | 2 => prng.below(300),
+            _ => prng.below(60_000),
+        };
+        let byte = u8::try_from(prng.below(256)).unwrap();
+        let payload = vec![byte; size.try_into().unwrap()];
+        let mut bytes = frame(&payload);
+        while !bytes.is_empty() {
+            let size = 1 + prng.below(bytes.len().try_into().unwrap());
+            let piece = bytes.split_to(size.try_into().unwrap());
+            self.client.stream.send_data(piece, false).unwrap();
+        }
+        self.sent.push(payload);
+    }
+
+    fn read(&mut self) {
+        self.client.read().unwrap();
+        self.received.append(&mut self.client.received);
+    }
+}
+
+fn random_session(seed: u64) {
+    let prng = &mut Prng::new(seed, "session");
+    let builder = &mut h2::client::Builder::new();
+    builder.initial_window_size(u32::try_from(1 + prng.below(100_000)).unwrap());
+    let mut pair = Pair::with_client(builder);
+    pair.echoes = false;
+    let count = 1 + prng.below(6);
+    let mut talkers: Vec<_> = (0..count)
+        .map(|_| {
+            let client = pair.call(CONNECT);
+            let (sent, received) = (Vec::new(), Vec::new());
+            Talker { client, sent, received, half_closed: false, cancelled: false }
+        })
+        .collect();
+    for _ in 0..200 {
+        let place: usize = prng.below(count).try_into().unwrap();
+        let talker = &mut talkers[place];
+        let talks = !talker.half_closed && !talker.cancelled;
+        match prng.below(12) {
+            0..4 if talks => talker.send(prng),
+            4..7 if !talker.cancelled => talker.read(),
+            7 if talks && prng.one_in(10) => {
+                talker.client.stream.send_data(Bytes::new(), true).unwrap();
+                talker.half_closed = true;
+            }
+            8 if prng.one_in(20) => {
+                talker.client.stream.send_reset(Reason::CANCEL);
+                talker.cancelled = true;
+            }
+            9 => pair.server.set_read_paused(prng.one_in(2)),
+            10 => pair.echoes = prng.one_in(2),
+            _ => drop(pair.turn()),
+        }
+        if prng.one_in(3) {
+            pair.run();
+        }
+    }
+    pair.server.set_read_paused(false);
+    pair.echoes = true;
+    pair.run();
+    finish(&mut pair, &mut talkers, seed);
+}
+
+/// Everything that was sent is answered, in order, and every stream ends with OK.
+fn finish(pair: &mut Pair, talkers: &mut [Talker], seed: u64) {
+    for talker in talkers.iter_mut().filter(|talker| !talker.cancelled && !talker.half_closed) {
+        talker.client.stream.send_data(Bytes::new(), true).unwrap();
+    }
+    // The streams share the connection's window: all have to be read for one to go on.
+    let mut before = usize::MAX;
+    let mut total = 0;
+    while before != total {
+        before = total;
+        pair.run();
+        talkers.iter_mut().filter(|talker| !talker.cancelled).for_each(Talker::read);
+        total = talkers.iter().map(|talker| talker.received.len()).sum();
+    }
+    for talker in talkers.iter_mut().filter(|talker| !talker.cancelled) {
+        let expected: Vec<u8> = talker.sent.iter().flat_map(|payload| frame(payload)).collect();
+        assert!(talker.received == expected, "seed {seed}");
+        assert_eq!(talker.client.status(pair), Some(0), "seed {seed}");
+    }
+    assert_eq!(pair.server.in_flight_count(), 0, "seed {seed}");
+    assert_eq!(pair.server.queued_bytes(), 0, "seed {seed}");
+    assert_eq!(pair.state, ConnectionState::Open, "seed {seed}");
+    assert!(pair.client_error.is_none(), "seed {seed}");
+}
+
+#[test]
+fn whatever_clients_do_every_message_is_answered_once_and_in_order() {
+    for seed in 0..150 {
+        random_session(seed);
+    }
 }
