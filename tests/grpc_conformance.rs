@@ -1,8 +1,7 @@
 //! What gRPC clients notice, checked without sockets: the server's object on one side, h2's own
 //! client or hand-made frames on the other, both in this thread and in virtual time.
 
-// What fails in a test's own hands fails the test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
 
 #[path = "grpc_conformance/h2_client.rs"]
 mod h2_client;

@@ -16,6 +16,7 @@ use p2pmap::base::limits::{
     GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX, GRPC_STREAM_WINDOW_SIZE_BYTES,
     REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
 };
+use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_MS};
 use p2pmap::proto::health::health_check_response::ServingStatus;
 use p2pmap::proto::health::{HealthCheckRequest, HealthCheckResponse};
@@ -81,7 +82,9 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self::with_client(h2::client::Builder::new().initial_window_size(1 << 20))
+        let builder = &mut h2::client::Builder::new();
+        builder.initial_window_size(1 << 20);
+        Self::with_client(builder.initial_connection_window_size(1 << 30))
     }
 
     fn with_client(builder: &h2::client::Builder) -> Self {
@@ -532,6 +535,39 @@ fn a_closed_stream_ends_with_its_status_after_its_replies() {
 }
 
 #[test]
+fn a_finished_stream_answers_what_was_handed_out_before_its_status() {
+    let mut pair = Pair::new();
+    pair.echoes = false;
+    let mut call = pair.call(CONNECT);
+    call.send(&mut pair, b"good");
+    call.send(&mut pair, b"bad");
+    let (stream, payload) = pair.messages.remove(0);
+    pair.server.finish_stream(stream, GrpcStatus::new(GrpcCode::InvalidArgument, "bad"));
+    pair.server.reply_done(stream);
+    call.send(&mut pair, b"after");
+    assert_eq!(pair.messages.len(), 1);
+    assert_eq!(call.status(&mut pair), None);
+    echo(&mut pair.server, stream, &payload);
+    pair.run();
+    assert_eq!(call.messages(&mut pair), [&b"good"[..]]);
+    assert_eq!(call.status(&mut pair), Some(number(GrpcCode::InvalidArgument)));
+}
+
+#[test]
+fn a_draining_connection_ends_when_its_last_stream_is_cancelled() {
+    let mut pair = Pair::new();
+    pair.echoes = false;
+    let mut call = pair.call(CONNECT);
+    call.send(&mut pair, b"x");
+    pair.server.shutdown();
+    pair.run();
+    assert_eq!(pair.state, ConnectionState::Draining);
+    call.stream.send_reset(Reason::CANCEL);
+    pair.run();
+    assert_eq!(pair.state, ConnectionState::Closed(CloseReason::Finished));
+}
+
+#[test]
 fn a_slow_reader_gets_what_its_window_takes_and_the_rest_when_it_reads() {
     const WINDOW: usize = 100_000;
     const REPLY: usize = 30_000;
@@ -652,8 +688,7 @@ fn unanswered_messages_of_a_connection_are_bounded() {
 
 #[test]
 fn long_messages_of_many_streams_at_once_all_get_through() {
-    let builder = &mut h2::client::Builder::new();
-    let mut pair = Pair::with_client(builder.initial_connection_window_size(1 << 30));
+    let mut pair = Pair::new();
     let mut calls: Vec<_> = (0..12).map(|_| pair.call(CONNECT)).collect();
     let size = 3 << 20;
     let bytes = frame(&vec![1; size]);
@@ -763,6 +798,23 @@ fn a_health_watch_hears_of_changes_and_of_the_end() {
 }
 
 #[test]
+fn a_health_watch_that_nobody_reads_costs_one_message() {
+    const RESPONSE_SIZE_BYTES: usize = 7;
+    let builder = &mut h2::client::Builder::new();
+    let mut pair = Pair::with_client(builder.initial_window_size(7));
+    let mut watch = pair.call(WATCH);
+    watch.send(&mut pair, &health_request(""));
+    for change in 0..101 {
+        pair.server.set_serving(change % 2 == 1);
+        pair.run();
+        assert!(pair.server.queued_bytes() <= RESPONSE_SIZE_BYTES);
+    }
+    let messages = watch.messages(&mut pair);
+    assert!(messages.len() <= 3);
+    assert_eq!(serving_status(messages.last().unwrap()), ServingStatus::NotServing);
+}
+
+#[test]
 fn a_shutdown_answers_what_was_handed_out_and_nothing_more() {
     let mut pair = Pair::new();
     pair.echoes = false;
@@ -826,4 +878,112 @@ fn a_client_without_a_sign_of_life_is_cut() {
     assert_eq!(pair.server.next_deadline(), Some(deadline));
     let state = pair.server.poll(deadline, &mut pair.messages);
     assert_eq!(state, ConnectionState::Closed(CloseReason::Silent));
+}
+
+/// A stream of a random session, and what it has sent.
+struct Talker {
+    client: Client,
+    sent: Vec<Vec<u8>>,
+    received: Vec<u8>,
+    half_closed: bool,
+    cancelled: bool,
+}
+
+impl Talker {
+    fn send(&mut self, prng: &mut Prng) {
+        let size = match prng.below(4) {
+            0 => prng.below(4),
+            1 | 2 => prng.below(300),
+            _ => prng.below(60_000),
+        };
+        let byte = u8::try_from(prng.below(256)).unwrap();
+        let payload = vec![byte; size.try_into().unwrap()];
+        let mut bytes = frame(&payload);
+        while !bytes.is_empty() {
+            let size = 1 + prng.below(bytes.len().try_into().unwrap());
+            let piece = bytes.split_to(size.try_into().unwrap());
+            self.client.stream.send_data(piece, false).unwrap();
+        }
+        self.sent.push(payload);
+    }
+
+    fn read(&mut self) {
+        self.client.read().unwrap();
+        self.received.append(&mut self.client.received);
+    }
+}
+
+fn random_session(seed: u64) {
+    let prng = &mut Prng::new(seed, "session");
+    let builder = &mut h2::client::Builder::new();
+    builder.initial_window_size(u32::try_from(1 + prng.below(100_000)).unwrap());
+    let mut pair = Pair::with_client(builder);
+    pair.echoes = false;
+    let count = 1 + prng.below(6);
+    let mut talkers: Vec<_> = (0..count)
+        .map(|_| {
+            let client = pair.call(CONNECT);
+            let (sent, received) = (Vec::new(), Vec::new());
+            Talker { client, sent, received, half_closed: false, cancelled: false }
+        })
+        .collect();
+    for _ in 0..200 {
+        let place: usize = prng.below(count).try_into().unwrap();
+        let talker = &mut talkers[place];
+        let talks = !talker.half_closed && !talker.cancelled;
+        match prng.below(12) {
+            0..4 if talks => talker.send(prng),
+            4..7 if !talker.cancelled => talker.read(),
+            7 if talks && prng.one_in(10) => {
+                talker.client.stream.send_data(Bytes::new(), true).unwrap();
+                talker.half_closed = true;
+            }
+            8 if prng.one_in(20) => {
+                talker.client.stream.send_reset(Reason::CANCEL);
+                talker.cancelled = true;
+            }
+            9 => pair.server.set_read_paused(prng.one_in(2)),
+            10 => pair.echoes = prng.one_in(2),
+            _ => drop(pair.turn()),
+        }
+        if prng.one_in(3) {
+            pair.run();
+        }
+    }
+    pair.server.set_read_paused(false);
+    pair.echoes = true;
+    pair.run();
+    finish(&mut pair, &mut talkers, seed);
+}
+
+/// Everything that was sent is answered, in order, and every stream ends with OK.
+fn finish(pair: &mut Pair, talkers: &mut [Talker], seed: u64) {
+    for talker in talkers.iter_mut().filter(|talker| !talker.cancelled && !talker.half_closed) {
+        talker.client.stream.send_data(Bytes::new(), true).unwrap();
+    }
+    // The streams share the connection's window: all have to be read for one to go on.
+    let mut before = usize::MAX;
+    let mut total = 0;
+    while before != total {
+        before = total;
+        pair.run();
+        talkers.iter_mut().filter(|talker| !talker.cancelled).for_each(Talker::read);
+        total = talkers.iter().map(|talker| talker.received.len()).sum();
+    }
+    for talker in talkers.iter_mut().filter(|talker| !talker.cancelled) {
+        let expected: Vec<u8> = talker.sent.iter().flat_map(|payload| frame(payload)).collect();
+        assert!(talker.received == expected, "seed {seed}");
+        assert_eq!(talker.client.status(pair), Some(0), "seed {seed}");
+    }
+    assert_eq!(pair.server.in_flight_count(), 0, "seed {seed}");
+    assert_eq!(pair.server.queued_bytes(), 0, "seed {seed}");
+    assert_eq!(pair.state, ConnectionState::Open, "seed {seed}");
+    assert!(pair.client_error.is_none(), "seed {seed}");
+}
+
+#[test]
+fn whatever_clients_do_every_message_is_answered_once_and_in_order() {
+    for seed in 0..150 {
+        random_session(seed);
+    }
 }

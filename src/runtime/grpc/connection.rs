@@ -34,16 +34,27 @@ const PASS_COUNT_MAX: usize = 8;
 /// The server's side of one gRPC connection. It belongs to one thread and does no I/O.
 ///
 /// Whoever owns it moves bytes between it and the socket, and calls [`GrpcConnection::poll`]
-/// whenever [`GrpcConnection::needs_poll`] says so (after bytes came, replies were appended, a
-/// stream was closed or output was taken away: best once a turn, after all of that) and when
-/// [`GrpcConnection::next_deadline`] has come.
+/// whenever [`GrpcConnection::needs_poll`] says so and when [`GrpcConnection::next_deadline`] has
+/// come. Nothing else wakes it: there is work only after bytes came, replies were appended or
+/// reported done, a stream was closed, or output was taken away. A turn therefore is
+///
+/// 1. [`GrpcConnection::receive`], then `poll`: messages come out;
+/// 2. for each reply that is ready, [`GrpcConnection::reply_buffer`] and, after the last one to a
+///    message, [`GrpcConnection::reply_done`];
+/// 3. `poll` if `needs_poll`, once for all replies of the turn: they leave together;
+/// 4. [`GrpcConnection::output`] to the socket, and from 3 again while `needs_poll`;
+/// 5. the socket is read on if [`GrpcConnection::wants_bytes`], and the connection is slow if
+///    [`GrpcConnection::queued_bytes`] stays high.
 pub struct GrpcConnection {
     transport: Transport,
     /// Shared with h2, which owns the other handle.
     pipe: Rc<RefCell<Pipe>>,
     /// The pipe's output while h2 isn't running.
     output: BytesMut,
+    /// h2 has something to do.
     wake: WakeFlag,
+    /// Something was asked of a stream, or of all.
+    touched: bool,
     /// In the order of their ids, which is the order in which they came.
     calls: Vec<Call>,
     /// Messages that were handed out and not reported done, also those of streams that are gone.
@@ -87,6 +98,7 @@ impl GrpcConnection {
             pipe,
             output: BytesMut::new(),
             wake: WakeFlag::raised(),
+            touched: false,
             calls: Vec::new(),
             in_flight_count: 0,
             handed_size_bytes: 0,
@@ -101,10 +113,12 @@ impl GrpcConnection {
 
     /// Bytes came from the socket.
     pub fn receive(&mut self, bytes: &[u8]) {
-        self.pipe.borrow_mut().input.extend_from_slice(bytes);
-        if let Transport::Open(_, keepalive) = &mut self.transport {
-            keepalive.hear();
+        match &mut self.transport {
+            Transport::Handshake(_) => {}
+            Transport::Open(_, keepalive) => keepalive.hear(),
+            Transport::Closed(_) => return,
         }
+        self.pipe.borrow_mut().input.extend_from_slice(bytes);
         self.wake.raise();
     }
 
@@ -131,11 +145,19 @@ impl GrpcConnection {
         mem::swap(&mut self.pipe.borrow_mut().output, &mut self.output);
         let waker = self.wake.waker();
         let cx = &mut Context::from_waker(&waker);
+        self.touched = false;
+        if self.pipe.borrow().output_blocked {
+            self.wake.raise();
+        }
         self.expire(now, cx);
         for _ in 0..PASS_COUNT_MAX {
-            self.wake.lower();
-            self.drive(now, cx);
-            self.read(cx, messages);
+            if self.wake.is_raised() {
+                self.drive(now, cx);
+                // What h2 woke us for meanwhile is done; what comes from here on is not.
+                self.wake.lower();
+                self.collect(cx);
+            }
+            self.read(messages);
             self.write();
             if !self.wake.is_raised() {
                 break;
@@ -149,7 +171,8 @@ impl GrpcConnection {
     #[must_use]
     pub fn needs_poll(&self) -> bool {
         let output_size = self.output.len();
-        self.wake.is_raised()
+        self.touched
+            || self.wake.is_raised()
             || (self.held_back && output_size < GRPC_OUTPUT_SIZE_BYTES)
             || (self.pipe.borrow().output_blocked && output_size < GRPC_OUTPUT_SIZE_BYTES_MAX)
     }
@@ -162,7 +185,7 @@ impl GrpcConnection {
         if call.is_ending() {
             return None;
         }
-        self.wake.raise();
+        self.touched = true;
         Some(&mut call.replies)
     }
 
@@ -179,14 +202,23 @@ impl GrpcConnection {
             assert!(call.in_flight_count > 0, "a stream has more replies than messages");
             call.in_flight_count -= 1;
         }
-        self.wake.raise();
+        self.touched = true;
     }
 
-    /// Ends a stream after the replies that were appended so far.
+    /// Ends a stream after the replies that were appended so far; it takes no others.
     pub fn close_stream(&mut self, stream: StreamId, status: GrpcStatus) {
         if let Some(place) = self.place(stream) {
             self.calls[place].end_with(status);
-            self.wake.raise();
+            self.touched = true;
+        }
+    }
+
+    /// Hands out no more messages of a stream, and ends it when those that it has handed out are
+    /// answered.
+    pub fn finish_stream(&mut self, stream: StreamId, status: GrpcStatus) {
+        if let Some(place) = self.place(stream) {
+            self.calls[place].end_requests(status);
+            self.touched = true;
         }
     }
 
@@ -223,7 +255,8 @@ impl GrpcConnection {
 
     /// Says that the node is leaving: GOAWAY with the last stream that is served. No stream hands
     /// out messages any more; each ends with `UNAVAILABLE` when those it has handed out are
-    /// answered, so that a client knows that what is unanswered was not executed.
+    /// answered, so that a client knows that what is unanswered was not executed. The connection
+    /// ends by itself if the client answers; how long to wait for that is the owner's decision.
     pub fn shutdown(&mut self) {
         if mem::replace(&mut self.draining, true) {
             return;
@@ -231,24 +264,25 @@ impl GrpcConnection {
         self.serving = false;
         if let Transport::Open(connection, _) = &mut self.transport {
             connection.graceful_shutdown();
+            self.wake.raise();
         }
         for call in &mut self.calls {
             call.end_requests(leaving());
         }
-        self.wake.raise();
+        self.touched = true;
     }
 
     /// What the health service says from now on.
     pub fn set_serving(&mut self, serving: bool) {
         self.serving = serving && !self.draining;
-        self.wake.raise();
+        self.touched = true;
     }
 
     /// While paused, no message is handed out and no window given back: the client stops when its
     /// windows are used up. Cancellations, pings and health checks go on.
     pub fn set_read_paused(&mut self, paused: bool) {
         self.read_paused = paused;
-        self.wake.raise();
+        self.touched = true;
     }
 
     fn state(&self) -> ConnectionState {
@@ -285,7 +319,7 @@ impl GrpcConnection {
         }
     }
 
-    /// Lets h2 read, write and report new streams.
+    /// Lets h2 read and write and report new streams.
     fn drive(&mut self, now: Monotonic, cx: &mut Context<'_>) {
         self.pipe.borrow_mut().output_blocked = false;
         if let Transport::Handshake(handshake) = &mut self.transport {
@@ -307,6 +341,14 @@ impl GrpcConnection {
             // h2 got no more than the client's windows take, and has written it.
             self.handed_size_bytes = 0;
         }
+    }
+
+    /// Takes what h2 has received for the calls: bytes and resets.
+    fn collect(&mut self, cx: &mut Context<'_>) {
+        for call in &mut self.calls {
+            call.receive(cx);
+        }
+        self.calls.retain(|call| !call.is_over());
     }
 
     fn begin(&mut self, mut connection: server::Connection<Duplex, Bytes>, now: Monotonic) {
@@ -343,11 +385,7 @@ impl GrpcConnection {
     }
 
     /// Takes messages from the calls and gives windows back.
-    fn read(&mut self, cx: &mut Context<'_>, messages: &mut Vec<(StreamId, Bytes)>) {
-        for call in &mut self.calls {
-            call.receive(cx);
-        }
-        self.calls.retain(|call| !call.is_over());
+    fn read(&mut self, messages: &mut Vec<(StreamId, Bytes)>) {
         for place in self.round() {
             let call = &mut self.calls[place];
             while !call.feeds_shard()
@@ -367,7 +405,7 @@ impl GrpcConnection {
     }
 
     /// Gives windows back, except for incomplete messages when there is too much of them: then
-    /// only the oldest goes on, so that they get done one by one.
+    /// only the first stream's goes on, so that they get done one by one.
     fn release(&mut self) {
         let partial_size: usize = self.calls.iter().map(Call::partial_len).sum();
         let mut may_assemble = true;
