@@ -2,21 +2,22 @@
 //! node or opens a log. Each function gets arguments that were checked, and returns what comes of
 //! running it to its end.
 
-use std::path::Path;
-
 use super::Verdict;
 use super::bench::{BenchDiskArgs, BenchRunArgs};
 use super::failure::Failure;
+use super::inspect::{self, InspectError, InspectOptions};
 use crate::node::config::Config;
 
 /// Runs a node until it is told to stop.
 pub(super) fn serve(config: &Config) -> Result<Verdict, Failure> {
-    Err(missing("serve", &config.listen.to_string()))
+    crate::node::serve::serve(config, &mut std::io::stdout())?;
+    Ok(Verdict::Done)
 }
 
 /// Runs a node's loop that sends back what it receives, until it is told to stop.
 pub(super) fn echo(config: &Config) -> Result<Verdict, Failure> {
-    Err(missing("echo", &config.listen.to_string()))
+    crate::node::echo::echo(config, &mut std::io::stdout())?;
+    Ok(Verdict::Done)
 }
 
 /// Loads a node and prints the figures.
@@ -33,8 +34,13 @@ pub(super) fn bench_disk(args: &BenchDiskArgs) -> Result<Verdict, Failure> {
 }
 
 /// Prints what a log holds.
-pub(super) fn inspect(data_dir: &Path) -> Result<Verdict, Failure> {
-    Err(missing("log inspect", &data_dir.display().to_string()))
+pub(super) fn inspect(options: &InspectOptions) -> Result<Verdict, Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match inspect::run(options, &mut stdout) {
+        Ok(()) => Ok(Verdict::Done),
+        Err(InspectError::Output(error)) => Err(Failure::stdout(&error)),
+        Err(error) => Err(Failure::new(error.to_string())),
+    }
 }
 
 fn missing(command: &str, what: &str) -> Failure {

@@ -1,24 +1,19 @@
 //! `log`: look into a log, offline.
 
-use std::path::PathBuf;
-
 use clap::Subcommand;
 
 use super::failure::Failure;
+use super::inspect::InspectOptions;
 use super::{Verdict, engine};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LogCommand {
     /// Print a log's records, the state of its blocks and a summary for each partition.
-    Inspect {
-        /// The data directory of a node that isn't running.
-        #[arg(value_name = "DATA_DIR")]
-        data_dir: PathBuf,
-    },
+    Inspect(InspectOptions),
 }
 
 pub(super) fn run(command: LogCommand) -> Result<Verdict, Failure> {
     match command {
-        LogCommand::Inspect { data_dir } => engine::inspect(&data_dir),
+        LogCommand::Inspect(options) => engine::inspect(&options),
     }
 }

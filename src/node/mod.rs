@@ -6,6 +6,8 @@
 pub mod banner;
 pub mod config;
 pub mod data_dir;
+pub mod echo;
 pub mod logging;
 pub mod open_files;
 pub mod placement;
+pub mod serve;

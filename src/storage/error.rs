@@ -1,6 +1,7 @@
 //! What can be wrong with a log. The variant says who is to blame: the device, whoever cut or
 //! removed a file, or a defect; the text says where and what to do. A torn tail is no error.
 
+use super::segment_name::segment_file_name;
 use std::fmt;
 use std::io;
 
@@ -140,19 +141,6 @@ impl fmt::Display for Damage {
     }
 }
 
-/// The name of a segment's file within its shard's folder.
-#[must_use]
-pub fn segment_file_name(segment: SegmentId) -> String {
-    format!("{:012}.log", segment.0)
-}
-
-/// The segment that a file name stands for; `None`: it is no segment's.
-#[must_use]
-pub fn segment_of_file_name(name: &str) -> Option<SegmentId> {
-    let segment = SegmentId(name.strip_suffix(".log")?.parse().ok()?);
-    (segment_file_name(segment) == name).then_some(segment)
-}
-
 const CURE: &str = "nothing of this log is served; `p2pmap log inspect` shows what is readable; \
                     restore the data directory from a backup, or remove it and let the node \
                     recover from the other members";
@@ -207,17 +195,6 @@ impl std::error::Error for StorageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn file_names_stand_for_segments_and_nothing_else_does() {
-        let name = segment_file_name(SegmentId(17));
-        assert_eq!(name, "000000000017.log");
-        assert_eq!(segment_of_file_name(&name), Some(SegmentId(17)));
-        for other in ["17.log", "000000000017.log.new", "000000000017.ckpt", "", "+00000000017.log"]
-        {
-            assert_eq!(segment_of_file_name(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn damage_names_file_offset_and_cure() {

@@ -11,9 +11,9 @@ use crate::base::cast::u64_from;
 use crate::base::ids::{BatchId, SegmentId, ShardId};
 use crate::node::data_dir::DataDir;
 use crate::storage::block::{boot_of, first_batch};
-use crate::storage::error::segment_file_name;
 use crate::storage::record::{Entry, Record};
 use crate::storage::replay::RecoveredPartition;
+use crate::storage::segment_name::segment_file_name;
 
 /// Where lines go, and how.
 pub(super) struct Output<'a, W> {
