@@ -1,7 +1,7 @@
-//! Guarantee: our messages are those of the service's document, byte for byte. The golden files were
-//! encoded by another implementation of protobuf, those of `atomix.map` with field numbers that
-//! were derived from the document and not from our `.proto` (`scripts/golden/make.py`). Each case is
-//! decoded, compared value by value under the document's field names, and encoded again.
+//! Guarantee: our messages are those of the service's document, byte for byte. The golden files
+//! were encoded by another implementation of protobuf, those of `atomix.map` with field numbers
+//! that were derived from the document and not from our `.proto` (`scripts/golden/make.py`). Each
+//! case is decoded, compared value by value under the document's field names, and encoded again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -317,7 +317,7 @@ fn check<M: Message + Shown + Default>(case: &Case<'_>) {
     if case.same {
         assert_eq!(hex(&encoded), hex(&case.bytes), "{at}");
     } else {
-        let again = M::decode(&encoded[..]).unwrap();
+        let again = M::decode(&encoded[..]).expect("what we encode we decode");
         assert_eq!(again.shown(), case.value, "{at}, encoded anew");
     }
     // And no shorter prefix is taken for the whole, unless it ends between two fields.
