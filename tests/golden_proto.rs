@@ -79,15 +79,23 @@ impl<T: Shown> Shown for Vec<T> {
     }
 }
 
-impl Shown for HashMap<String, u64> {
-    fn shown(&self) -> Value {
-        self.iter().map(|(key, value)| (key.clone(), value.shown())).collect::<Map<_, _>>().into()
-    }
+// Whichever of the two the generated types use.
+macro_rules! shown_maps {
+    ($($map:ident)*) => {$(
+        impl Shown for $map<String, u64> {
+            fn shown(&self) -> Value {
+                let members = self.iter().map(|(key, value)| (key.clone(), value.shown()));
+                members.collect::<Map<_, _>>().into()
+            }
 
-    fn is_absent(&self) -> bool {
-        self.is_empty()
-    }
+            fn is_absent(&self) -> bool {
+                self.is_empty()
+            }
+        }
+    )*};
 }
+
+shown_maps! { HashMap BTreeMap }
 
 /// Names the fields of each message. A field that is forgotten here doesn't compile.
 macro_rules! messages {
