@@ -223,8 +223,12 @@ mod tests {
 
     #[test]
     fn damage_names_file_offset_and_cure() {
-        let place =
-            Place { shard: ShardId(3), segment: SegmentId(12), offset: 8_192, batch: BatchId(77) };
+        let place = Place {
+            shard: ShardId(3),
+            segment: SegmentId(12),
+            offset: 8_192,
+            batch: BatchId((2 << 40) + 77),
+        };
         let text = StorageError::Damaged { place, damage: Damage::BadBlock }.to_string();
         for part in ["shard-3/000000000012.log", "8192", "2.77", "checksum", "log inspect"] {
             assert!(text.contains(part), "{part} in {text}");
