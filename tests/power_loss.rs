@@ -535,8 +535,10 @@ fn cut(seed: u64) {
     let (found, found_applied) = disk.recover(next_boot).unwrap();
     assert_eq!(model_of(&found, &found_applied), whole);
 
-    // Any hole before the marker is named.
-    for &place in run.disk.blocks.keys().filter(|&&place| place != (segment, marker)) {
+    // Any hole before the marker is named. (A sample of them: there are many blocks.)
+    let holes: Vec<_> = run.disk.blocks.keys().filter(|&&hole| hole != (segment, marker)).collect();
+    let stride = 1 + holes.len() / 100;
+    for &place in holes.into_iter().step_by(stride) {
         let mut disk = run.disk.clone();
         disk.blocks.remove(&place);
         let error = disk.recover(next_boot).err();
