@@ -5,6 +5,7 @@ use super::segment_name::segment_file_name;
 use std::fmt;
 use std::io;
 
+use super::block::batch_name;
 use super::codec::RecordError;
 use super::state::StateError;
 use crate::base::ids::{BatchId, BootEpoch, PartitionId, SegmentId, ShardId};
@@ -177,6 +178,7 @@ impl fmt::Display for StorageError {
             Self::Damaged { place, damage } => {
                 let Place { shard, segment, offset, batch } = place;
                 let file = file(shard, segment);
+                let batch = batch_name(*batch);
                 write!(f, "{file}: damaged at byte {offset}, batch {batch}: {damage}; {CURE}")
             }
         }
@@ -198,10 +200,14 @@ mod tests {
 
     #[test]
     fn damage_names_file_offset_and_cure() {
-        let place =
-            Place { shard: ShardId(3), segment: SegmentId(12), offset: 8_192, batch: BatchId(77) };
+        let place = Place {
+            shard: ShardId(3),
+            segment: SegmentId(12),
+            offset: 8_192,
+            batch: BatchId((2 << 40) + 77),
+        };
         let text = StorageError::Damaged { place, damage: Damage::BadBlock }.to_string();
-        for part in ["shard-3/000000000012.log", "8192", "77", "checksum", "log inspect"] {
+        for part in ["shard-3/000000000012.log", "8192", "2.77", "checksum", "log inspect"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
