@@ -147,8 +147,9 @@ impl Disk {
 }
 
 /// Asks the scheduler for a long slice for the calling thread: then kernel threads that finish synced
-/// writes on this core are let in when the loop yields, and it isn't preempted in between. A kernel
-/// that doesn't know how says no, and nothing is lost but some latency.
+/// writes on this core are let in when the loop yields, and it isn't preempted in between. (Only a
+/// loop with a log asks: on a core that others use too, a long slice means a long wait for the next
+/// one.) A kernel that doesn't know how says no, and nothing is lost but some latency.
 pub(super) fn ask_for_long_slice() -> bool {
     const SLICE_NS: u64 = 100_000_000;
     /// `struct sched_attr` as the kernel has it, version 1 (`SCHED_ATTR_SIZE_VER0`).
@@ -164,8 +165,11 @@ pub(super) fn ask_for_long_slice() -> bool {
         deadline: u64,
         period: u64,
     }
+    // The call sets the nice value as well: it stays what it is.
+    let Ok(nice) = rustix::process::getpriority_process(None) else { return false };
     let attributes = SchedulingAttributes {
         size: u32_from(size_of::<SchedulingAttributes>()),
+        nice,
         // For an ordinary thread `runtime` is the slice that it asks for.
         runtime: SLICE_NS,
         ..SchedulingAttributes::default()
