@@ -88,8 +88,8 @@ fn frame_that_comes_byte_by_byte_is_answered_once() {
 fn many_frames_in_one_write_are_answered_in_order_across_all_cuts() {
     let echo = echo();
     let mut sent = Vec::new();
-    for size in 0..700 {
-        sent.extend(frame(&vec![size as u8; size]));
+    for size in 0..700_u16 {
+        sent.extend(frame(&vec![size.to_be_bytes()[1]; usize::from(size)]));
     }
     let mut stream = echo.connect();
     let mut reader = stream.try_clone().expect("a second handle");

@@ -8,6 +8,7 @@
 pub mod bare_echo;
 pub mod disk;
 pub mod load;
+pub mod log_writes;
 pub mod report;
 pub mod response;
 pub mod workload;
