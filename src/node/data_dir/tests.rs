@@ -252,9 +252,12 @@ fn memory_filesystem_is_named_as_not_durable() {
 #[test]
 fn partitions_spread_over_shards_in_ranges() {
     let (_folder, path) = folder();
-    let data_dir =
-        DataDir::open(&DataDirOptions { partition_count: Some(7), shard_count: 3, ..options(&path) })
-            .unwrap();
+    let data_dir = DataDir::open(&DataDirOptions {
+        partition_count: Some(7),
+        shard_count: 3,
+        ..options(&path)
+    })
+    .unwrap();
     let ranges: Vec<Vec<u32>> =
         (0..3).map(|shard| data_dir.partitions_of(ShardId(shard)).map(|p| p.0).collect()).collect();
     assert_eq!(ranges, [vec![0, 1, 2], vec![3, 4], vec![5, 6]]);
