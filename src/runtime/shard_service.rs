@@ -76,12 +76,11 @@ impl ShardService {
     fn end_stream(&self, origin: Origin, error: &WireError, output: &mut Output<'_>) {
         let message = error.to_string();
         tracing::warn!(?origin, %error, "ended a stream");
-        match output.reply_buffer(origin, true) {
-            Some(buffer) if origin.stream == 0 => {
-                let code = error.status().code();
-                response::encode_connection_error(buffer, &self.prefix, code, &message);
-            }
-            _ => {}
+        if origin.stream != 0 {
+            output.finish(origin);
+        } else if let Some(buffer) = output.reply_buffer(origin, true) {
+            let code = error.status().code();
+            response::encode_connection_error(buffer, &self.prefix, code, &message);
         }
         output.close(origin, &WireStatus { code: status_code(error.status()), message });
     }
@@ -122,11 +121,11 @@ impl Service for ShardService {
         }
 
         let mut requests: Pass<RoutedRequest<'_>> = ArrayVec::new();
-        let mut ended: Pass<Origin> = ArrayVec::new();
+        let mut ended: Pass<(Origin, &WireError)> = ArrayVec::new();
         for (frame, parsed) in frames.iter().zip(&parsed) {
             let origin = frame.origin;
             // What comes after a message that ends its stream isn't looked at.
-            if ended.contains(&origin) {
+            if ended.iter().any(|(other, _)| *other == origin) {
                 output.finish(origin);
                 continue;
             }
@@ -134,8 +133,7 @@ impl Service for ShardService {
                 Parsed::Request(request) => Ok(*request),
                 Parsed::Cold(place) => cold[*place].request(self.acceptance()),
                 Parsed::Failed(error) => {
-                    self.end_stream(origin, error, output);
-                    ended.push(origin);
+                    ended.push((origin, error));
                     continue;
                 }
             };
@@ -146,6 +144,10 @@ impl Service for ShardService {
             }
         }
         self.shard.handle_batch(now, &requests, output);
+        // After what stood before it in the stream: that is answered, as far as it can be at once.
+        for (origin, error) in ended {
+            self.end_stream(origin, error, output);
+        }
     }
 
     fn written(
