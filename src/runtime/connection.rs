@@ -5,15 +5,19 @@ use std::os::fd::OwnedFd;
 
 use bytes::BytesMut;
 
+use super::grpc::GrpcConnection;
 use super::uring::Key;
+use crate::base::time::Monotonic;
 
 /// What a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Protocol {
     /// It hasn't said enough yet.
     Sniffing,
     /// Raw frames: one stream.
     Raw,
+    /// gRPC: many streams. Boxed, so that raw connections don't pay for it.
+    Grpc(Box<GrpcConnection>),
 }
 
 /// How far a connection's life has come. It only goes forward.
@@ -56,20 +60,26 @@ pub struct Connection {
     /// Its receive.
     pub receive: Receive,
     /// Received and not yet handed over: the beginning of a frame, or whole frames too while
-    /// `stopped`.
+    /// `stopped`. Of a gRPC connection: nothing, it holds its bytes itself.
     pub held: BytesMut,
+    /// What the shard's count of held bytes holds for this connection.
+    pub counted_held_size: usize,
     /// Answers that aren't being sent yet.
     pub output: BytesMut,
     /// How many bytes are being sent; 0: no send is in flight.
     pub sending_size: usize,
+    /// When the send that is in flight must be over.
+    pub unread_until: Monotonic,
     /// What the shard's count of queued bytes holds for this connection.
-    pub counted_size: usize,
+    pub counted_queued_size: usize,
     /// Frames handed over and not yet answered for the last time.
     pub requests_in_flight: usize,
     /// A bound was reached: nothing is read until it is well below it again.
     pub stopped: bool,
     /// It is queued to be read on.
     pub resuming: bool,
+    /// It is queued to be looked at when the shard has room for requests again.
+    pub starved: bool,
     /// The peer closed its side.
     pub ended: bool,
     /// It is queued to be looked at at the end of the turn.
@@ -87,12 +97,15 @@ impl Connection {
             phase: Phase::Open,
             receive: Receive::Idle,
             held: BytesMut::new(),
+            counted_held_size: 0,
             output: BytesMut::new(),
             sending_size: 0,
-            counted_size: 0,
+            unread_until: Monotonic(0),
+            counted_queued_size: 0,
             requests_in_flight: 0,
             stopped: false,
             resuming: false,
+            starved: false,
             ended: false,
             dirty: false,
         }
@@ -101,7 +114,26 @@ impl Connection {
     /// Bytes that wait for the peer to read them.
     #[must_use]
     pub fn queued_size(&self) -> usize {
-        self.output.len() + self.sending_size
+        let in_streams = match &self.protocol {
+            Protocol::Grpc(grpc) => grpc.queued_bytes(),
+            Protocol::Sniffing | Protocol::Raw => 0,
+        };
+        self.output.len() + self.sending_size + in_streams
+    }
+
+    /// Bytes that came and haven't been handed over.
+    #[must_use]
+    pub fn held_size(&self) -> usize {
+        match &self.protocol {
+            Protocol::Grpc(grpc) => grpc.held_bytes(),
+            Protocol::Sniffing | Protocol::Raw => self.held.len(),
+        }
+    }
+
+    /// Whether it hasn't said yet what it speaks.
+    #[must_use]
+    pub fn is_sniffing(&self) -> bool {
+        matches!(self.protocol, Protocol::Sniffing)
     }
 
     /// Whether the kernel is busy with it.
@@ -117,16 +149,22 @@ impl Connection {
         if self.ended {
             return false;
         }
-        match self.phase {
-            Phase::Open => !self.stopped && !draining,
-            Phase::Finishing | Phase::Lingering => true,
-            Phase::Broken => false,
+        match (self.phase, &self.protocol) {
+            // What is stopped are its messages: the rest of HTTP/2 goes on, and its windows say
+            // how much a client may still send.
+            (Phase::Open, Protocol::Grpc(grpc)) => grpc.wants_bytes(),
+            (Phase::Open, Protocol::Sniffing | Protocol::Raw) => !self.stopped && !draining,
+            (Phase::Finishing | Phase::Lingering, _) => true,
+            (Phase::Broken, _) => false,
         }
     }
 
-    /// Whether everything that came was handed over and answered, and nothing more can come.
+    /// Whether everything that came was handed over and answered, and nothing more can come. A
+    /// gRPC connection says itself when it is over.
     #[must_use]
     pub fn is_served(&self, draining: bool) -> bool {
-        (self.ended && !self.stopped || draining) && self.requests_in_flight == 0
+        (self.ended && !self.stopped || draining)
+            && self.requests_in_flight == 0
+            && !matches!(self.protocol, Protocol::Grpc(_))
     }
 }

@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Buf, BytesMut};
 
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, Protocol};
 use super::deadlines::Deadlines;
+use super::grpc::StreamId;
 use super::refusal;
 use super::service::WireStatus;
 use super::uring::Key;
@@ -47,9 +48,9 @@ pub struct Connections {
     resumable: VecDeque<Key>,
     /// Stopped because of a bound of the shard: nothing of their own will wake them.
     starved: VecDeque<Key>,
-    spare: Vec<BytesMut>,
+    pub(super) spare: Vec<BytesMut>,
     requests_in_flight: usize,
-    held_size: usize,
+    pub(super) held_size: usize,
     pub(super) queued_size: usize,
     pub(super) draining: bool,
 }
@@ -134,10 +135,18 @@ impl Connections {
             metrics.drops.count(DropReason::AnswerWithoutConnection);
             return None;
         };
-        let needs_buffer = connection.output.capacity() == 0;
+        let is_grpc = matches!(connection.protocol, Protocol::Grpc(_));
+        let needs_buffer = !is_grpc && connection.output.capacity() == 0;
         self.mark_dirty(origin.connection);
         let spare = if needs_buffer { self.spare.pop() } else { None };
         let connection = self.of(key_of(origin));
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            let buffer = grpc.reply_buffer(StreamId(origin.stream));
+            if buffer.is_none() {
+                metrics.drops.count(DropReason::AnswerWithoutStream);
+            }
+            return buffer;
+        }
         if let Some(spare) = spare {
             connection.output = spare;
         }
@@ -149,6 +158,9 @@ impl Connections {
         let Some(connection) = self.find(key_of(origin)) else { return };
         assert!(connection.requests_in_flight > 0, "a request is finished once");
         connection.requests_in_flight -= 1;
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            grpc.reply_done(StreamId(origin.stream));
+        }
         self.requests_in_flight -= 1;
         self.mark_dirty(origin.connection);
     }
@@ -158,13 +170,18 @@ impl Connections {
         let Some(connection) = self.find(key_of(origin)) else { return };
         if connection.phase == Phase::Open {
             tracing::debug!(?origin, ?status, "the service ended a stream");
-            connection.phase = Phase::Finishing;
+            match &mut connection.protocol {
+                Protocol::Grpc(grpc) => {
+                    grpc.finish_stream(StreamId(origin.stream), status.into());
+                }
+                Protocol::Sniffing | Protocol::Raw => connection.phase = Phase::Finishing,
+            }
             metrics.drops.count(DropReason::EndedByService);
             self.mark_dirty(origin.connection);
         }
     }
 
-    /// Tells the peer of a raw connection why it is closed, and closes it.
+    /// Tells the peer why its connection is closed, and closes it.
     pub fn refuse(
         &mut self,
         key: Key,
@@ -173,10 +190,17 @@ impl Connections {
         metrics: &mut LoopMetrics,
     ) {
         let connection = self.of(key);
-        if connection.phase == Phase::Open {
-            refusal::append(status, &mut connection.output);
-            self.end_with(key, &[], reason, metrics);
+        if connection.phase != Phase::Open {
+            return;
         }
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            grpc.refuse(&status.into());
+            metrics.drops.count(reason);
+            self.mark_dirty(key.slot);
+            return;
+        }
+        refusal::append(status, &mut connection.output);
+        self.end_with(key, &[], reason, metrics);
     }
 
     /// Sends a last text and closes.
@@ -213,27 +237,49 @@ impl Connections {
         self.mark_dirty(key.slot);
     }
 
-    /// Whether a frame of this connection may be handed over now. If not, the connection is stopped.
-    pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
-        let starved = self.requests_in_flight >= REQUESTS_PER_SHARD_MAX;
+    /// How many frames of this connection may be handed over now.
+    pub(super) fn room(&mut self, key: Key) -> usize {
+        let shard_room = REQUESTS_PER_SHARD_MAX.saturating_sub(self.requests_in_flight);
         let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
         let connection = self.of(key);
         let queued = connection.queued_size();
-        let full = connection.requests_in_flight >= REQUESTS_PER_CONNECTION_MAX
-            || queued >= SEND_QUEUE_SIZE_BYTES_MAX
-            || crowded && queued > 0;
-        if !starved && !full {
-            connection.requests_in_flight += 1;
-            self.requests_in_flight += 1;
-            return true;
+        if queued >= SEND_QUEUE_SIZE_BYTES_MAX || crowded && queued > 0 {
+            return 0;
         }
-        connection.stopped = true;
+        let room = REQUESTS_PER_CONNECTION_MAX.saturating_sub(connection.requests_in_flight);
+        room.min(shard_room)
+    }
+
+    /// A frame of this connection is handed over. There must be room for it.
+    pub(super) fn count_request(&mut self, key: Key) {
+        self.of(key).requests_in_flight += 1;
+        self.requests_in_flight += 1;
+    }
+
+    /// Whether a frame of this connection may be handed over now. If not, the connection is stopped.
+    pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
+        if self.room(key) == 0 {
+            self.stop(key, metrics);
+            return false;
+        }
+        self.count_request(key);
+        true
+    }
+
+    /// Frames wait for which there is no room: the connection is read on when there is again.
+    pub(super) fn stop(&mut self, key: Key, metrics: &mut LoopMetrics) {
+        self.of(key).stopped = true;
         metrics.reads_stopped_count += 1;
         self.mark_dirty(key.slot);
-        if starved {
-            self.starved.push_back(key);
+    }
+
+    /// Queues a connection to be read on in the next turn: it has had its part of this one.
+    pub(super) fn resume_next_turn(&mut self, key: Key) {
+        let connection = self.of(key);
+        connection.stopped = true;
+        if !std::mem::replace(&mut connection.resuming, true) {
+            self.resumable.push_back(key);
         }
-        false
     }
 
     /// Queues a stopped connection to be read on if it is well below all bounds again, so that it
@@ -244,11 +290,15 @@ impl Connections {
         let queued = connection.queued_size();
         let may_resume = connection.requests_in_flight <= REQUESTS_PER_CONNECTION_MAX / 2
             && queued <= SEND_QUEUE_SIZE_BYTES_MAX / 2
-            && !(crowded && queued > 0)
-            && has_room;
-        if connection.stopped && !connection.resuming && may_resume {
+            && !(crowded && queued > 0);
+        if !connection.stopped || connection.resuming || !may_resume {
+            return;
+        }
+        if has_room {
             connection.resuming = true;
             self.resumable.push_back(key);
+        } else if !std::mem::replace(&mut connection.starved, true) {
+            self.starved.push_back(key);
         }
     }
 
@@ -259,7 +309,8 @@ impl Connections {
                 return;
             }
             let Some(key) = self.starved.pop_front() else { return };
-            if self.find(key).is_some() {
+            if let Some(connection) = self.find(key) {
+                connection.starved = false;
                 self.mark_dirty(key.slot);
             }
         }
@@ -275,16 +326,24 @@ impl Connections {
         if self.held_size + bytes.len() > HELD_SIZE_BYTES_MAX {
             return false;
         }
-        self.held_size += bytes.len();
         self.of(key).held.extend_from_slice(bytes);
+        self.recount_held(key);
         true
     }
 
     /// Takes out what a connection holds.
     pub fn take_held(&mut self, key: Key) -> BytesMut {
         let held = std::mem::take(&mut self.of(key).held);
-        self.held_size -= held.len();
+        self.recount_held(key);
         held
+    }
+
+    /// Keeps the shard's count of held bytes true.
+    pub(super) fn recount_held(&mut self, key: Key) {
+        let connection = self.of(key);
+        let held = connection.held_size();
+        let counted = std::mem::replace(&mut connection.counted_held_size, held);
+        self.held_size = self.held_size - counted + held;
     }
 
     fn release_held(&mut self, key: Key) {
@@ -357,6 +416,11 @@ impl Connections {
     /// No more frames are read: what was handed over is answered, then connections close.
     pub fn drain(&mut self) {
         self.draining = true;
+        for connection in self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut()) {
+            if let Protocol::Grpc(grpc) = &mut connection.protocol {
+                grpc.shutdown();
+            }
+        }
         self.mark_all_dirty();
     }
 
@@ -382,8 +446,8 @@ impl Connections {
         place.generation = connection.key.next_use().generation;
         self.count -= 1;
         self.requests_in_flight -= connection.requests_in_flight;
-        self.held_size -= connection.held.len();
-        self.queued_size -= connection.counted_size;
+        self.held_size -= connection.counted_held_size;
+        self.queued_size -= connection.counted_queued_size;
         self.free.push(slot);
         self.deadlines.clear(slot);
         metrics.connections_closed_count += 1;

@@ -21,6 +21,7 @@ pub mod event_loop;
 pub mod executor;
 pub mod fatal;
 pub mod grpc;
+pub mod grpc_turn;
 pub mod listener;
 pub mod node_runtime;
 pub mod pass;

@@ -39,6 +39,9 @@ impl<S: Service> EventLoop<S> {
 
     /// Goes on with a connection that was stopped: cuts what it holds.
     pub(super) fn resume(&mut self, key: Key) {
+        if matches!(self.connections.of(key).protocol, Protocol::Grpc(_)) {
+            return self.take_messages(key);
+        }
         let held = self.connections.take_held(key);
         self.pass.begin(Chunk::Held(held));
         self.cut_chunk(key, 0);
@@ -47,6 +50,9 @@ impl<S: Service> EventLoop<S> {
     fn peer_ended(&mut self, key: Key) {
         let connection = self.connections.of(key);
         connection.ended = true;
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            grpc.received_eof();
+        }
         // A connection that is stopped holds whole frames, which are still served.
         let mid_frame = !connection.held.is_empty() && !connection.stopped;
         if mid_frame && connection.phase == Phase::Open {
@@ -73,25 +79,32 @@ impl<S: Service> EventLoop<S> {
         self.metrics.received_size_bytes += u64_from(buffer.len());
         let connection = self.connections.of(key);
         if connection.phase != Phase::Open {
-            self.ring.buffers_mut().give_back(buffer);
-        } else if connection.stopped {
-            self.hold(key, &buffer);
-            self.ring.buffers_mut().give_back(buffer);
-        } else {
-            match connection.protocol {
-                Protocol::Sniffing => self.consume_first(key, buffer),
-                Protocol::Raw => self.consume_raw(key, buffer),
+            return self.ring.buffers_mut().give_back(buffer);
+        }
+        match connection.protocol {
+            Protocol::Sniffing => self.consume_first(key, buffer),
+            Protocol::Raw if connection.stopped => {
+                self.hold(key, &buffer);
+                self.ring.buffers_mut().give_back(buffer);
             }
+            Protocol::Raw => self.consume_raw(key, buffer),
+            Protocol::Grpc(_) => self.consume_grpc(key, buffer),
         }
     }
 
     /// The first bytes of a connection, as a rule all of them in one buffer.
     fn consume_first(&mut self, key: Key, buffer: ReceivedBuffer) {
         if self.connections.of(key).held.is_empty() {
-            let sniffed = sniff(self.ring.buffers().bytes(&buffer));
-            if sniffed == Sniffed::Raw {
-                self.connections.of(key).protocol = Protocol::Raw;
-                return self.consume_raw(key, buffer);
+            match sniff(self.ring.buffers().bytes(&buffer)) {
+                Sniffed::Raw => {
+                    self.connections.of(key).protocol = Protocol::Raw;
+                    return self.consume_raw(key, buffer);
+                }
+                Sniffed::Http2 => {
+                    self.connections.begin_grpc(key);
+                    return self.consume_grpc(key, buffer);
+                }
+                Sniffed::Undecided | Sniffed::Foreign(_) => {}
             }
         }
         self.hold(key, &buffer);
@@ -102,7 +115,10 @@ impl<S: Service> EventLoop<S> {
                 self.connections.of(key).protocol = Protocol::Raw;
                 self.resume(key);
             }
-            Sniffed::Http2 => self.refuse_foreign(key, Foreign::Other),
+            Sniffed::Http2 => {
+                self.connections.begin_grpc(key);
+                self.take_messages(key);
+            }
             Sniffed::Foreign(foreign) => self.refuse_foreign(key, foreign),
         }
     }
@@ -201,7 +217,7 @@ impl<S: Service> EventLoop<S> {
         connections.refuse(key, &error.status(), error.drop_reason(), &mut self.metrics);
     }
 
-    fn refuse_holding(&mut self, key: Key) {
+    pub(super) fn refuse_holding(&mut self, key: Key) {
         if let Some(suppressed) = self.accept_limit.admit(self.monotonic()) {
             tracing::warn!(suppressed, "clients hold all memory for unfinished frames");
         }

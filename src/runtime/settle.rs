@@ -31,11 +31,13 @@ impl Connections {
     fn settle(&mut self, slot: u32, now: Monotonic, ring: &mut Uring, metrics: &mut LoopMetrics) {
         let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { return };
         self.of(key).dirty = false;
+        self.settle_grpc(key, now, metrics);
         self.send(key, now, ring);
         self.recount(key);
         self.resume_if_possible(key);
         self.advance_phase(key, now);
         self.receive(key, ring);
+        self.set_grpc_deadline(key);
         let connection = self.of(key);
         if connection.phase == Phase::Broken && !connection.is_in_use() {
             self.remove(slot, metrics);
@@ -48,7 +50,7 @@ impl Connections {
             return;
         }
         if connection.output.is_empty() {
-            if connection.phase == Phase::Open && connection.protocol != Protocol::Sniffing {
+            if connection.phase == Phase::Open && !connection.is_sniffing() {
                 self.deadlines.clear(key.slot);
             }
             // An idle connection keeps no buffer.
@@ -58,15 +60,17 @@ impl Connections {
         }
         let bytes = std::mem::take(&mut connection.output);
         connection.sending_size = bytes.len();
+        let unread_until = now.after_ns(UNREAD_NS_MAX);
+        connection.unread_until = unread_until;
         ring.send(connection.socket.as_fd(), key, bytes);
-        self.deadlines.set(key.slot, now.after_ns(UNREAD_NS_MAX));
+        self.deadlines.set(key.slot, unread_until);
     }
 
     /// Keeps the shard's count of queued bytes true.
     fn recount(&mut self, key: Key) {
         let connection = self.of(key);
         let queued = connection.queued_size();
-        let counted = std::mem::replace(&mut connection.counted_size, queued);
+        let counted = std::mem::replace(&mut connection.counted_queued_size, queued);
         self.queued_size = self.queued_size - counted + queued;
     }
 
@@ -113,12 +117,18 @@ impl Connections {
             let Some(connection) = self.in_slot(slot) else { continue };
             let key = connection.key;
             match connection.phase {
-                Phase::Open | Phase::Finishing if connection.sending_size > 0 => {
+                Phase::Open | Phase::Finishing
+                    if connection.sending_size > 0 && connection.unread_until <= now =>
+                {
                     tracing::warn!(slot, "a client left its answers unread: its connection is cut");
                     self.cut(key, DropReason::Unread, metrics);
                 }
-                Phase::Open if connection.protocol == Protocol::Sniffing => {
+                Phase::Open if connection.is_sniffing() => {
                     self.cut(key, DropReason::SniffTimeout, metrics);
+                }
+                // A deadline of its streams': settling it acts on it.
+                Phase::Open if matches!(connection.protocol, Protocol::Grpc(_)) => {
+                    self.mark_dirty(slot);
                 }
                 // It was told that it is closed and had its time.
                 Phase::Lingering => self.break_off(key),
