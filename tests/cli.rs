@@ -403,6 +403,14 @@ fn unreadable_value_file_is_one_line() {
 }
 
 #[test]
+fn log_of_no_data_directory_is_one_line() {
+    let inspected = run(&mut p2pmap(&["log", "inspect", "/no/such/directory"]));
+    assert_eq!((inspected.code, inspected.stdout.len()), (2, 0));
+    assert_eq!(inspected.stderr.lines().count(), 1, "{}", inspected.stderr);
+    assert!(inspected.stderr.contains("/no/such/directory"), "{}", inspected.stderr);
+}
+
+#[test]
 fn serve_prints_its_configuration_with_where_each_value_came_from() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"max-value = \"1KiB\"\nidle = \"park\"\ncluster = \"file\"\n").unwrap();

@@ -1,8 +1,6 @@
-//! Where the command line meets the engine: the only file of this room that starts a loop, loads a
-//! node or opens a log. Each function gets arguments that were checked, and returns what comes of
+//! Where the command line meets the engine: the only file of this room that starts a loop or
+//! loads one. Each function gets arguments that were checked, and returns what comes of
 //! running it to its end.
-
-use std::path::Path;
 
 use super::Verdict;
 use super::bench::{BenchDiskArgs, BenchRunArgs};
@@ -21,20 +19,15 @@ pub(super) fn echo(config: &Config) -> Result<Verdict, Failure> {
 
 /// Loads a node and prints the figures.
 pub(super) fn bench_run(args: &BenchRunArgs) -> Result<Verdict, Failure> {
-    let BenchRunArgs { node, connections, depth, duration, puts } = args;
+    let BenchRunArgs { node, connections, depth, duration, puts, .. } = args;
     let load = format!("{node} {connections} x {depth} for {duration:?}, {puts} % puts");
     Err(missing("bench run", &load))
 }
 
 /// Measures a disk and prints the figures.
 pub(super) fn bench_disk(args: &BenchDiskArgs) -> Result<Verdict, Failure> {
-    let BenchDiskArgs { dir, duration } = args;
+    let BenchDiskArgs { dir, duration, .. } = args;
     Err(missing("bench disk", &format!("{} for {duration:?}", dir.display())))
-}
-
-/// Prints what a log holds.
-pub(super) fn inspect(data_dir: &Path) -> Result<Verdict, Failure> {
-    Err(missing("log inspect", &data_dir.display().to_string()))
 }
 
 fn missing(command: &str, what: &str) -> Failure {

@@ -4,21 +4,27 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::base::io_error::describe;
 use crate::client::error::{ClientError, Phase};
 use crate::node::config::error::ConfigError;
 use crate::proto::p2pmap::v1::error::Code;
+use crate::runtime::fatal::Fatal;
 
 /// A command's failure: the lines that go to stderr.
 #[derive(Debug)]
 pub(super) struct Failure {
     lines: Vec<String>,
+    exit_code: u8,
     reader_gone: bool,
 }
+
+/// The exit code of a command that failed.
+const EXIT_FAILURE: u8 = 2;
 
 impl Failure {
     /// A failure in one line.
     pub(super) fn new(line: impl Into<String>) -> Self {
-        Self { lines: vec![line.into()], reader_gone: false }
+        Self { lines: vec![line.into()], exit_code: EXIT_FAILURE, reader_gone: false }
     }
 
     /// A file can't be read.
@@ -34,7 +40,12 @@ impl Failure {
     /// Standard output can't be written. That its reader went away is how pipelines end.
     pub(super) fn stdout(error: &io::Error) -> Self {
         let line = format!("cannot write standard output: {}", describe(error));
-        Self { lines: vec![line], reader_gone: error.kind() == io::ErrorKind::BrokenPipe }
+        Self { reader_gone: error.kind() == io::ErrorKind::BrokenPipe, ..Self::new(line) }
+    }
+
+    /// What the process exits with.
+    pub(super) fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 
     /// Whether all that went wrong is that nobody reads the output any more.
@@ -54,7 +65,15 @@ impl fmt::Display for Failure {
 
 impl From<Vec<ConfigError>> for Failure {
     fn from(errors: Vec<ConfigError>) -> Self {
-        Self { lines: errors.iter().map(ToString::to_string).collect(), reader_gone: false }
+        let lines = errors.iter().map(ToString::to_string).collect();
+        Self { lines, exit_code: EXIT_FAILURE, reader_gone: false }
+    }
+}
+
+/// A node that stops by itself has an exit code for each reason.
+impl From<Fatal> for Failure {
+    fn from(fatal: Fatal) -> Self {
+        Self { exit_code: fatal.reason.exit_code(), ..Self::new(fatal.message) }
     }
 }
 
@@ -99,10 +118,4 @@ fn advice(error: &ClientError) -> Option<&'static str> {
             None
         }
     }
-}
-
-/// What an I/O error says, without the number that Rust appends.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

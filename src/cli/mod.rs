@@ -2,8 +2,10 @@
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
 //! Exit codes: 0 done; 1 the key is absent or the condition doesn't hold; 2 an error, one line of
-//! it on stderr. Whatever a program may want to read is on stdout, as text or, with `--json`, as
-//! one JSON object a line. A reader that goes away (`| head`) is no error.
+//! it on stderr; from 10 on, a node that stopped by itself
+//! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
+//! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
+//! is no error.
 
 mod bench;
 mod clear;
@@ -39,8 +41,6 @@ use crate::proto::p2pmap::v1::error::Code;
 
 /// The exit code of a command that found the key absent or the condition not to hold.
 const EXIT_NEGATIVE: u8 = 1;
-/// The exit code of a command that failed.
-const EXIT_FAILURE: u8 = 2;
 
 /// A replicated, partitioned key-value map server and its client.
 #[derive(Debug, Parser)]
@@ -107,7 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) if failure.is_reader_gone() => ExitCode::SUCCESS,
         Err(failure) => {
             let _ = write!(io::stderr().lock(), "{failure}");
-            ExitCode::from(EXIT_FAILURE)
+            ExitCode::from(failure.exit_code())
         }
     }
 }

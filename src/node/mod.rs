@@ -7,5 +7,4 @@ pub mod banner;
 pub mod config;
 pub mod data_dir;
 pub mod logging;
-pub mod open_files;
 pub mod placement;
