@@ -1,7 +1,7 @@
-//! Guarantee: our messages are those of the service's document, byte for byte. The golden files were
-//! encoded by another implementation of protobuf, those of `atomix.map` with field numbers that
-//! were derived from the document and not from our `.proto` (`scripts/golden/make.py`). Each case is
-//! decoded, compared value by value under the document's field names, and encoded again.
+//! Guarantee: our messages are those of the service's document, byte for byte. The golden files
+//! were encoded by another implementation of protobuf, those of `atomix.map` with field numbers
+//! that were derived from the document and not from our `.proto` (`scripts/golden/make.py`). Each
+//! case is decoded, compared value by value under the document's field names, and encoded again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -79,15 +79,23 @@ impl<T: Shown> Shown for Vec<T> {
     }
 }
 
-impl Shown for HashMap<String, u64> {
-    fn shown(&self) -> Value {
-        self.iter().map(|(key, value)| (key.clone(), value.shown())).collect::<Map<_, _>>().into()
-    }
+// Whichever of the two the generated types use.
+macro_rules! shown_maps {
+    ($($map:ident)*) => {$(
+        impl Shown for $map<String, u64> {
+            fn shown(&self) -> Value {
+                let members = self.iter().map(|(key, value)| (key.clone(), value.shown()));
+                members.collect::<Map<_, _>>().into()
+            }
 
-    fn is_absent(&self) -> bool {
-        self.is_empty()
-    }
+            fn is_absent(&self) -> bool {
+                self.is_empty()
+            }
+        }
+    )*};
 }
+
+shown_maps! { HashMap BTreeMap }
 
 /// Names the fields of each message. A field that is forgotten here doesn't compile.
 macro_rules! messages {
@@ -317,7 +325,7 @@ fn check<M: Message + Shown + Default>(case: &Case<'_>) {
     if case.same {
         assert_eq!(hex(&encoded), hex(&case.bytes), "{at}");
     } else {
-        let again = M::decode(&encoded[..]).unwrap();
+        let again = M::decode(&encoded[..]).expect("what we encode we decode");
         assert_eq!(again.shown(), case.value, "{at}, encoded anew");
     }
     // And no shorter prefix is taken for the whole, unless it ends between two fields.

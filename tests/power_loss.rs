@@ -7,6 +7,9 @@
 //! Each run draws a fresh seed and prints it. `P2PMAP_SEED=… cargo test --test power_loss` repeats
 //! one, `P2PMAP_RUNS=…` makes more of them.
 
+// The seed has to be seen; in a test a value that isn't there is a failure like any other.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io;
 
@@ -33,7 +36,7 @@ const IMAGES_PER_CRASH: u64 = 4;
 
 #[test]
 fn no_power_loss_loses_or_invents_a_record() {
-    for seed in seeds(6) {
+    for seed in seeds(10) {
         println!("P2PMAP_SEED={seed}");
         Run::new(seed).go();
     }
@@ -500,9 +503,10 @@ fn flip_bytes(seed: u64) {
     let counts = |segment| recovered.start.state.segments.iter().any(|l| l.segment == segment);
     let marker = *run.disk.blocks.keys().next_back().unwrap();
     for place in run.disk.blocks.keys().copied().filter(|(segment, _)| counts(*segment)) {
-        // All of the header and a sample of the payload.
-        let payload: Vec<_> = (0..8).map(|_| 32 + prng.below(4_064)).collect();
-        for position in (0..32).chain(payload) {
+        // A sample of header and payload; that each bit of a block counts is tested with blocks.
+        let sample: Vec<_> =
+            (0..6).map(|draw| prng.below(if draw < 3 { 32 } else { 4_096 })).collect();
+        for position in sample {
             let mut disk = run.disk.clone();
             let byte = &mut disk.blocks.get_mut(&place).unwrap().0[usize_from(position)];
             *byte ^= 1 << prng.below(8);
@@ -531,8 +535,10 @@ fn cut(seed: u64) {
     let (found, found_applied) = disk.recover(next_boot).unwrap();
     assert_eq!(model_of(&found, &found_applied), whole);
 
-    // Any hole before the marker is named.
-    for &place in run.disk.blocks.keys().filter(|&&place| place != (segment, marker)) {
+    // Any hole before the marker is named. (A sample of them: there are many blocks.)
+    let holes: Vec<_> = run.disk.blocks.keys().filter(|&&hole| hole != (segment, marker)).collect();
+    let stride = 1 + holes.len() / 100;
+    for &place in holes.into_iter().step_by(stride) {
         let mut disk = run.disk.clone();
         disk.blocks.remove(&place);
         let error = disk.recover(next_boot).err();

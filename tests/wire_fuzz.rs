@@ -79,7 +79,7 @@ enum Sent {
 impl Sent {
     fn bytes(&self) -> Vec<u8> {
         let frame = |flag: u8, payload: &[u8]| {
-            let size = u32::try_from(payload.len()).unwrap();
+            let size = u32::try_from(payload.len()).expect("short");
             [&[flag][..], &size.to_be_bytes(), payload].concat()
         };
         match self {
@@ -122,7 +122,7 @@ fn received_at_once(bytes: &[u8]) -> Received {
             }
         };
         let Some(size) = bytes.get(at + 1..at + 5) else { break };
-        let size = u32::from_be_bytes(size.try_into().unwrap());
+        let size = u32::from_be_bytes(size.try_into().expect("four bytes"));
         if size as usize > FRAME_SIZE_BYTES_MAX - FRAME_PREFIX_SIZE_BYTES {
             received.error = Some(FrameError::TooLong { payload_size_bytes: size });
             return received;
@@ -145,7 +145,7 @@ fn received_in_buffers(mut bytes: &[u8], prng: &mut Prng) -> Received {
         if prng.one_in(8) {
             size_max = 1 + prng.below(40);
         }
-        let size = usize::try_from(1 + prng.below(size_max)).unwrap().min(bytes.len());
+        let size = usize::try_from(1 + prng.below(size_max)).expect("64 bits").min(bytes.len());
         let (buffer, rest) = bytes.split_at(size);
         bytes = rest;
         arrived += size;

@@ -383,7 +383,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 }
 
 fn code() -> impl Strategy<Value = Code> {
-    (0..=9).prop_map(|number| Code::try_from(number).unwrap())
+    (0..=9).prop_map(|number| Code::try_from(number).expect("a code"))
 }
 
 /// A buffer that holds something already, as a connection's may.
@@ -473,7 +473,8 @@ proptest! {
         code in code(),
         message in ".{0,200}",
     ) {
-        let error = || v1::Error { code: code.into(), message: message.clone(), ..Default::default() };
+        let text = message.clone();
+        let error = || v1::Error { code: code.into(), message: text.clone(), ..Default::default() };
         let refusal = Refusal { correlation, kind, code, message: message.clone() };
         let mut buffer = out();
         encode_refusal(&mut buffer, &sender.prefix(), &refusal);

@@ -58,8 +58,9 @@ def answer(message):
         response = message.command_response
         return response.message_id, response.index, map_pb2.Result.FromString(response.value)
     assert kind == "query_response", f"a response is of kind {kind}"
-    indexed = atomix.Indexed.FromString(message.query_response.value)
-    return message.query_response.message_id, indexed.index, map_pb2.Result.FromString(indexed.value)
+    response = message.query_response
+    indexed = atomix.Indexed.FromString(response.value)
+    return response.message_id, indexed.index, map_pb2.Result.FromString(indexed.value)
 
 
 class Stream:

@@ -10,21 +10,21 @@ use crate::node::config::error::ConfigError;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::runtime::fatal::Fatal;
 
-/// A command's failure: the lines that go to stderr.
+/// The exit code of a command that failed without a reason that whoever restarts it must know.
+const EXIT_FAILURE: u8 = 2;
+
+/// A command's failure: the lines that go to stderr, and the exit code.
 #[derive(Debug)]
 pub(super) struct Failure {
     lines: Vec<String>,
-    exit_code: u8,
     reader_gone: bool,
+    exit_code: u8,
 }
-
-/// The exit code of a command that failed.
-const EXIT_FAILURE: u8 = 2;
 
 impl Failure {
     /// A failure in one line.
     pub(super) fn new(line: impl Into<String>) -> Self {
-        Self { lines: vec![line.into()], exit_code: EXIT_FAILURE, reader_gone: false }
+        Self { lines: vec![line.into()], reader_gone: false, exit_code: EXIT_FAILURE }
     }
 
     /// A file can't be read.
@@ -39,8 +39,9 @@ impl Failure {
 
     /// Standard output can't be written. That its reader went away is how pipelines end.
     pub(super) fn stdout(error: &io::Error) -> Self {
+        let reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
         let line = format!("cannot write standard output: {}", describe(error));
-        Self { reader_gone: error.kind() == io::ErrorKind::BrokenPipe, ..Self::new(line) }
+        Self { reader_gone, ..Self::new(line) }
     }
 
     /// What the process exits with.
@@ -66,14 +67,7 @@ impl fmt::Display for Failure {
 impl From<Vec<ConfigError>> for Failure {
     fn from(errors: Vec<ConfigError>) -> Self {
         let lines = errors.iter().map(ToString::to_string).collect();
-        Self { lines, exit_code: EXIT_FAILURE, reader_gone: false }
-    }
-}
-
-/// A node that stops by itself has an exit code for each reason.
-impl From<Fatal> for Failure {
-    fn from(fatal: Fatal) -> Self {
-        Self { exit_code: fatal.reason.exit_code(), ..Self::new(fatal.message) }
+        Self { lines, reader_gone: false, exit_code: EXIT_FAILURE }
     }
 }
 
@@ -83,6 +77,12 @@ impl From<ClientError> for Failure {
             Some(advice) => Self::new(format!("{error}; {advice}")),
             None => Self::new(error.to_string()),
         }
+    }
+}
+
+impl From<Fatal> for Failure {
+    fn from(fatal: Fatal) -> Self {
+        Self { exit_code: fatal.reason.exit_code(), ..Self::new(fatal.to_string()) }
     }
 }
 

@@ -19,9 +19,10 @@ use crate::base::time::Timestamp;
 use crate::node::data_dir::{DataDir, DataDirError};
 use crate::storage::block::{Block, BlockHeader, BlockState, LogKey, offset_of};
 use crate::storage::codec::decode;
-use crate::storage::error::{StorageError, segment_file_name, segment_of_file_name};
+use crate::storage::error::StorageError;
 use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use crate::storage::replay::Apply;
+use crate::storage::segment_name::{segment_file_name, segment_of_file_name};
 
 /// What to show of which data directory.
 #[derive(Clone, Debug, clap::Args)]

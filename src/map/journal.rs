@@ -77,12 +77,14 @@ impl Journal {
 
     /// Takes the oldest record if it is not after `index`.
     pub(super) fn pop_committed(&mut self, index: Index) -> Option<UndoRecord> {
-        self.records.pop_front_if(|record| record.index <= index)
+        let is_committed = self.records.front().is_some_and(|record| record.index <= index);
+        if is_committed { self.records.pop_front() } else { None }
     }
 
     /// Takes the newest record if it is after `index`.
     pub(super) fn pop_undone(&mut self, index: Index) -> Option<UndoRecord> {
-        self.records.pop_back_if(|record| record.index > index)
+        let is_undone = self.records.back().is_some_and(|record| record.index > index);
+        if is_undone { self.records.pop_back() } else { None }
     }
 
     /// The record that was replaced by `new`, which the command at `index` wrote.

@@ -32,9 +32,9 @@ use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::BLOCK_SIZE_BYTES;
 use crate::storage::block::LogKey;
-use crate::storage::error::segment_file_name;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
 use crate::storage::replay::Apply;
+use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
 use crate::storage::wal::{Durability, WalConfig};
 
 const IDENTITY: &str = "IDENTITY";
@@ -53,8 +53,10 @@ pub struct DataDirOptions {
     pub cluster: String,
     /// The member that it must be of.
     pub member: String,
-    /// How many partitions the cluster must have.
-    pub partition_count: u32,
+    /// How many partitions the cluster must have; `None`: whatever it has.
+    pub partition_count: Option<u32>,
+    /// How many partitions a new directory gets if nothing is said.
+    pub partition_count_default: u32,
     /// How many shards the node has.
     pub shard_count: u16,
     /// How long segments are made, if the directory is.
@@ -198,7 +200,7 @@ impl DataDir {
     /// Where a segment is prepared, before it is renamed to [`DataDir::segment_path`].
     #[must_use]
     pub fn preparing_path(&self, shard: ShardId, segment: SegmentId) -> PathBuf {
-        self.shard_folder(shard).join(segment_file_name(segment) + segments::PREPARING_SUFFIX)
+        self.shard_folder(shard).join(segment_file_name(segment) + PREPARING_SUFFIX)
     }
 
     /// Whose blocks a shard's are.
@@ -320,12 +322,14 @@ fn check_identity(options: &DataDirOptions, identity: &Identity) -> Result<(), D
             return Err(DataDirError::Another { path: path(), what, found, wanted });
         }
     }
-    if identity.partition_count != options.partition_count {
+    if let Some(wanted) = options.partition_count
+        && identity.partition_count != wanted
+    {
         return Err(DataDirError::Another {
             path: path(),
             what: "number of partitions",
             found: identity.partition_count.to_string(),
-            wanted: options.partition_count.to_string(),
+            wanted: wanted.to_string(),
         });
     }
     Ok(())
@@ -373,7 +377,7 @@ fn initialise(options: &DataDirOptions) -> Result<(), DataDirError> {
         cluster: options.cluster.clone(),
         member: options.member.clone(),
         uuid: random_uuid()?,
-        partition_count: options.partition_count,
+        partition_count: options.partition_count.unwrap_or(options.partition_count_default),
         hash_key: random()?,
     };
     write_new(path, IDENTITY, &identity.encode(), RenameFlags::NOREPLACE)

@@ -80,18 +80,12 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn varint(&mut self) -> Option<u64> {
         let first = self.byte()?;
-        if first < 0x80 {
-            return Some(u64::from(first));
-        }
-        // Lengths and most numbers have one or two bytes; these two lines save them a call.
-        let second = self.byte()?;
-        let value = u64::from(first & 0x7F) | u64::from(second & 0x7F) << 7;
-        if second < 0x80 { Some(value) } else { self.varint_after(value) }
+        if first < 0x80 { Some(u64::from(first)) } else { self.varint_after(first) }
     }
 
-    /// The bytes of a varint after the first two, which gave `value`.
-    fn varint_after(&mut self, mut value: u64) -> Option<u64> {
-        for shift in (14..63).step_by(7) {
+    fn varint_after(&mut self, first: u8) -> Option<u64> {
+        let mut value = u64::from(first & 0x7F);
+        for shift in (7..63).step_by(7) {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7F) << shift;
             if byte < 0x80 {

@@ -24,9 +24,8 @@ use crate::base::limits::{
     BLOCK_SIZE_BYTES, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITE_BATCH_SIZE_BYTES_MAX,
 };
 use crate::storage::block::Block;
+use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
 
-/// The suffix of a segment that isn't ready.
-const UNFINISHED_SUFFIX: &str = "preparing";
 /// After each slice the thread pauses this many times as long as the slice took.
 const PAUSE_FACTOR: u32 = 1;
 /// The lowest priority.
@@ -47,7 +46,13 @@ impl SegmentPlace {
     /// The path of a segment.
     #[must_use]
     pub fn path(&self, segment: SegmentId) -> PathBuf {
-        self.directory.join(format!("{:020}.log", segment.0))
+        self.directory.join(segment_file_name(segment))
+    }
+
+    /// The path of a segment that isn't ready.
+    #[must_use]
+    pub fn preparing_path(&self, segment: SegmentId) -> PathBuf {
+        self.directory.join(segment_file_name(segment) + PREPARING_SUFFIX)
     }
 }
 
@@ -197,7 +202,7 @@ fn remove(place: &SegmentPlace, segment: SegmentId) {
 /// Makes a segment ready and opens it for synced writes.
 fn prepare(place: &SegmentPlace, segment: SegmentId) -> Result<OwnedFd, PrepareError> {
     let path = place.path(segment);
-    let unfinished = path.with_extension(UNFINISHED_SUFFIX);
+    let unfinished = place.preparing_path(segment);
     let at = |step, path: &Path| {
         let path = path.to_path_buf();
         move |error: rustix::io::Errno| PrepareError { path, step, error: error.into() }
@@ -283,7 +288,7 @@ mod tests {
     fn unfinished_segment_of_a_crash_is_made_anew() {
         let directory = tempfile::tempdir().expect("a directory");
         let place = place(directory.path());
-        let unfinished = place.path(SegmentId(7)).with_extension(UNFINISHED_SUFFIX);
+        let unfinished = place.preparing_path(SegmentId(7));
         std::fs::write(unfinished, b"old bytes").expect("a file");
         prepare(&place, SegmentId(7)).expect("a segment");
         let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");

@@ -149,6 +149,13 @@ pub const fn boot_of(batch: BatchId) -> BootEpoch {
     BootEpoch(batch.0 >> BATCH_COUNT_BITS)
 }
 
+/// A batch as people read it: its boot and its number in it.
+#[must_use]
+pub fn batch_name(batch: BatchId) -> String {
+    let boot = boot_of(batch);
+    format!("{boot}.{}", batch.since(first_batch(boot)))
+}
+
 /// Notes that a record begins at `offset` (from the block's begin), if none did before it.
 pub(super) fn mark_record(block: &mut Block, offset: usize) {
     let header = raw_mut(block);

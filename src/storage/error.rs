@@ -1,9 +1,11 @@
 //! What can be wrong with a log. The variant says who is to blame: the device, whoever cut or
 //! removed a file, or a defect; the text says where and what to do. A torn tail is no error.
 
+use super::segment_name::segment_file_name;
 use std::fmt;
 use std::io;
 
+use super::block::batch_name;
 use super::codec::RecordError;
 use super::state::StateError;
 use crate::base::ids::{BatchId, BootEpoch, PartitionId, SegmentId, ShardId};
@@ -140,19 +142,6 @@ impl fmt::Display for Damage {
     }
 }
 
-/// The name of a segment's file within its shard's folder.
-#[must_use]
-pub fn segment_file_name(segment: SegmentId) -> String {
-    format!("{:012}.log", segment.0)
-}
-
-/// The segment that a file name stands for; `None`: it is no segment's.
-#[must_use]
-pub fn segment_of_file_name(name: &str) -> Option<SegmentId> {
-    let segment = SegmentId(name.strip_suffix(".log")?.parse().ok()?);
-    (segment_file_name(segment) == name).then_some(segment)
-}
-
 const CURE: &str = "nothing of this log is served; `p2pmap log inspect` shows what is readable; \
                     restore the data directory from a backup, or remove it and let the node \
                     recover from the other members";
@@ -189,6 +178,7 @@ impl fmt::Display for StorageError {
             Self::Damaged { place, damage } => {
                 let Place { shard, segment, offset, batch } = place;
                 let file = file(shard, segment);
+                let batch = batch_name(*batch);
                 write!(f, "{file}: damaged at byte {offset}, batch {batch}: {damage}; {CURE}")
             }
         }
@@ -209,22 +199,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_names_stand_for_segments_and_nothing_else_does() {
-        let name = segment_file_name(SegmentId(17));
-        assert_eq!(name, "000000000017.log");
-        assert_eq!(segment_of_file_name(&name), Some(SegmentId(17)));
-        for other in ["17.log", "000000000017.log.new", "000000000017.ckpt", "", "+00000000017.log"]
-        {
-            assert_eq!(segment_of_file_name(other), None, "{other}");
-        }
-    }
-
-    #[test]
     fn damage_names_file_offset_and_cure() {
-        let place =
-            Place { shard: ShardId(3), segment: SegmentId(12), offset: 8_192, batch: BatchId(77) };
+        let place = Place {
+            shard: ShardId(3),
+            segment: SegmentId(12),
+            offset: 8_192,
+            batch: BatchId((2 << 40) + 77),
+        };
         let text = StorageError::Damaged { place, damage: Damage::BadBlock }.to_string();
-        for part in ["shard-3/000000000012.log", "8192", "77", "checksum", "log inspect"] {
+        for part in ["shard-3/000000000012.log", "8192", "2.77", "checksum", "log inspect"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

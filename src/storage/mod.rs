@@ -8,5 +8,6 @@ pub mod record;
 pub mod recovery;
 pub mod replay;
 mod scan;
+pub mod segment_name;
 pub mod state;
 pub mod wal;

@@ -1,7 +1,23 @@
 //! A client's request, parsed: it cannot be wrong any more.
 //!
 //! [`decode_hot`] reads the usual encoding without a copy; [`decode_cold`] reads the rest through
-//! prost and finds the words for what is wrong. Both refuse the same.
+//! prost and finds the words for what is wrong. A connection does:
+//!
+//! ```
+//! # use p2pmap::wire::error::WireError;
+//! # use p2pmap::wire::request::{Acceptance, Refusal, Request, decode_cold, decode_hot};
+//! # fn handle(_: Result<Request<'_>, Refusal>) {}
+//! fn on_payload(payload: &[u8], acceptance: Acceptance<'_>) -> Result<(), WireError> {
+//!     match decode_hot(payload, acceptance) {
+//!         Some(request) => handle(Ok(request)),
+//!         None => handle(decode_cold(payload)?.request(acceptance)),
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A value that is no operation is a [`Refusal`], not a [`WireError`]: the message around it was
+//! understood, so the client learns which of its requests was wrong and goes on.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -21,7 +37,8 @@ use crate::wire::target;
 /// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// What the response repeats.
+    /// What the response repeats. 0 is as good as any, though errors of the connection itself have
+    /// it too: the close that follows those tells them apart.
     pub correlation: CorrelationId,
     /// The partition that `target` names, if it names one: `orders#7` or `#7`. Not yet checked
     /// against the number of partitions.

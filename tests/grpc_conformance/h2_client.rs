@@ -882,15 +882,19 @@ fn a_client_without_a_sign_of_life_is_cut() {
 
 /// A stream of a random session, and what it has sent.
 struct Talker {
-    client: Client,
+    /// `None` once it is cancelled: what arrived for it would keep the connection's window.
+    client: Option<Client>,
     sent: Vec<Vec<u8>>,
     received: Vec<u8>,
     half_closed: bool,
-    cancelled: bool,
 }
 
 impl Talker {
     fn send(&mut self, prng: &mut Prng) {
+        let Some(client) = &mut self.client else { return };
+        if self.half_closed {
+            return;
+        }
         let size = match prng.below(4) {
             0 => prng.below(4),
             1 | 2 => prng.below(300),
@@ -902,14 +906,31 @@ impl Talker {
         while !bytes.is_empty() {
             let size = 1 + prng.below(bytes.len().try_into().unwrap());
             let piece = bytes.split_to(size.try_into().unwrap());
-            self.client.stream.send_data(piece, false).unwrap();
+            client.stream.send_data(piece, false).unwrap();
         }
         self.sent.push(payload);
     }
 
+    fn half_close(&mut self) {
+        if let Some(client) = &mut self.client
+            && !self.half_closed
+        {
+            client.stream.send_data(Bytes::new(), true).unwrap();
+            self.half_closed = true;
+        }
+    }
+
     fn read(&mut self) {
-        self.client.read().unwrap();
-        self.received.append(&mut self.client.received);
+        if let Some(client) = &mut self.client {
+            client.read().unwrap();
+            self.received.append(&mut client.received);
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(mut client) = self.client.take() {
+            client.stream.send_reset(Reason::CANCEL);
+        }
     }
 }
 
@@ -922,26 +943,18 @@ fn random_session(seed: u64) {
     let count = 1 + prng.below(6);
     let mut talkers: Vec<_> = (0..count)
         .map(|_| {
-            let client = pair.call(CONNECT);
-            let (sent, received) = (Vec::new(), Vec::new());
-            Talker { client, sent, received, half_closed: false, cancelled: false }
+            let client = Some(pair.call(CONNECT));
+            Talker { client, sent: Vec::new(), received: Vec::new(), half_closed: false }
         })
         .collect();
     for _ in 0..200 {
         let place: usize = prng.below(count).try_into().unwrap();
         let talker = &mut talkers[place];
-        let talks = !talker.half_closed && !talker.cancelled;
         match prng.below(12) {
-            0..4 if talks => talker.send(prng),
-            4..7 if !talker.cancelled => talker.read(),
-            7 if talks && prng.one_in(10) => {
-                talker.client.stream.send_data(Bytes::new(), true).unwrap();
-                talker.half_closed = true;
-            }
-            8 if prng.one_in(20) => {
-                talker.client.stream.send_reset(Reason::CANCEL);
-                talker.cancelled = true;
-            }
+            0..4 => talker.send(prng),
+            4..7 => talker.read(),
+            7 if prng.one_in(10) => talker.half_close(),
+            8 if prng.one_in(20) => talker.cancel(),
             9 => pair.server.set_read_paused(prng.one_in(2)),
             10 => pair.echoes = prng.one_in(2),
             _ => drop(pair.turn()),
@@ -958,22 +971,21 @@ fn random_session(seed: u64) {
 
 /// Everything that was sent is answered, in order, and every stream ends with OK.
 fn finish(pair: &mut Pair, talkers: &mut [Talker], seed: u64) {
-    for talker in talkers.iter_mut().filter(|talker| !talker.cancelled && !talker.half_closed) {
-        talker.client.stream.send_data(Bytes::new(), true).unwrap();
-    }
+    talkers.iter_mut().for_each(Talker::half_close);
     // The streams share the connection's window: all have to be read for one to go on.
     let mut before = usize::MAX;
     let mut total = 0;
     while before != total {
         before = total;
         pair.run();
-        talkers.iter_mut().filter(|talker| !talker.cancelled).for_each(Talker::read);
+        talkers.iter_mut().for_each(Talker::read);
         total = talkers.iter().map(|talker| talker.received.len()).sum();
     }
-    for talker in talkers.iter_mut().filter(|talker| !talker.cancelled) {
+    for talker in talkers {
+        let Some(client) = &mut talker.client else { continue };
         let expected: Vec<u8> = talker.sent.iter().flat_map(|payload| frame(payload)).collect();
         assert!(talker.received == expected, "seed {seed}");
-        assert_eq!(talker.client.status(pair), Some(0), "seed {seed}");
+        assert_eq!(client.status(pair), Some(0), "seed {seed}");
     }
     assert_eq!(pair.server.in_flight_count(), 0, "seed {seed}");
     assert_eq!(pair.server.queued_bytes(), 0, "seed {seed}");

@@ -10,10 +10,10 @@ use super::Verdict;
 use crate::base::cast::u64_from;
 use crate::base::ids::{BatchId, SegmentId, ShardId};
 use crate::node::data_dir::DataDir;
-use crate::storage::block::{boot_of, first_batch};
-use crate::storage::error::segment_file_name;
+use crate::storage::block::batch_name;
 use crate::storage::record::{Entry, Record};
 use crate::storage::replay::RecoveredPartition;
+use crate::storage::segment_name::segment_file_name;
 
 /// Where lines go, and how.
 pub(super) struct Output<'a, W> {
@@ -219,12 +219,6 @@ impl<'a, W: Write> Output<'a, W> {
         }
         writeln!(self.out)
     }
-}
-
-/// A batch as people read it: its boot and its number in it.
-fn batch_name(batch: BatchId) -> String {
-    let boot = boot_of(batch);
-    format!("{boot}.{}", batch.since(first_batch(boot)))
 }
 
 fn hex(bytes: &[u8]) -> String {

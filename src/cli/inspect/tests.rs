@@ -1,1 +1,173 @@
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
+use zerocopy::IntoBytes;
+
+use super::*;
+use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
+use crate::base::time::Monotonic;
+use crate::node::data_dir::DataDirOptions;
+use crate::storage::record::{Entry, Record};
+use crate::storage::wal::{Durability, Wal};
+
+/// A data directory with three values in partition 0, of which two are stable.
+fn data_dir(path: &Path) -> DataDir {
+    let options = DataDirOptions {
+        path: path.to_owned(),
+        cluster: "cluster".into(),
+        member: "member".into(),
+        partition_count: Some(2),
+        partition_count_default: 64,
+        shard_count: 1,
+        segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
+        must_exist: false,
+        durability: Durability::Sync,
+        allow_copy_on_write: true,
+    };
+    let data_dir = DataDir::open(&options).unwrap();
+    let shard = ShardId(0);
+    let log = data_dir.recover_shard(shard, &mut Counts::default()).unwrap();
+    let config = data_dir.wal_config(shard, 1 << 40, 2, Durability::Sync);
+    let mut wal = Wal::open(config, log.recovered.start);
+    let partition = PartitionId(0);
+    for index in 1..=3 {
+        let (index, message_id) = (Index(index), MessageId(index));
+        let timestamp = Timestamp(7);
+        let value = b"value";
+        let entry = Entry { partition, index, term: TermId(1), message_id, timestamp, value };
+        wal.append(&Record::Entry(entry));
+        // A batch each.
+        write(&data_dir, &mut wal);
+    }
+    wal.append(&Record::SyncPoint { partition, index: Index(2) });
+    wal.close();
+    write(&data_dir, &mut wal);
+    assert!(wal.is_closed());
+    data_dir
+}
+
+fn write(data_dir: &DataDir, wal: &mut Wal) {
+    while let Some(segment) = wal.wants_segment(Monotonic(0)) {
+        let path = data_dir.segment_path(ShardId(0), segment);
+        std::fs::write(path, vec![0; SEGMENT_SIZE_BYTES_MIN]).unwrap();
+        wal.on_segment_prepared(segment);
+    }
+    while let Some(write) = wal.poll_write(Monotonic(0)) {
+        let path = data_dir.segment_path(ShardId(0), write.segment);
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(write.blocks.as_bytes(), write.offset).unwrap();
+        wal.on_written(write);
+    }
+}
+
+fn inspect(path: &Path, records: bool, json: bool) -> (String, Result<(), InspectError>) {
+    let options = InspectOptions { data_dir: path.to_owned(), shard: None, records, json };
+    let mut out = Vec::new();
+    let result = run(&options, &mut out);
+    (String::from_utf8(out).unwrap(), result)
+}
+
+fn flip(path: &Path, block: u64) {
+    let segment = path.join("gen-1/shard-0/000000000001.log");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(segment).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, block * 4_096 + 40).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], block * 4_096 + 40).unwrap();
+}
+
+#[test]
+fn directory_of_a_running_node_is_not_inspected() {
+    let folder = tempfile::tempdir().unwrap();
+    let _running = data_dir(folder.path());
+    let (text, result) = inspect(folder.path(), false, false);
+    assert!(text.is_empty());
+    assert!(result.unwrap_err().to_string().contains("a node is running"));
+}
+
+#[test]
+fn whole_log_is_shown_as_text() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(data_dir(folder.path()));
+    let (text, result) = inspect(folder.path(), true, false);
+    result.unwrap();
+    for part in [
+        "member member of cluster cluster",
+        "1+4096 batch 1.1: entry partition 0 index 2",
+        "value of 5 bytes",
+        "shard-0/000000000001.log: 5 blocks, 2043 zero; batches 1.0 to 1.4, proven to 1.3, counted \
+         to 1.4",
+        "3 entry",
+        "partition 0: view 0, last normal 0 from 0, slots 1 to 3, stable to 2 (2 values of 10 bytes",
+        "shard 0: whole: 6 records, closed",
+    ] {
+        assert!(text.contains(part), "{part}\nin\n{text}");
+    }
+}
+
+#[test]
+fn json_has_an_object_a_line_with_the_values() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(data_dir(folder.path()));
+    let (text, result) = inspect(folder.path(), true, true);
+    result.unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |kind: &str| lines.iter().filter(|line| line["line"] == kind).collect::<Vec<_>>();
+    assert_eq!(of("data_dir")[0]["cluster"], "cluster");
+    let entries: Vec<_> = of("record").into_iter().filter(|r| r["kind"] == "entry").collect();
+    assert_eq!(entries.len(), 3);
+    assert_eq!(entries[2]["index"], 3);
+    assert_eq!(entries[2]["value"], "76616c7565");
+    assert_eq!(of("partition")[0]["stable"]["value_count"], 2);
+    assert_eq!(of("partition")[0]["unstable_count"], 1);
+    assert_eq!(of("shard")[0]["verdict"], "whole");
+}
+
+#[test]
+fn damaged_log_is_shown_beyond_the_damage_and_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(data_dir(folder.path()));
+    flip(folder.path(), 1);
+    let (text, result) = inspect(folder.path(), true, false);
+    assert!(matches!(result, Err(InspectError::Damaged { shard_count: 1 })));
+    assert!(text.contains("1 bad"), "{text}");
+    assert!(text.contains("index 1") && text.contains("index 3"), "{text}");
+    assert!(
+        text.contains(
+            "shard 0: damaged: shard-0/000000000001.log: damaged at byte 4096, batch 1.1"
+        )
+    );
+}
+
+#[test]
+fn cut_file_is_shown_as_far_as_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(data_dir(folder.path()));
+    let segment = folder.path().join("gen-1/shard-0/000000000001.log");
+    for length in [0, 3 * 4_096 + 5] {
+        std::fs::OpenOptions::new().write(true).open(&segment).unwrap().set_len(length).unwrap();
+        let (text, result) = inspect(folder.path(), true, false);
+        assert!(result.is_err());
+        assert!(text.contains(&format!("cut to {length}")), "{text}");
+        std::fs::write(&segment, vec![0; SEGMENT_SIZE_BYTES_MIN]).unwrap();
+    }
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(data_dir(folder.path()));
+    let preparing = folder.path().join("gen-1/shard-0/000000000009.log.new");
+    std::fs::write(&preparing, b"half").unwrap();
+    let boot = std::fs::read(folder.path().join("BOOT")).unwrap();
+    inspect(folder.path(), true, true).1.unwrap();
+    assert!(preparing.exists());
+    assert_eq!(std::fs::read(folder.path().join("BOOT")).unwrap(), boot);
+}
+
+#[test]
+fn folder_that_is_no_data_directory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, result) = inspect(folder.path(), false, false);
+    assert!(matches!(result, Err(InspectError::DataDir(_))));
+}

@@ -184,10 +184,8 @@ fn checked_map(name: &[u8]) -> Result<&str, OperationError> {
         return Err(OperationError::MapTooLong { size_bytes: name.len() });
     }
     let Ok(text) = std::str::from_utf8(name) else { return Err(OperationError::MapNotText) };
-    // No early exit, so that the usual name takes no branch per byte.
-    let plain = |byte: u8| (b' '..0x7F).contains(&byte) & (byte != b'#');
-    let all_plain = name.iter().fold(true, |all, byte| all & plain(*byte));
-    if all_plain { Ok(text) } else { checked_characters(text) }
+    let plain = |byte: u8| (b' '..0x7F).contains(&byte) && byte != b'#';
+    if name.iter().all(|byte| plain(*byte)) { Ok(text) } else { checked_characters(text) }
 }
 
 #[cold]

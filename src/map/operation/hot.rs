@@ -83,27 +83,26 @@ pub(super) fn command(bytes: &[u8]) -> Option<CommandDraft<'_>> {
     let mut reader = Reader::new(bytes);
     let mut seen = Seen::default();
     let mut draft = CommandDraft::default();
-    // Only found here and decoded below: the loop has less to carry along.
-    let mut operation = None;
     while let Some(tag) = reader.byte() {
         seen.first(tag)?;
-        match tag {
-            command_tag::MAP => draft.map = reader.bytes()?,
-            command_tag::PUT | command_tag::REMOVE | command_tag::CLEAR => {
-                // The members of the oneof have numbers of their own, so `seen` can't tell.
-                if operation.replace((tag, reader.bytes()?)).is_some() {
-                    return None;
-                }
+        let operation = match tag {
+            command_tag::MAP => {
+                draft.map = reader.bytes()?;
+                continue;
             }
-            _ => command_number(&mut draft, tag, &mut reader)?,
+            command_tag::PUT => OperationDraft::Put(put(reader.bytes()?)?),
+            command_tag::REMOVE => OperationDraft::Remove(remove(reader.bytes()?)?),
+            command_tag::CLEAR => empty(reader.bytes()?).map(|()| OperationDraft::Clear)?,
+            _ => {
+                command_number(&mut draft, tag, &mut reader)?;
+                continue;
+            }
+        };
+        // The members of the oneof have numbers of their own, so `seen` can't tell.
+        if draft.operation.replace(operation).is_some() {
+            return None;
         }
     }
-    draft.operation = match operation {
-        None => None,
-        Some((command_tag::PUT, bytes)) => Some(OperationDraft::Put(put(bytes)?)),
-        Some((command_tag::REMOVE, bytes)) => Some(OperationDraft::Remove(remove(bytes)?)),
-        Some((_, bytes)) => empty(bytes).map(|()| Some(OperationDraft::Clear))?,
-    };
     Some(draft)
 }
 
@@ -175,28 +174,26 @@ pub(super) fn query(bytes: &[u8]) -> Option<QueryDraft<'_>> {
     let mut reader = Reader::new(bytes);
     let mut seen = Seen::default();
     let mut draft = QueryDraft::default();
-    let mut operation = None;
     while let Some(tag) = reader.byte() {
         seen.first(tag)?;
-        match tag {
-            query_tag::MAP => draft.map = reader.bytes()?,
-            query_tag::GET | query_tag::EXISTS | query_tag::SIZE | query_tag::ENTRIES => {
-                if operation.replace((tag, reader.bytes()?)).is_some() {
-                    return None;
-                }
+        let operation = match tag {
+            query_tag::MAP => {
+                draft.map = reader.bytes()?;
+                continue;
             }
-            _ => query_number(&mut draft, tag, &mut reader)?,
+            query_tag::GET => QueryOperationDraft::Get { key: only_key(reader.bytes()?)? },
+            query_tag::EXISTS => QueryOperationDraft::Exists { key: only_key(reader.bytes()?)? },
+            query_tag::SIZE => empty(reader.bytes()?).map(|()| QueryOperationDraft::Size)?,
+            query_tag::ENTRIES => entries(reader.bytes()?)?,
+            _ => {
+                query_number(&mut draft, tag, &mut reader)?;
+                continue;
+            }
+        };
+        if draft.operation.replace(operation).is_some() {
+            return None;
         }
     }
-    draft.operation = match operation {
-        None => None,
-        Some((query_tag::GET, bytes)) => Some(QueryOperationDraft::Get { key: only_key(bytes)? }),
-        Some((query_tag::EXISTS, bytes)) => {
-            Some(QueryOperationDraft::Exists { key: only_key(bytes)? })
-        }
-        Some((query_tag::SIZE, bytes)) => empty(bytes).map(|()| Some(QueryOperationDraft::Size))?,
-        Some((_, bytes)) => Some(entries(bytes)?),
-    };
     Some(draft)
 }
 

@@ -201,6 +201,17 @@ impl Pair {
         self.states.last().unwrap().0
     }
 
+    /// Puts all keys into one of the maps, so that its pages have split.
+    fn fill(&mut self) {
+        for key in 0..self.key_count {
+            let change = Change::Put { value_len: 5, condition: 9, want_previous: false };
+            self.execute(MAPS[1], key, &change);
+        }
+        let last = self.last();
+        self.partition.commit(&mut self.arena, Index(last));
+        self.states.drain(..self.states.len() - 1);
+    }
+
     fn step(&mut self, step: &Step) {
         match step {
             Step::Execute { map, key, change } => self.execute(MAPS[*map], *key, change),
@@ -243,7 +254,7 @@ impl Pair {
             4 => Some(Condition::Value(&value)),
             _ => None,
         };
-        let new_value = vec![index.to_le_bytes()[0]; 40];
+        let new_value = [index.to_le_bytes()[0]; 40];
         let operation = match *change {
             Change::Put { value_len, condition: choice, want_previous } => Operation::Put {
                 key: &key,
@@ -394,9 +405,13 @@ proptest! {
         mask in sample::select(vec![u64::MAX, 0, 7 << 61, 0xF000_0000_0000_0707]),
         key_count in sample::select(vec![3_usize, 20, 300]),
         prefers_stable in any::<bool>(),
+        is_filled in any::<bool>(),
         steps in vec(step(), 1..300),
     ) {
         let mut pair = Pair::new(KeyHasher::colliding(mask), key_count, prefers_stable);
+        if is_filled {
+            pair.fill();
+        }
         for step in &steps {
             pair.step(step);
         }

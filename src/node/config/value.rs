@@ -12,7 +12,6 @@ use crate::base::limits::{
     CORE_NUMBER_COUNT, MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_DEFAULT_MIN,
     PARTITION_COUNT_MAX, PARTITIONS_PER_CORE,
 };
-use crate::storage::wal;
 
 macro_rules! words {
     (
@@ -91,16 +90,6 @@ words!(
         Trace = "trace",
     }
 );
-
-impl From<Durability> for wal::Durability {
-    fn from(durability: Durability) -> Self {
-        match durability {
-            Durability::Sync => Self::Sync,
-            Durability::Async => Self::Async,
-            Durability::None => Self::None,
-        }
-    }
-}
 
 /// The cores that a node runs on: at least one, each once, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]

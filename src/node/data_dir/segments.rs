@@ -11,12 +11,9 @@ use zerocopy::IntoBytes;
 use super::{DataDir, DataDirError, Notice, doing, sync_folder};
 use crate::base::ids::{PartitionId, ShardId};
 use crate::storage::block::{Block, offset_of};
-use crate::storage::error::segment_of_file_name;
 use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use crate::storage::replay::Apply;
-
-/// Ends the name of a segment that is being prepared.
-pub(super) const PREPARING_SUFFIX: &str = ".new";
+use crate::storage::segment_name::{PREPARING_SUFFIX, segment_of_file_name};
 
 /// A shard's log as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

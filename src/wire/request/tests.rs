@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::limits::VALUE_SIZE_BYTES_MAX;
 use crate::map::operation::{Operation, QueryOperation};
 use crate::proto::p2pmap::v1;
 
@@ -123,6 +124,25 @@ fn commands_beyond_their_limit_are_refused_whatever_makes_them_long() {
     let mut value = put("orders", b"k", vec![]);
     value.extend([0x30, 0x00].repeat(COMMAND_SIZE_BYTES_MAX / 2));
     let refusal = refusal(&command(None, 1, value));
+    assert!(refusal.message.starts_with("command.value: a command of"), "{refusal:?}");
+}
+
+#[test]
+fn commands_with_two_long_values_are_refused_by_both_decoders() {
+    let acceptance = Acceptance { value_size_bytes_max: VALUE_SIZE_BYTES_MAX, ..ACCEPTANCE };
+    let long = Bytes::from(vec![0; VALUE_SIZE_BYTES_MAX]);
+    let condition = v1::condition::Condition::Value(long.clone());
+    let put = v1::Put {
+        key: Bytes::from_static(b"k"),
+        value: long,
+        condition: Some(v1::Condition { condition: Some(condition) }),
+        ..Default::default()
+    };
+    let operation = Some(v1::command::Operation::Put(put));
+    let value = v1::Command { map: "orders".into(), operation, ..Default::default() };
+    let payload = command(None, 1, value.encode_to_vec());
+    assert_eq!(decode_hot(&payload, acceptance), None);
+    let refusal = decode_cold(&payload).unwrap().request(acceptance).unwrap_err();
     assert!(refusal.message.starts_with("command.value: a command of"), "{refusal:?}");
 }
 

@@ -1,0 +1,284 @@
+//! What the map costs: a get and a put, one by one and in passes of 32, at 64 Ki and 1 M keys of
+//! 16 bytes with values of 64 bytes, spread over 64 partitions; the digest; the memory per key
+//! between 1 M and 3 M keys; the longest pauses of inserting.
+//!
+//! `cargo bench --bench map`; the memory and the pauses are printed by
+//! `cargo bench --bench map -- memory` before criterion's part runs.
+#![allow(missing_docs, clippy::print_stdout, clippy::disallowed_methods)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use p2pmap::base::cast::{u64_from, usize_from};
+use p2pmap::base::{ids::Index, prng::Prng, time::Timestamp};
+use p2pmap::map::arena::Arena;
+use p2pmap::map::hasher::{KeyHash, KeyHasher};
+use p2pmap::map::operation::{Command, Operation, QueryOperation};
+use p2pmap::map::outcome::ResultBytes;
+use p2pmap::map::partition::{Execution, PartitionMap, Undo};
+
+const PARTITION_COUNT: usize = 64;
+const MAP: &str = "orders";
+const PASS_COUNT: usize = 32;
+const KEY_COUNTS: [u64; 2] = [64 << 10, 1_000_000];
+
+type Key = [u8; 16];
+
+fn key(number: u64) -> Key {
+    let mut key = *b"key-............";
+    key[4..].copy_from_slice(format!("{number:012}").as_bytes());
+    key
+}
+
+fn partition_of(number: u64) -> usize {
+    usize_from(number) % PARTITION_COUNT
+}
+
+/// One shard's map.
+struct World {
+    hasher: KeyHasher,
+    arena: Arena,
+    partitions: Vec<PartitionMap>,
+    now_ms: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut arena = Arena::new();
+        let hasher = KeyHasher::new(*b"a secret of many");
+        let partitions =
+            (0..PARTITION_COUNT).map(|_| PartitionMap::new(hasher, &mut arena)).collect();
+        Self { hasher, arena, partitions, now_ms: 1_700_000_000_000 }
+    }
+
+    fn filled(key_count: u64) -> Self {
+        let mut world = Self::new();
+        world.fill(0, key_count);
+        world
+    }
+
+    fn fill(&mut self, from: u64, to: u64) {
+        let mut out = ResultBytes::new();
+        for number in from..to {
+            let key = key(number);
+            let hash = self.hasher.hash(MAP, &key);
+            out.clear();
+            self.put(number, &key, hash, Undo::Discard, &mut out);
+        }
+    }
+
+    fn put(&mut self, number: u64, key: &Key, hash: KeyHash, undo: Undo, out: &mut ResultBytes) {
+        let partition = &mut self.partitions[partition_of(number)];
+        let index = partition.applied().next();
+        let run = Execution { index, time: Timestamp(self.now_ms * 1_000_000), undo };
+        let operation =
+            Operation::Put { key, value: &[7; 64], condition: None, want_previous: false };
+        let command = Command { map: MAP, timeout_ms: 0, operation };
+        partition.execute(&mut self.arena, run, &command, hash, out);
+        if undo == Undo::Keep && index.0.is_multiple_of(256) {
+            partition.commit(&mut self.arena, index);
+        }
+    }
+
+    fn get(&self, number: u64, key: &Key, hash: KeyHash, out: &mut Vec<u8>) {
+        let partition = &self.partitions[partition_of(number)];
+        let operation = QueryOperation::Get { key };
+        partition.query(&self.arena, Index(u64::MAX), (MAP, &operation), hash, out);
+    }
+}
+
+/// Requests of one pass: what a decoder would hand over.
+struct Pass {
+    numbers: [u64; PASS_COUNT],
+    keys: [Key; PASS_COUNT],
+    hashes: [KeyHash; PASS_COUNT],
+}
+
+impl Pass {
+    fn draw(prng: &mut Prng, key_count: u64) -> Self {
+        let numbers = std::array::from_fn(|_| prng.below(key_count));
+        Self { numbers, keys: numbers.map(key), hashes: [KeyHash::default(); PASS_COUNT] }
+    }
+
+    /// The stages before execution.
+    fn prepare(&mut self, world: &World) {
+        for (hash, key) in self.hashes.iter_mut().zip(&self.keys) {
+            *hash = world.hasher.hash(MAP, key);
+        }
+        for (number, hash) in self.numbers.iter().zip(self.hashes) {
+            world.partitions[partition_of(*number)].touch_lines(&world.arena, hash);
+        }
+        for (number, hash) in self.numbers.iter().zip(self.hashes) {
+            world.partitions[partition_of(*number)].touch_record(&world.arena, hash);
+        }
+    }
+}
+
+/// Times `run` on passes whose keys are drawn beforehand, and returns the time of `count` passes.
+fn timed(count: u64, key_count: u64, mut run: impl FnMut(&mut Pass)) -> Duration {
+    let mut prng = Prng::new(count, "bench");
+    let mut total = Duration::ZERO;
+    let mut left = count;
+    while left > 0 {
+        // Drawn in groups, so that the clock is read rarely and the keys don't fill the caches.
+        let group = left.min(64);
+        let mut passes: Vec<Pass> = (0..group).map(|_| Pass::draw(&mut prng, key_count)).collect();
+        let start = Instant::now();
+        passes.iter_mut().for_each(&mut run);
+        total += start.elapsed();
+        left -= group;
+    }
+    total
+}
+
+fn gets(c: &mut Criterion) {
+    let mut group = c.benchmark_group("get");
+    group.throughput(Throughput::Elements(u64_from(PASS_COUNT)));
+    for key_count in KEY_COUNTS {
+        let world = World::filled(key_count);
+        let mut out = Vec::with_capacity(64 << 10);
+        group.bench_function(BenchmarkId::new("one by one", key_count), |b| {
+            b.iter_custom(|count| {
+                timed(count, key_count, |pass| {
+                    out.clear();
+                    for (number, key) in pass.numbers.iter().zip(&pass.keys) {
+                        let hash = world.hasher.hash(MAP, key);
+                        world.get(*number, key, hash, &mut out);
+                    }
+                    black_box(&out);
+                })
+            });
+        });
+        group.bench_function(BenchmarkId::new("pass of 32", key_count), |b| {
+            b.iter_custom(|count| {
+                timed(count, key_count, |pass| {
+                    out.clear();
+                    pass.prepare(&world);
+                    for at in 0..PASS_COUNT {
+                        world.get(pass.numbers[at], &pass.keys[at], pass.hashes[at], &mut out);
+                    }
+                    black_box(&out);
+                })
+            });
+        });
+    }
+}
+
+fn puts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("put");
+    group.throughput(Throughput::Elements(u64_from(PASS_COUNT)));
+    for key_count in KEY_COUNTS {
+        for undo in [Undo::Discard, Undo::Keep] {
+            let mut world = World::filled(key_count);
+            let mut out = ResultBytes::new();
+            group.bench_function(
+                BenchmarkId::new(format!("one by one, {undo:?}"), key_count),
+                |b| {
+                    b.iter_custom(|count| {
+                        timed(count, key_count, |pass| {
+                            for (number, key) in pass.numbers.iter().zip(&pass.keys) {
+                                let hash = world.hasher.hash(MAP, key);
+                                out.clear();
+                                world.put(*number, key, hash, undo, &mut out);
+                            }
+                        })
+                    });
+                },
+            );
+            group.bench_function(
+                BenchmarkId::new(format!("pass of 32, {undo:?}"), key_count),
+                |b| {
+                    b.iter_custom(|count| {
+                        timed(count, key_count, |pass| {
+                            pass.prepare(&world);
+                            for at in 0..PASS_COUNT {
+                                let (number, hash) = (pass.numbers[at], pass.hashes[at]);
+                                out.clear();
+                                world.put(number, &pass.keys[at], hash, undo, &mut out);
+                            }
+                        })
+                    });
+                },
+            );
+        }
+    }
+}
+
+fn parts(c: &mut Criterion) {
+    let hasher = KeyHasher::new([3; 16]);
+    let key = key(42);
+    c.bench_function("hash of a 16 B key", |b| b.iter(|| hasher.hash(MAP, black_box(&key))));
+}
+
+/// Resident bytes of the process, from the kernel.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0_u64) * 4_096
+}
+
+/// Bytes per key between 1 M and 3 M keys, and how long the slowest insertions took.
+fn memory() {
+    let mut world = World::new();
+    let mut marks = Vec::new();
+    let mut longest_ns = [0_u128; 5];
+    let mut inserted = 0_u64;
+    let mut out = ResultBytes::new();
+    for million in [1_000_000, 2_000_000, 3_000_000_u64] {
+        let start = Instant::now();
+        while inserted < million {
+            let key = key(inserted);
+            let hash = world.hasher.hash(MAP, &key);
+            out.clear();
+            let one = Instant::now();
+            world.put(inserted, &key, hash, Undo::Discard, &mut out);
+            let took_ns = one.elapsed().as_nanos();
+            if took_ns > longest_ns[0] {
+                longest_ns[0] = took_ns;
+                longest_ns.sort_unstable();
+            }
+            inserted += 1;
+        }
+        let own: u64 = world.partitions.iter().map(PartitionMap::own_size_bytes).sum();
+        let usage = world.arena.usage();
+        println!(
+            "{million} keys: {usage:?}, partitions {own} bytes, resident {} bytes; inserted at {} ns",
+            resident_bytes(),
+            start.elapsed().as_nanos() / 1_000_000,
+        );
+        let all = own + world.arena.bytes_reserved();
+        println!("  {:.1} bytes per key reserved", ratio(all, million));
+        marks.push((own, world.arena.bytes_reserved(), resident_bytes()));
+    }
+    let (first, last) = (marks[0], marks[marks.len() - 1]);
+    println!(
+        "from 1 M to 3 M keys: {:.1} bytes per key reserved, {:.1} resident",
+        ratio(last.0 + last.1 - first.0 - first.1, 2_000_000),
+        ratio(last.2 - first.2, 2_000_000),
+    );
+    println!("slowest of 3 M insertions: {longest_ns:?} ns");
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn ratio(bytes: u64, count: u64) -> f64 {
+    bytes as f64 / count as f64
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = parts, gets, puts
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "memory") {
+        memory();
+        return;
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -1,0 +1,168 @@
+//! Assembles a node: the data directory, a shard for each core, the loops, and the end.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::banner::{Banner, announce, announce_ready};
+use super::config::Config;
+use super::config::value::{Durability, IdleMode};
+use super::data_dir::{DataDir, DataDirError, DataDirOptions};
+use crate::base::cast::u16_from;
+use crate::base::ids::{ShardId, TermId};
+use crate::runtime::clock::Clock;
+use crate::runtime::executor::Idle;
+use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
+use crate::runtime::node_runtime::{Options, Runtime};
+use crate::runtime::segment_workshop::SegmentPlace;
+use crate::runtime::shard_service::{RequestConfig, ShardService};
+use crate::shard::{self, Loading, Shard};
+use crate::storage::wal::{self, Wal};
+
+/// Runs a node until a signal stops it. `out` is told what is starting and when it is ready.
+///
+/// # Errors
+/// Why the node can't start, or had to stop.
+pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
+    exit_on_panic();
+    let data_dir = open_data_dir(config)?;
+    let partition_count = data_dir.identity().partition_count;
+    announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
+
+    let options = options(config, &data_dir);
+    let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
+    let make = move |shard| assembly.make(ShardId(u16_from(shard)));
+    let mut runtime = Runtime::start(options, make)?;
+    runtime.stop_on_signals()?;
+    if runtime.wait_until_ready()? {
+        announce_ready(out, runtime.address()).map_err(stdout_failed)?;
+    }
+    runtime.wait()
+}
+
+fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
+    let options = DataDirOptions {
+        path: config.data_dir.clone(),
+        cluster: config.cluster.clone(),
+        member: config.node_id.clone(),
+        partition_count: config.partitions,
+        partition_count_default: config.cores.partition_count_default(),
+        shard_count: u16_from(config.cores.count()),
+        segment_size_bytes: config.segment_size_bytes,
+        must_exist: config.must_exist,
+        durability: durability(config.durability),
+        allow_copy_on_write: config.allow_cow,
+    };
+    let data_dir = DataDir::open(&options).map_err(data_dir_failed)?;
+    for notice in data_dir.notices() {
+        warn!("{notice}");
+    }
+    Ok(data_dir)
+}
+
+fn options(config: &Config, data_dir: &DataDir) -> Options {
+    let shards = 0..u16_from(config.cores.count());
+    let segments = shards.map(|shard| SegmentPlace {
+        directory: data_dir.shard_folder(ShardId(shard)),
+        segment_size_bytes: data_dir.segment_size_bytes(),
+        direct: data_dir.is_direct(),
+    });
+    Options {
+        listen: config.listen,
+        cores: config.cores.numbers().iter().copied().map(usize::from).collect(),
+        idle: idle(config),
+        segments: segments.collect(),
+    }
+}
+
+/// What the shards of a node are made of.
+struct Assembly {
+    config: Config,
+    data_dir: DataDir,
+}
+
+impl Assembly {
+    /// Makes a shard from its log. Runs on the shard's core, so that all shards load at once.
+    fn make(&self, shard: ShardId) -> Result<ShardService, Fatal> {
+        let Self { config, data_dir } = self;
+        let clock = Clock::start();
+        let loading_config = self.shard_config(shard, &clock);
+        let mut loading = Loading::new(loading_config);
+        let log = data_dir.recover_shard(shard, &mut loading).map_err(data_dir_failed)?;
+        let recovered = log.recovered;
+        if let Some(torn) = recovered.torn {
+            let (segment, offset) = (torn.place.segment, torn.place.offset);
+            let blocks = torn.block_count;
+            info!(%shard, %segment, offset, blocks, "cut the torn tail that the last crash left");
+        }
+        let (records, ms) = (recovered.record_count, clock.monotonic().0 / 1_000_000);
+        info!(%shard, records, ms, clean = recovered.start.clean, "recovered the log");
+        let wal_config = data_dir.wal_config(
+            shard,
+            config.log_size_bytes_max,
+            config.writes_in_flight,
+            durability(config.durability),
+        );
+        let wal = Wal::open(wal_config, recovered.start);
+        let shard = Shard::new(loading, recovered.partitions, wal);
+        let requests = RequestConfig {
+            cluster: config.cluster.clone(),
+            member: config.node_id.clone(),
+            partition_count: data_dir.identity().partition_count,
+            value_size_bytes_max: config.value_size_bytes_max,
+        };
+        Ok(ShardService::new(shard, requests))
+    }
+
+    fn shard_config(&self, shard: ShardId, clock: &Clock) -> shard::Config {
+        let Self { config, data_dir } = self;
+        let durability = durability(config.durability);
+        let mut owned = data_dir.partitions_of(shard);
+        let first = owned.next().expect("there are at least as many partitions as cores").0;
+        let end = owned.last().map_or(first, |partition| partition.0) + 1;
+        shard::Config {
+            cluster: config.cluster.clone(),
+            member: config.node_id.clone(),
+            shard,
+            partitions: first..end,
+            partition_count: data_dir.identity().partition_count,
+            durability,
+            first_term: match durability {
+                wal::Durability::Sync | wal::Durability::Async => TermId(1),
+                // Without a log nobody remembers the terms of earlier lives, but time goes on.
+                wal::Durability::None => TermId(clock.now().wall.as_ms()),
+            },
+            hash_key: data_dir.identity().hash_key,
+        }
+    }
+}
+
+/// What the loops do when there is nothing to do.
+pub(super) fn idle(config: &Config) -> Idle {
+    match config.idle {
+        IdleMode::Spin => Idle::Spin,
+        IdleMode::Park => Idle::Park { spin_ns: duration_ns(config.spin_for) },
+    }
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+const fn durability(durability: Durability) -> wal::Durability {
+    match durability {
+        Durability::Sync => wal::Durability::Sync,
+        Durability::Async => wal::Durability::Async,
+        Durability::None => wal::Durability::None,
+    }
+}
+
+fn data_dir_failed(error: DataDirError) -> Fatal {
+    Fatal::new(FatalReason::DataDirectory, error)
+}
+
+pub(super) fn stdout_failed(error: std::io::Error) -> Fatal {
+    Fatal::new(FatalReason::Environment, format!("cannot write to stdout: {error}"))
+}
