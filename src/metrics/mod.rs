@@ -17,7 +17,7 @@ macro_rules! counters {
         impl $name {
             /// Calls `visit` with each counter's name and value; those of `drops` come as
             /// `drop_<reason>`.
-            pub fn each(&self, mut visit: impl FnMut(&str, u64)) {
+            pub fn each(&self, mut visit: impl FnMut(&'static str, u64)) {
                 $(visit(stringify!($field), self.$field);)*
                 for (reason, count) in self.drops.iter() {
                     visit(reason.counter_name(), count);

@@ -8,6 +8,7 @@ use crossbeam::utils::CachePadded;
 use zerocopy::IntoBytes;
 
 use super::uring;
+use crate::metrics::LoopMetrics;
 
 /// What all cores of a node share.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Core {
     sleeping: CachePadded<AtomicBool>,
     /// What it sleeps on.
     pub eventfd: OwnedFd,
+    /// What its counters were a moment ago, in their order.
+    published: Box<[AtomicU64]>,
 }
 
 impl Node {
@@ -84,6 +87,7 @@ impl Core {
             heartbeats: CachePadded::default(),
             sleeping: CachePadded::default(),
             eventfd: uring::eventfd()?,
+            published: values_of(&LoopMetrics::default()).map(AtomicU64::new).collect(),
         })
     }
 
@@ -109,9 +113,43 @@ impl Core {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
+    /// Shows the counters to other threads.
+    pub fn publish(&self, metrics: &LoopMetrics) {
+        let mut places = self.published.iter();
+        metrics.each(|_, value| {
+            if let Some(place) = places.next() {
+                place.store(value, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// The counters as they were published last, by name. Each is right, but they may be of
+    /// different moments.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut counters = Vec::with_capacity(self.published.len());
+        LoopMetrics::default().each(|name, _| counters.push((name, 0)));
+        for ((_, value), place) in counters.iter_mut().zip(&self.published) {
+            *value = place.load(Ordering::Relaxed);
+        }
+        counters
+    }
+
+    /// One of them; 0 if there is none of that name.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters().into_iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| value)
+    }
+
     /// Whether the loop sleeps.
     #[must_use]
     pub fn is_sleeping(&self) -> bool {
         self.sleeping.load(Ordering::Relaxed)
     }
+}
+
+fn values_of(metrics: &LoopMetrics) -> impl Iterator<Item = u64> {
+    let mut values = Vec::new();
+    metrics.each(|_, value| values.push(value));
+    values.into_iter()
 }

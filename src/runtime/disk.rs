@@ -147,8 +147,9 @@ impl Disk {
 }
 
 /// Asks the scheduler for a long slice for the calling thread: then kernel threads that finish synced
-/// writes on this core are let in when the loop yields, and it isn't preempted in between. A kernel
-/// that doesn't know how says no, and nothing is lost but some latency.
+/// writes on this core are let in when the loop yields, and it isn't preempted in between. (Only a
+/// loop with a log asks: on a core that others use too, a long slice means a long wait for the next
+/// one.) A kernel that doesn't know how says no, and nothing is lost but some latency.
 pub(super) fn ask_for_long_slice() -> bool {
     const SLICE_NS: u64 = 100_000_000;
     /// `struct sched_attr` as the kernel has it, version 1 (`SCHED_ATTR_SIZE_VER0`).
@@ -164,8 +165,11 @@ pub(super) fn ask_for_long_slice() -> bool {
         deadline: u64,
         period: u64,
     }
+    // The call sets the nice value as well: it stays what it is.
+    let Ok(nice) = rustix::process::getpriority_process(None) else { return false };
     let attributes = SchedulingAttributes {
         size: u32_from(size_of::<SchedulingAttributes>()),
+        nice,
         // For an ordinary thread `runtime` is the slice that it asks for.
         runtime: SLICE_NS,
         ..SchedulingAttributes::default()
@@ -174,4 +178,78 @@ pub(super) fn ask_for_long_slice() -> bool {
     // the calling one, and the last argument must be 0.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     result == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::base::limits::BLOCK_SIZE_BYTES;
+
+    /// A disk with one segment on a real file, and a write of two blocks in flight.
+    fn writing() -> (Disk, Uring, Arc<Node>) {
+        let node = Arc::new(Node::new(1).expect("a node"));
+        let mut disk = Disk::new(Arc::clone(&node), None);
+        let file = tempfile::tempfile().expect("a file");
+        disk.segments.push((SegmentId(3), file.into()));
+        let blocks = vec![Block([7; BLOCK_SIZE_BYTES]); 2];
+        disk.write(SegmentWrite {
+            batch: BatchId(9),
+            segment: SegmentId(3),
+            offset: 4_096,
+            blocks,
+        });
+        let mut ring = Uring::new(super::super::uring::RingSize::default()).expect("a ring");
+        disk.submit(&mut ring);
+        (disk, ring, node)
+    }
+
+    fn completion(ring: &mut Uring) -> (Key, Vec<Block>, io::Result<usize>) {
+        let mut completions = VecDeque::new();
+        while completions.is_empty() {
+            ring.submit_and_wait().expect("a working ring");
+            ring.reap(&mut completions, 1);
+        }
+        match completions.pop_front() {
+            Some(super::super::uring::Completion::Written { key, blocks, result }) => {
+                (key, blocks, result)
+            }
+            other => panic!("a write was expected, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn write_comes_back_whole_and_is_counted_while_it_is_in_flight() {
+        let (mut disk, mut ring, node) = writing();
+        assert_eq!(node.writes_in_flight.load(Ordering::Relaxed), 1);
+        let (key, blocks, result) = completion(&mut ring);
+        let (write, result) = disk.written(key, blocks, result);
+        result.expect("a whole write");
+        assert_eq!((write.batch, write.segment, write.offset), (BatchId(9), SegmentId(3), 4_096));
+        assert_eq!(write.blocks.len(), 2);
+        assert_eq!(node.writes_in_flight.load(Ordering::Relaxed), 0);
+        assert!(disk.is_idle());
+    }
+
+    #[test]
+    fn short_and_failed_writes_are_errors() {
+        let (mut disk, mut ring, _node) = writing();
+        let (key, blocks, _) = completion(&mut ring);
+        let (_, result) = disk.written(key, blocks, Ok(4_096));
+        assert!(matches!(result, Err(WriteError::Short { written: 4_096, wanted: 8_192 })));
+        let (mut disk, mut ring, _node) = writing();
+        let (key, blocks, _) = completion(&mut ring);
+        let (_, result) = disk.written(key, blocks, Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(result, Err(WriteError::Failed(_))));
+    }
+
+    #[test]
+    #[should_panic(expected = "a segment is prepared before it is written")]
+    fn write_to_a_segment_that_is_not_open_is_a_defect() {
+        let node = Arc::new(Node::new(1).expect("a node"));
+        let blocks = vec![Block([7; BLOCK_SIZE_BYTES])];
+        let write = SegmentWrite { batch: BatchId(1), segment: SegmentId(1), offset: 0, blocks };
+        Disk::new(node, None).write(write);
+    }
 }

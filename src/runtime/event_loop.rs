@@ -31,6 +31,8 @@ const TURN_COMPLETION_COUNT_MAX: usize = 64;
 const TURN_FRAME_COUNT_MAX: usize = 1_024;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
+/// How often a loop that doesn't sleep shows its counters.
+const PUBLISH_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 const LISTENER: Key = Key { slot: 0, generation: 0 };
 
 /// What a turn says to who drives the loop.
@@ -79,6 +81,7 @@ pub struct EventLoop<S> {
     /// Frames handed over in this turn.
     turn_frames: usize,
     yielded_at: Monotonic,
+    published_at: Monotonic,
     /// When a shutdown must be over.
     shutdown_by: Option<Monotonic>,
 }
@@ -113,6 +116,7 @@ impl<S: Service> EventLoop<S> {
             completions: VecDeque::with_capacity(TURN_COMPLETION_COUNT_MAX),
             turn_frames: 0,
             yielded_at: Monotonic(0),
+            published_at: Monotonic(0),
             shutdown_by: None,
         }
     }
@@ -145,6 +149,7 @@ impl<S: Service> EventLoop<S> {
         self.connections.settle_all(self.now.monotonic, &mut self.ring, &mut self.metrics);
         self.count_turn(busy);
         if self.shut_down()? {
+            self.core().publish(&self.metrics);
             return Ok(Turn::Finished);
         }
         Ok(if busy { Turn::Busy } else { Turn::Idle })
@@ -174,7 +179,10 @@ impl<S: Service> EventLoop<S> {
             && !self.connections.has_dirty()
             && !self.disk.poll_prepared()
             && !shutdown_is_news;
-        self.metrics.parks_count += u64::from(idle);
+        if idle {
+            self.metrics.parks_count += 1;
+            self.core().publish(&self.metrics);
+        }
         Ok(idle)
     }
 
@@ -203,6 +211,10 @@ impl<S: Service> EventLoop<S> {
         self.metrics.turns_count += 1;
         self.metrics.turns_busy_count += u64::from(busy);
         self.core().turns.store(self.metrics.turns_count, Ordering::Relaxed);
+        if self.now.monotonic.since_ns(self.published_at) >= PUBLISH_INTERVAL_NS {
+            self.published_at = self.now.monotonic;
+            self.core().publish(&self.metrics);
+        }
     }
 
     /// Starts the service, and accepts connections once it is ready for them.

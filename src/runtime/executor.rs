@@ -20,7 +20,7 @@ use super::fatal::{Fatal, FatalReason};
 use super::segment_workshop::Workshop;
 use super::service::Service;
 use super::uring::{RingSize, Uring, buffered_file};
-use crate::base::time::Monotonic;
+use crate::base::time::{Monotonic, NS_PER_US};
 
 /// What a loop does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +46,17 @@ pub(super) struct Assignment {
     pub(super) workshop: Option<Workshop>,
 }
 
-/// Longer than any turn, so that it never fires before a task has run.
-const PREEMPT_TIMER: Duration = Duration::from_secs(1);
+/// Longer than a thread can be kept from running, so that it never fires before a task has run.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3_600);
 /// Pinned three times over: more, and executors fail under a memory lock limit of 8 MiB.
 const IO_MEMORY_SIZE_BYTES: usize = 512 << 10;
 const TICK: Duration = Duration::from_millis(5);
-/// How often a busy loop lets the executor's other tasks run.
-const BUSY_TURNS_PER_YIELD: u32 = 64;
+/// How often a loop that doesn't sleep lets the executor's other tasks run.
+const EXECUTOR_INTERVAL_NS: u64 = 100 * NS_PER_US;
+/// The shortest timer that isn't over before it is looked at: one that is over doesn't yield.
+const YIELD_TIMER: Duration = Duration::from_micros(1);
+/// Keeps the executor from sleeping while that timer runs.
+const SPIN_BEFORE_PARK: Duration = Duration::from_micros(20);
 
 /// Starts a core. `make` makes its service on the core's own thread; `report` is told once how the
 /// loop ended.
@@ -65,6 +69,7 @@ pub(super) fn start<S: Service + 'static>(
     LocalExecutorBuilder::new(Placement::Fixed(assignment.core))
         .name(&name)
         .preempt_timer(PREEMPT_TIMER)
+        .spin_before_park(SPIN_BEFORE_PARK)
         .io_memory(IO_MEMORY_SIZE_BYTES)
         .spawn(move || async move {
             let result = host(assignment, make).await;
@@ -81,7 +86,7 @@ async fn host<S: Service + 'static>(
     make: impl FnOnce() -> Result<S, Fatal>,
 ) -> Result<(), Fatal> {
     let Assignment { shard, idle, node, listener, workshop, .. } = assignment;
-    if !ask_for_long_slice() {
+    if workshop.is_some() && !ask_for_long_slice() {
         tracing::debug!(shard, "the scheduler grants no long slice");
     }
     let mut ring = Uring::new(RingSize::default())
@@ -109,9 +114,10 @@ fn start_ticker(node: &Arc<Node>, shard: usize) {
     .detach();
 }
 
-/// Lets the executor reap its own I/O and run its other tasks. (`yield_now` would not reap.)
+/// Lets the executor reap its own I/O and run its other tasks. (`yield_now` doesn't: a task that is
+/// runnable at once is run at once. Nor does a timer of zero: it is ready when it is first polled.)
 async fn yield_to_executor() {
-    glommio::timer::sleep(Duration::ZERO).await;
+    glommio::timer::sleep(YIELD_TIMER).await;
 }
 
 async fn drive<S: Service>(
@@ -119,24 +125,23 @@ async fn drive<S: Service>(
     idle: Idle,
     alarm_bell: &BufferedFile,
 ) -> Result<(), Fatal> {
-    let mut busy_turns: u32 = 0;
+    let mut yielded_at = Monotonic(0);
     let mut busy_at = Monotonic(0);
     loop {
-        match event_loop.turn()? {
-            Turn::Finished => return Ok(()),
-            Turn::Busy => {
-                busy_at = event_loop.monotonic();
-                busy_turns = busy_turns.wrapping_add(1);
-                if busy_turns.is_multiple_of(BUSY_TURNS_PER_YIELD) {
-                    yield_to_executor().await;
-                }
+        let turn = event_loop.turn()?;
+        let now = event_loop.monotonic();
+        match (turn, idle) {
+            (Turn::Finished, _) => return Ok(()),
+            (Turn::Busy, _) => busy_at = now,
+            (Turn::Idle, Idle::Park { spin_ns }) if now.since_ns(busy_at) >= spin_ns => {
+                park(&mut event_loop, alarm_bell).await?;
+                yielded_at = event_loop.monotonic();
             }
-            Turn::Idle => match idle {
-                Idle::Park { spin_ns } if event_loop.monotonic().since_ns(busy_at) >= spin_ns => {
-                    park(&mut event_loop, alarm_bell).await?;
-                }
-                Idle::Park { .. } | Idle::Spin => yield_to_executor().await,
-            },
+            (Turn::Idle, _) => {}
+        }
+        if now.since_ns(yielded_at) >= EXECUTOR_INTERVAL_NS {
+            yield_to_executor().await;
+            yielded_at = now;
         }
     }
 }

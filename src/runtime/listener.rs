@@ -4,9 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+/// How often a port is tried that somebody else has.
+const PROBE_COUNT: u32 = 10;
+/// How long to wait in between.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that wait to be accepted.
 const BACKLOG_COUNT: i32 = 4_096;
 
@@ -43,9 +48,21 @@ pub fn listen(
     count: usize,
 ) -> Result<(Vec<OwnedFd>, SocketAddr), ListenError> {
     let fail = |error: rustix::io::Errno| ListenError { address, error: error.into() };
-    let address = probe(address).map_err(fail)?;
+    let address = probe_patiently(address).map_err(fail)?;
     let sockets = (0..count).map(|_| open(address)).collect::<Result<_, _>>().map_err(fail)?;
     Ok((sockets, address))
+}
+
+/// A killed process keeps its port a little longer: the kernel takes its `io_uring` down, and the
+/// listener with it, after the process is gone. A restart shouldn't fail for that.
+fn probe_patiently(address: SocketAddr) -> rustix::io::Result<SocketAddr> {
+    for _ in 1..PROBE_COUNT {
+        match probe(address) {
+            Err(rustix::io::Errno::ADDRINUSE) => std::thread::park_timeout(PROBE_PAUSE),
+            result => return result,
+        }
+    }
+    probe(address)
 }
 
 /// Binds once without `SO_REUSEPORT`, which fails if anybody listens there. With it a second process

@@ -185,7 +185,9 @@ impl Runtime {
         for (shard, (watched, core)) in self.watch.iter_mut().zip(&self.node.cores).enumerate() {
             let turns = core.turns.load(Ordering::Relaxed);
             let heartbeats = core.heartbeats.load(Ordering::Relaxed);
+            // Before the first heartbeat the core is still starting.
             let stands = !watched.finished
+                && watched.heartbeats > 0
                 && (turns == watched.turns && !core.is_sleeping()
                     || heartbeats == watched.heartbeats);
             if stands {

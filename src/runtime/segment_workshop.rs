@@ -3,7 +3,7 @@
 //!
 //! It is a thread and not operations of the core's ring because allocation and syncs block: io_uring
 //! hands them to kernel workers that are pinned to the loop's core and fight with it. The thread is
-//! free to run on any core, at the lowest priority, and takes pauses so that commits in between find
+//! free to run on any core, at a lower priority, and takes pauses so that commits in between find
 //! the device free.
 
 use std::fmt;
@@ -28,8 +28,9 @@ use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
 
 /// After each slice the thread pauses this many times as long as the slice took.
 const PAUSE_FACTOR: u32 = 1;
-/// The lowest priority.
-const NICE: i32 = 19;
+/// A lower priority than the loops', but not the lowest: with it a thread hardly runs at all where
+/// every core spins, and the log would wait for its next segment.
+const NICE: i32 = 5;
 
 /// Where a shard's segments lie.
 #[derive(Clone, Debug)]
@@ -145,6 +146,7 @@ impl Workshop {
         let size = place.segment_size_bytes;
         assert!((SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
         assert!(size.is_multiple_of(BLOCK_SIZE_BYTES));
+        discard_unfinished(&place.directory);
         let (jobs, inbox) = channel();
         let (outbox, results) = channel();
         let work = move || {
@@ -189,6 +191,18 @@ impl Workshop {
         let prepared = self.results.try_recv().ok()?;
         self.outstanding -= 1;
         Some(prepared)
+    }
+}
+
+/// Deletes segments that a former process didn't finish. What can't be deleted only takes room.
+fn discard_unfinished(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.to_string_lossy().ends_with(PREPARING_SUFFIX)
+            && let Err(error) = rustix::fs::unlink(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "an unfinished segment stays");
+        }
     }
 }
 
@@ -293,6 +307,18 @@ mod tests {
         prepare(&place, SegmentId(7)).expect("a segment");
         let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
         assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn unfinished_segments_of_a_former_process_are_deleted_at_the_start() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = place(directory.path());
+        let unfinished = place.preparing_path(SegmentId(7));
+        std::fs::write(&unfinished, b"old bytes").expect("a file");
+        std::fs::write(place.path(SegmentId(6)), b"a log").expect("a file");
+        let _workshop = Workshop::start(place.clone(), || {}).expect("a helper");
+        assert!(!unfinished.exists());
+        assert!(place.path(SegmentId(6)).exists());
     }
 
     #[test]

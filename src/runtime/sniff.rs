@@ -38,6 +38,17 @@ const HTTP1_METHODS: [&[u8]; 9] = [
     b"TRACE ",
 ];
 
+const SPOKEN_HERE: &str =
+    "p2pmap speaks gRPC (HTTP/2) and raw frames here: atomix.map.P2PMapService/Connect\n";
+const HTTP1_ANSWER: &str = concat!(
+    "HTTP/1.1 400 Bad Request\r\n",
+    "content-type: text/plain; charset=utf-8\r\n",
+    "content-length: 82\r\n",
+    "connection: close\r\n",
+    "\r\n",
+    "p2pmap speaks gRPC (HTTP/2) and raw frames here: atomix.map.P2PMapService/Connect\n",
+);
+
 /// What the first bytes of a connection say.
 #[must_use]
 pub fn sniff(bytes: &[u8]) -> Sniffed {
@@ -64,19 +75,8 @@ impl Foreign {
     #[must_use]
     pub const fn answer(self) -> &'static [u8] {
         match self {
-            Self::Http1 => concat!(
-                "HTTP/1.1 400 Bad Request\r\n",
-                "content-type: text/plain; charset=utf-8\r\n",
-                "content-length: 82\r\n",
-                "connection: close\r\n",
-                "\r\n",
-                "p2pmap speaks gRPC (HTTP/2) and raw frames here: atomix.map.P2PMapService/Connect\n",
-            )
-            .as_bytes(),
-            Self::Other => concat!(
-                "p2pmap speaks gRPC (HTTP/2) and raw frames here: atomix.map.P2PMapService/Connect\n",
-            )
-            .as_bytes(),
+            Self::Http1 => HTTP1_ANSWER.as_bytes(),
+            Self::Other => SPOKEN_HERE.as_bytes(),
         }
     }
 
