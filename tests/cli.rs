@@ -436,6 +436,9 @@ fn wrong_usage_is_exit_code_2_and_help_is_0() {
         &["replace", "m", "k", "v", "--if-version", "1", "--if-value", "x"],
         &["put", "m", "k", "v", "--value-file", "/dev/null"],
         &["bench", "run", "--puts", "101"],
+        &["bench", "run", "--key-size", "7B"],
+        &["bench", "run", "--depth", "0"],
+        &["bench", "disk", "--write-size", "5KiB"],
     ] {
         let run = run(&mut p2pmap(arguments));
         assert_eq!((run.code, run.stdout.len()), (2, 0), "{arguments:?}: {run:?}");
