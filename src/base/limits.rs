@@ -137,3 +137,43 @@ pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 
 // A full frame fits the queue of the connection that asked for it.
 const _: () = assert!(2 * FRAME_SENT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);
+
+// ---- gRPC ----
+
+/// What a client may send on one stream before we have read it.
+pub const GRPC_STREAM_WINDOW_SIZE_BYTES: u32 = 128 << 10;
+/// What a client may send on one connection before we have read it.
+pub const GRPC_CONNECTION_WINDOW_SIZE_BYTES: u32 = STREAM_COUNT_MAX * GRPC_STREAM_WINDOW_SIZE_BYTES;
+/// The longest HTTP/2 frame we accept.
+pub const GRPC_HTTP2_FRAME_SIZE_BYTES_MAX: u32 = 64 << 10;
+/// The longest list of headers we accept, as HTTP/2 counts it.
+pub const GRPC_HEADER_LIST_SIZE_BYTES_MAX: u32 = 16 << 10;
+/// Streams that a client may have cancelled without our having seen them yet.
+pub const GRPC_RESET_COUNT_MAX: usize = 128;
+/// Bytes of incomplete messages of one connection; beyond it only its oldest one goes on.
+pub const GRPC_PARTIAL_SIZE_BYTES_MAX: usize = 16 << 20;
+/// Bytes from the socket that HTTP/2 has not taken; beyond it we stop reading the socket.
+pub const GRPC_INPUT_SIZE_BYTES_MAX: usize = 256 << 10;
+/// Bytes for the socket at which replies are held back.
+pub const GRPC_OUTPUT_SIZE_BYTES: usize = 256 << 10;
+/// Bytes for the socket at which HTTP/2 stops: replies and what answers a client's own frames.
+pub const GRPC_OUTPUT_SIZE_BYTES_MAX: usize = 2 * GRPC_OUTPUT_SIZE_BYTES;
+/// The longest text of a status.
+pub const GRPC_STATUS_MESSAGE_SIZE_BYTES_MAX: usize = 1_024;
+/// How long a client may be silent before it is asked for a sign of life.
+pub const GRPC_KEEPALIVE_IDLE_NS: u64 = 60 * NS_PER_S;
+/// How long a client may take to give a sign of life.
+pub const GRPC_KEEPALIVE_TIMEOUT_NS: u64 = 20 * NS_PER_S;
+
+// The oldest incomplete message always gets on: whatever the other streams hold back, the
+// connection's window has room for its stream.
+const _: () = assert!(
+    GRPC_CONNECTION_WINDOW_SIZE_BYTES as u64
+        >= STREAM_COUNT_MAX as u64 * GRPC_STREAM_WINDOW_SIZE_BYTES as u64
+);
+// HTTP/2's own bounds.
+const _: () = assert!(GRPC_CONNECTION_WINDOW_SIZE_BYTES < 1 << 31);
+const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX >= 1 << 14);
+const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX < 1 << 24);
+const _: () = assert!(GRPC_PARTIAL_SIZE_BYTES_MAX >= FRAME_SIZE_BYTES_MAX);
+const _: () = assert!(GRPC_OUTPUT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);

@@ -20,6 +20,8 @@ pub mod echo;
 pub mod event_loop;
 pub mod executor;
 pub mod fatal;
+pub mod grpc;
+pub mod grpc_link;
 pub mod listener;
 pub mod node_runtime;
 pub mod pass;

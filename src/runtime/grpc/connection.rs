@@ -1,0 +1,476 @@
+//! A gRPC connection: see the room's own words in [`super`].
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use h2::server::{self, SendResponse};
+use http::Request;
+
+use super::admission::{self, Admission, Method};
+use super::call::{Call, Taken};
+use super::duplex::{Duplex, Pipe};
+use super::keepalive::Keepalive;
+use super::status::{GrpcCode, GrpcStatus};
+use super::wake::WakeFlag;
+use super::{CloseReason, ConnectionState, StreamId};
+use crate::base::limits::{
+    GRPC_CONNECTION_WINDOW_SIZE_BYTES, GRPC_HEADER_LIST_SIZE_BYTES_MAX,
+    GRPC_HTTP2_FRAME_SIZE_BYTES_MAX, GRPC_INPUT_SIZE_BYTES_MAX, GRPC_OUTPUT_SIZE_BYTES,
+    GRPC_OUTPUT_SIZE_BYTES_MAX, GRPC_PARTIAL_SIZE_BYTES_MAX, GRPC_RESET_COUNT_MAX,
+    GRPC_STREAM_WINDOW_SIZE_BYTES, REQUESTS_PER_CONNECTION_MAX, SNIFF_NS_MAX, STREAM_COUNT_MAX,
+};
+use crate::base::time::Monotonic;
+
+/// Passes that one poll makes at most; what remains is for the next turn.
+const PASS_COUNT_MAX: usize = 8;
+
+/// The server's side of one gRPC connection. It belongs to one thread and does no I/O.
+///
+/// Whoever owns it moves bytes between it and the socket, and calls [`GrpcConnection::poll`]
+/// whenever [`GrpcConnection::needs_poll`] says so and when [`GrpcConnection::next_deadline`] has
+/// come. Nothing else wakes it: there is work only after bytes came, replies were appended or
+/// reported done, a stream was closed, or output was taken away. A turn therefore is
+///
+/// 1. [`GrpcConnection::receive`], then `poll`: messages come out;
+/// 2. for each reply that is ready, [`GrpcConnection::reply_buffer`] and, after the last one to a
+///    message, [`GrpcConnection::reply_done`];
+/// 3. `poll` if `needs_poll`, once for all replies of the turn: they leave together;
+/// 4. [`GrpcConnection::output`] to the socket, and from 3 again while `needs_poll`;
+/// 5. the socket is read on if [`GrpcConnection::wants_bytes`], and the connection is slow if
+///    [`GrpcConnection::queued_bytes`] stays high.
+pub struct GrpcConnection {
+    transport: Transport,
+    /// Shared with h2, which owns the other handle.
+    pipe: Rc<RefCell<Pipe>>,
+    /// The pipe's output while h2 isn't running.
+    output: BytesMut,
+    /// h2 has something to do.
+    wake: WakeFlag,
+    /// Something was asked of a stream, or of all.
+    touched: bool,
+    /// In the order of their ids, which is the order in which they came.
+    calls: Vec<Call>,
+    /// Messages that were handed out and not reported done, also those of streams that are gone.
+    in_flight_count: usize,
+    /// Replies that h2 took and has not written, because the output is full.
+    handed_size_bytes: usize,
+    /// Replies wait for room in the output, not for the client's window.
+    held_back: bool,
+    /// Where the next round over the calls begins, so that none of them always comes first.
+    first: usize,
+    opened_at: Option<Monotonic>,
+    read_paused: bool,
+    serving: bool,
+    draining: bool,
+}
+
+enum Transport {
+    Handshake(Box<server::Handshake<Duplex, Bytes>>),
+    Open(Box<server::Connection<Duplex, Bytes>>, Keepalive),
+    Closed(CloseReason),
+}
+
+impl GrpcConnection {
+    /// A connection whose first byte is yet to come. `serving` is what the health service says.
+    #[must_use]
+    pub fn new(serving: bool) -> Self {
+        let duplex = Duplex::default();
+        let pipe = Rc::clone(&duplex.0);
+        let handshake = server::Builder::new()
+            .initial_window_size(GRPC_STREAM_WINDOW_SIZE_BYTES)
+            .initial_connection_window_size(GRPC_CONNECTION_WINDOW_SIZE_BYTES)
+            .max_frame_size(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX)
+            .max_header_list_size(GRPC_HEADER_LIST_SIZE_BYTES_MAX)
+            .max_concurrent_streams(STREAM_COUNT_MAX)
+            .max_concurrent_reset_streams(GRPC_RESET_COUNT_MAX)
+            .max_pending_accept_reset_streams(GRPC_RESET_COUNT_MAX)
+            .max_send_buffer_size(GRPC_OUTPUT_SIZE_BYTES)
+            .handshake(duplex);
+        Self {
+            transport: Transport::Handshake(Box::new(handshake)),
+            pipe,
+            output: BytesMut::new(),
+            wake: WakeFlag::raised(),
+            touched: false,
+            calls: Vec::new(),
+            in_flight_count: 0,
+            handed_size_bytes: 0,
+            held_back: false,
+            first: 0,
+            opened_at: None,
+            read_paused: false,
+            serving,
+            draining: false,
+        }
+    }
+
+    /// Bytes came from the socket.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        match &mut self.transport {
+            Transport::Handshake(_) => {}
+            Transport::Open(_, keepalive) => keepalive.hear(),
+            Transport::Closed(_) => return,
+        }
+        self.pipe.borrow_mut().input.extend_from_slice(bytes);
+        self.wake.raise();
+    }
+
+    /// No more bytes will come from the socket.
+    pub fn received_eof(&mut self) {
+        self.pipe.borrow_mut().input_ended = true;
+        self.wake.raise();
+    }
+
+    /// Whether the socket should be read: HTTP/2 keeps up with what came. It doesn't while the
+    /// client leaves its own answers unread.
+    #[must_use]
+    pub fn wants_bytes(&self) -> bool {
+        self.pipe.borrow().input.len() < GRPC_INPUT_SIZE_BYTES_MAX
+    }
+
+    /// Moves everything as far as it goes. Messages of `Connect` streams are appended to
+    /// `messages`; [`GrpcConnection::reply_done`] is due exactly once for each.
+    pub fn poll(
+        &mut self,
+        now: Monotonic,
+        messages: &mut Vec<(StreamId, Bytes)>,
+    ) -> ConnectionState {
+        mem::swap(&mut self.pipe.borrow_mut().output, &mut self.output);
+        let waker = self.wake.waker();
+        let cx = &mut Context::from_waker(&waker);
+        self.touched = false;
+        if self.pipe.borrow().output_blocked {
+            self.wake.raise();
+        }
+        self.expire(now, cx);
+        for _ in 0..PASS_COUNT_MAX {
+            if self.wake.is_raised() {
+                self.drive(now, cx);
+                // What h2 woke us for meanwhile is done; what comes from here on is not.
+                self.wake.lower();
+                self.collect(cx);
+            }
+            self.read(messages);
+            self.write();
+            if !self.wake.is_raised() {
+                break;
+            }
+        }
+        mem::swap(&mut self.pipe.borrow_mut().output, &mut self.output);
+        self.state()
+    }
+
+    /// Whether [`GrpcConnection::poll`] has something to do, deadlines apart.
+    #[must_use]
+    pub fn needs_poll(&self) -> bool {
+        let output_size = self.output.len();
+        self.touched
+            || self.wake.is_raised()
+            || (self.held_back && output_size < GRPC_OUTPUT_SIZE_BYTES)
+            || (self.pipe.borrow().output_blocked && output_size < GRPC_OUTPUT_SIZE_BYTES_MAX)
+    }
+
+    /// Where the replies of a stream go: whole encoded frames, prefix and payload. `None` when the
+    /// stream takes no more: the client has cancelled it, or its end is decided.
+    pub fn reply_buffer(&mut self, stream: StreamId) -> Option<&mut BytesMut> {
+        let place = self.place(stream)?;
+        let call = &mut self.calls[place];
+        if call.is_ending() {
+            return None;
+        }
+        self.touched = true;
+        Some(&mut call.replies)
+    }
+
+    /// All replies to one message of the stream are appended, or will never be. Due exactly once
+    /// for each message that [`GrpcConnection::poll`] handed out, also if the stream is gone.
+    ///
+    /// # Panics
+    /// If it is called more often than messages were handed out.
+    pub fn reply_done(&mut self, stream: StreamId) {
+        assert!(self.in_flight_count > 0, "a reply is done that no message asked for");
+        self.in_flight_count -= 1;
+        if let Some(place) = self.place(stream) {
+            let call = &mut self.calls[place];
+            assert!(call.in_flight_count > 0, "a stream has more replies than messages");
+            call.in_flight_count -= 1;
+        }
+        self.touched = true;
+    }
+
+    /// Ends a stream after the replies that were appended so far; it takes no others.
+    pub fn close_stream(&mut self, stream: StreamId, status: GrpcStatus) {
+        if let Some(place) = self.place(stream) {
+            self.calls[place].end_with(status);
+            self.touched = true;
+        }
+    }
+
+    /// Hands out no more messages of a stream, and ends it when those that it has handed out are
+    /// answered.
+    pub fn finish_stream(&mut self, stream: StreamId, status: GrpcStatus) {
+        if let Some(place) = self.place(stream) {
+            self.calls[place].end_requests(status);
+            self.touched = true;
+        }
+    }
+
+    /// Bytes for the socket. The owner takes them from the front, as many as it likes.
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Everything that the client has not read yet. Exact but for HTTP/2's framing and what h2
+    /// holds when a client shrinks its window, which is less than its output buffer.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        let replies: usize = self.calls.iter().map(|call| call.replies.len()).sum();
+        replies + self.handed_size_bytes + self.output.len()
+    }
+
+    /// Messages that were handed out and not reported done.
+    #[must_use]
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight_count
+    }
+
+    /// When to poll at the latest: a stream's `grpc-timeout`, or the client's sign of life.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        let connection = match &self.transport {
+            Transport::Handshake(_) => self.opened_at.map(|at| at.after_ns(SNIFF_NS_MAX)),
+            Transport::Open(_, keepalive) => Some(keepalive.deadline()),
+            Transport::Closed(_) => return None,
+        };
+        let running = self.calls.iter().filter(|call| !call.is_ending());
+        running.filter_map(|call| call.deadline).chain(connection).min()
+    }
+
+    /// Says that the node is leaving: GOAWAY with the last stream that is served. No stream hands
+    /// out messages any more; each ends with `UNAVAILABLE` when those it has handed out are
+    /// answered, so that a client knows that what is unanswered was not executed. The connection
+    /// ends by itself if the client answers; how long to wait for that is the owner's decision.
+    pub fn shutdown(&mut self) {
+        if mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.serving = false;
+        if let Transport::Open(connection, _) = &mut self.transport {
+            connection.graceful_shutdown();
+            self.wake.raise();
+        }
+        for call in &mut self.calls {
+            call.end_requests(leaving());
+        }
+        self.touched = true;
+    }
+
+    /// What the health service says from now on.
+    pub fn set_serving(&mut self, serving: bool) {
+        self.serving = serving && !self.draining;
+        self.touched = true;
+    }
+
+    /// While paused, no message is handed out and no window given back: the client stops when its
+    /// windows are used up. Cancellations, pings and health checks go on.
+    pub fn set_read_paused(&mut self, paused: bool) {
+        self.read_paused = paused;
+        self.touched = true;
+    }
+
+    fn state(&self) -> ConnectionState {
+        match self.transport {
+            Transport::Closed(reason) => ConnectionState::Closed(reason),
+            _ if self.draining => ConnectionState::Draining,
+            _ => ConnectionState::Open,
+        }
+    }
+
+    fn place(&self, stream: StreamId) -> Option<usize> {
+        self.calls.binary_search_by_key(&stream, |call| call.id).ok()
+    }
+
+    /// Ends what has run out of time.
+    fn expire(&mut self, now: Monotonic, cx: &mut Context<'_>) {
+        let opened_at = *self.opened_at.get_or_insert(now);
+        match &mut self.transport {
+            Transport::Handshake(_) if now >= opened_at.after_ns(SNIFF_NS_MAX) => {
+                self.close(CloseReason::NoPreface);
+            }
+            Transport::Open(_, keepalive) => {
+                if keepalive.check(now, cx).is_err() {
+                    self.close(CloseReason::Silent);
+                }
+            }
+            Transport::Handshake(_) | Transport::Closed(_) => {}
+        }
+        for call in &mut self.calls {
+            if call.deadline.is_some_and(|deadline| deadline <= now) {
+                let text = "the stream's `grpc-timeout` has passed";
+                call.end_with(GrpcStatus::new(GrpcCode::DeadlineExceeded, text));
+            }
+        }
+    }
+
+    /// Lets h2 read and write and report new streams.
+    fn drive(&mut self, now: Monotonic, cx: &mut Context<'_>) {
+        self.pipe.borrow_mut().output_blocked = false;
+        if let Transport::Handshake(handshake) = &mut self.transport {
+            match Pin::new(handshake.as_mut()).poll(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(connection)) => self.begin(connection, now),
+                Poll::Ready(Err(_)) => self.close(CloseReason::NoPreface),
+            }
+        }
+        while let Transport::Open(connection, _) = &mut self.transport {
+            match connection.poll_accept(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond, now),
+                Poll::Ready(Some(Err(error))) => self.close(close_reason(&error)),
+                Poll::Ready(None) => self.close(CloseReason::Finished),
+            }
+        }
+        if !self.pipe.borrow().output_blocked {
+            // h2 got no more than the client's windows take, and has written it.
+            self.handed_size_bytes = 0;
+        }
+    }
+
+    /// Takes what h2 has received for the calls: bytes and resets.
+    fn collect(&mut self, cx: &mut Context<'_>) {
+        for call in &mut self.calls {
+            call.receive(cx);
+        }
+        self.calls.retain(|call| !call.is_over());
+    }
+
+    fn begin(&mut self, mut connection: server::Connection<Duplex, Bytes>, now: Monotonic) {
+        let pings = connection.ping_pong().expect("it is taken once");
+        if self.draining {
+            connection.graceful_shutdown();
+        }
+        self.transport = Transport::Open(Box::new(connection), Keepalive::new(pings, now));
+    }
+
+    fn accept(
+        &mut self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        now: Monotonic,
+    ) {
+        match admission::admit(&request) {
+            Ok(Admission { method, timeout_ns }) => {
+                let Some(mut call) = Call::open(method, request.into_body(), respond) else {
+                    return;
+                };
+                call.deadline = timeout_ns.map(|timeout_ns| now.after_ns(timeout_ns));
+                if self.draining && method != Method::HealthCheck {
+                    call.end_requests(leaving());
+                }
+                debug_assert!(self.calls.last().is_none_or(|last| last.id < call.id));
+                self.calls.push(call);
+            }
+            Err(refusal) => {
+                // An error means that the client has reset the stream already.
+                let _ = respond.send_response(refusal.response(), true);
+            }
+        }
+    }
+
+    /// Takes messages from the calls and gives windows back.
+    fn read(&mut self, messages: &mut Vec<(StreamId, Bytes)>) {
+        for place in self.round() {
+            let call = &mut self.calls[place];
+            while !call.feeds_shard()
+                || (!self.read_paused && self.in_flight_count < REQUESTS_PER_CONNECTION_MAX)
+            {
+                match call.take(self.serving) {
+                    Taken::Message(payload) => {
+                        self.in_flight_count += 1;
+                        messages.push((call.id, payload));
+                    }
+                    Taken::Answered => {}
+                    Taken::Nothing => break,
+                }
+            }
+        }
+        self.release();
+    }
+
+    /// Gives windows back, except for incomplete messages when there is too much of them: then
+    /// only the first stream's goes on, so that they get done one by one.
+    fn release(&mut self) {
+        let partial_size: usize = self.calls.iter().map(Call::partial_len).sum();
+        let mut may_assemble = true;
+        for call in &mut self.calls {
+            let is_partial = call.partial_len() > 0;
+            if !is_partial || may_assemble {
+                call.release();
+            }
+            if is_partial && partial_size > GRPC_PARTIAL_SIZE_BYTES_MAX {
+                may_assemble = false;
+            }
+        }
+    }
+
+    /// Hands replies to h2 and ends streams.
+    fn write(&mut self) {
+        let output_size = self.pipe.borrow().output.len();
+        self.held_back = false;
+        for place in self.round() {
+            let call = &mut self.calls[place];
+            call.settle(self.serving);
+            let room = GRPC_OUTPUT_SIZE_BYTES.saturating_sub(output_size + self.handed_size_bytes);
+            let size = call.send(room);
+            call.finish();
+            self.held_back |= size == room && !call.replies.is_empty();
+            if size > 0 || call.is_over() {
+                self.handed_size_bytes += size;
+                self.wake.raise();
+            }
+        }
+        self.calls.retain(|call| !call.is_over());
+        self.first = self.first.wrapping_add(1);
+    }
+
+    /// The places of all calls, beginning with another one each time.
+    fn round(&self) -> impl Iterator<Item = usize> + use<> {
+        let count = self.calls.len();
+        let first = self.first.checked_rem(count).unwrap_or(0);
+        (first..count).chain(0..first)
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.calls.clear();
+        self.handed_size_bytes = 0;
+        self.held_back = false;
+        self.transport = Transport::Closed(reason);
+    }
+}
+
+impl fmt::Debug for GrpcConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrpcConnection")
+            .field("state", &self.state())
+            .field("calls", &self.calls.len())
+            .field("in_flight_count", &self.in_flight_count)
+            .field("queued_bytes", &self.queued_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+fn leaving() -> GrpcStatus {
+    GrpcStatus::new(GrpcCode::Unavailable, "the node is shutting down")
+}
+
+fn close_reason(error: &h2::Error) -> CloseReason {
+    // An error of I/O can only be our own pipe's end of input: the client is gone.
+    error.reason().map_or(CloseReason::Finished, CloseReason::Http2)
+}
