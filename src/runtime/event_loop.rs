@@ -193,6 +193,12 @@ impl<S: Service> EventLoop<S> {
         self.now.monotonic
     }
 
+    /// Whether the service serves requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.service.is_ready()
+    }
+
     /// What the loop did.
     #[must_use]
     pub fn metrics(&self) -> &LoopMetrics {

@@ -58,6 +58,12 @@ pub trait Service {
     /// The deadline has come.
     fn deadline(&mut self, now: Now, output: &mut Output<'_>);
 
+    /// Whether requests are served: until then it answers that it is unavailable. Asked after each
+    /// turn until it is true.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// No more frames will come. Finish what is in flight and make it durable.
     fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>);
 
