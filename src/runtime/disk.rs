@@ -141,6 +141,12 @@ impl Disk {
         self.in_flight.is_empty() && self.outgoing.is_empty()
     }
 
+    /// A segment on a file of a test's choice.
+    #[cfg(test)]
+    pub(super) fn adopt(&mut self, segment: SegmentId, file: OwnedFd) {
+        self.segments.push((segment, file));
+    }
+
     fn file(&self, segment: SegmentId) -> Option<&OwnedFd> {
         self.segments.iter().find(|(id, _)| *id == segment).map(|(_, file)| file)
     }
@@ -192,7 +198,7 @@ mod tests {
         let node = Arc::new(Node::new(1).expect("a node"));
         let mut disk = Disk::new(Arc::clone(&node), None);
         let file = tempfile::tempfile().expect("a file");
-        disk.segments.push((SegmentId(3), file.into()));
+        disk.adopt(SegmentId(3), file.into());
         let blocks = vec![Block([7; BLOCK_SIZE_BYTES]); 2];
         disk.write(SegmentWrite {
             batch: BatchId(9),

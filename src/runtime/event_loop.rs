@@ -391,3 +391,6 @@ fn output<'a>(
 ) -> Output<'a> {
     Output { connections, disk, metrics }
 }
+
+#[cfg(test)]
+mod tests;
