@@ -1,5 +1,5 @@
-//! How long the runtime's own log writes take: a service that keeps some in flight, on the loop that
-//! serves a node, and optionally has segments prepared meanwhile.
+//! How long the runtime's own log writes take: a service that keeps some in flight, on the loop
+//! that serves a node, and optionally has segments prepared meanwhile.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -225,7 +225,8 @@ impl Connections {
         self.mark_dirty(key.slot);
     }
 
-    /// Whether a frame of this connection may be handed over now. If not, the connection is stopped.
+    /// Whether a frame of this connection may be handed over now. If not, the connection is
+    /// stopped.
     pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
         let starved = self.requests_in_flight >= REQUESTS_PER_SHARD_MAX;
         let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;

@@ -1,5 +1,5 @@
-//! A connection's gRPC side as the loop sees it: the object that speaks HTTP/2, and the messages that
-//! it handed out and that wait for a pass.
+//! A connection's gRPC side as the loop sees it: the object that speaks HTTP/2, and the messages
+//! that it handed out and that wait for a pass.
 
 use bytes::{Bytes, BytesMut};
 

@@ -44,7 +44,7 @@ struct Place {
 #[derive(Debug, Default)]
 pub struct Pass {
     places: ArrayVec<Place, PASS_COUNT_MAX>,
-    /// The last one is the one being cut into frames, if [`Pass::is_cutting`].
+    /// The last one is the one being cut into frames, if `cutting`.
     chunks: Vec<Chunk>,
     cutting: bool,
 }

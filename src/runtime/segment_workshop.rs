@@ -1,10 +1,10 @@
-//! A helper thread that makes segments ready to be written: created, allocated, *zero-filled*, synced
-//! and durable in their directory. A synced write into a file that isn't costs milliseconds.
+//! A helper thread that makes segments ready to be written: created, allocated, *zero-filled*,
+//! synced and durable in their directory. A synced write into a file that isn't costs milliseconds.
 //!
-//! It is a thread and not operations of the core's ring because allocation and syncs block: io_uring
-//! hands them to kernel workers that are pinned to the loop's core and fight with it. The thread is
-//! free to run on any core, at a lower priority, and takes pauses so that commits in between find
-//! the device free.
+//! It is a thread and not operations of the core's ring because allocation and syncs block:
+//! io_uring hands them to kernel workers that are pinned to the loop's core and fight with it. The
+//! thread is free to run on any core, at a lower priority, and takes pauses so that commits in
+//! between find the device free.
 
 use std::fmt;
 use std::io;

@@ -25,8 +25,8 @@ pub struct Frame<'a> {
 /// A service that a loop can host.
 pub trait Service {
     /// A pass: at most [`PASS_COUNT_MAX`] whole frames, those of one stream in the order in which
-    /// they came. Each is in flight until [`Output::reply_buffer`] was asked for its last answer, or
-    /// [`Output::finish`] was called.
+    /// they came. Each is in flight until [`Output::reply_buffer`] was asked for its last answer,
+    /// or [`Output::finish`] was called.
     ///
     /// [`PASS_COUNT_MAX`]: crate::base::limits::PASS_COUNT_MAX
     fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>);

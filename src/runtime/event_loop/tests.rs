@@ -129,8 +129,7 @@ fn answer_to_a_connection_that_is_gone_is_dropped_and_counted() {
     client.write_all(b"\x00\x00\x00\x00\x01?").expect("a frame sent");
     turn_until(&mut event_loop, "a frame", |event_loop| event_loop.metrics.frames_count == 1);
     // Reset, not closed: a half-closed client still gets its answer.
-    rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO))
-        .expect("no lingering");
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("no lingering");
     drop(client);
     turn_until(&mut event_loop, "an end", |event_loop| event_loop.connections.count() == 0);
     assert_eq!(event_loop.connections.requests_in_flight(), 0);
@@ -145,8 +144,7 @@ fn place_that_is_used_again_is_not_the_same_origin() {
     let mut first = TcpStream::connect(address).expect("a connection");
     first.write_all(b"\x00\x00\x00\x00\x01?").expect("a frame sent");
     turn_until(&mut event_loop, "a frame", |event_loop| event_loop.metrics.frames_count == 1);
-    rustix::net::sockopt::set_socket_linger(&first, Some(std::time::Duration::ZERO))
-        .expect("no lingering");
+    rustix::net::sockopt::set_socket_linger(&first, Some(Duration::ZERO)).expect("no lingering");
     drop(first);
     turn_until(&mut event_loop, "an end", |event_loop| event_loop.connections.count() == 0);
     let mut second = TcpStream::connect(address).expect("a connection");
