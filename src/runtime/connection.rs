@@ -5,15 +5,19 @@ use std::os::fd::OwnedFd;
 
 use bytes::BytesMut;
 
+use super::grpc_link::GrpcLink;
 use super::uring::Key;
+use crate::base::time::Monotonic;
 
 /// What a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Protocol {
     /// It hasn't said enough yet.
     Sniffing,
     /// Raw frames: one stream.
     Raw,
+    /// gRPC: many streams.
+    Grpc(Box<GrpcLink>),
 }
 
 /// How far a connection's life has come. It only goes forward.
@@ -60,6 +64,10 @@ pub struct Connection {
     pub held: BytesMut,
     /// Answers that aren't being sent yet.
     pub output: BytesMut,
+    /// When its phase is over at the latest, where that has a limit.
+    pub phase_by: Option<Monotonic>,
+    /// When some of what is being sent must have been read.
+    pub read_by: Option<Monotonic>,
     /// How many bytes are being sent; 0: no send is in flight.
     pub sending_size: usize,
     /// What the shard's count of queued bytes holds for this connection.
@@ -88,6 +96,8 @@ impl Connection {
             receive: Receive::Idle,
             held: BytesMut::new(),
             output: BytesMut::new(),
+            phase_by: None,
+            read_by: None,
             sending_size: 0,
             counted_size: 0,
             requests_in_flight: 0,
@@ -101,7 +111,21 @@ impl Connection {
     /// Bytes that wait for the peer to read them.
     #[must_use]
     pub fn queued_size(&self) -> usize {
-        self.output.len() + self.sending_size
+        let behind = match &self.protocol {
+            Protocol::Sniffing | Protocol::Raw => 0,
+            Protocol::Grpc(link) => link.queued_size(),
+        };
+        self.output.len() + self.sending_size + behind
+    }
+
+    /// When something of it is overdue.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        let grpc = match &self.protocol {
+            Protocol::Grpc(link) if self.phase == Phase::Open => link.next_deadline(),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+        };
+        [self.phase_by, self.read_by, grpc].into_iter().flatten().min()
     }
 
     /// Whether the kernel is busy with it.
@@ -118,7 +142,11 @@ impl Connection {
             return false;
         }
         match self.phase {
-            Phase::Open => !self.stopped && !draining,
+            Phase::Open => match &self.protocol {
+                // HTTP/2 has windows of its own; pings and cancellations always go on.
+                Protocol::Grpc(link) => link.wants_bytes(),
+                Protocol::Sniffing | Protocol::Raw => !self.stopped && !draining,
+            },
             Phase::Finishing | Phase::Lingering => true,
             Phase::Broken => false,
         }
@@ -127,6 +155,11 @@ impl Connection {
     /// Whether everything that came was handed over and answered, and nothing more can come.
     #[must_use]
     pub fn is_served(&self, draining: bool) -> bool {
-        (self.ended && !self.stopped || draining) && self.requests_in_flight == 0
+        match &self.protocol {
+            Protocol::Grpc(link) => link.is_over(),
+            Protocol::Sniffing | Protocol::Raw => {
+                (self.ended && !self.stopped || draining) && self.requests_in_flight == 0
+            }
+        }
     }
 }

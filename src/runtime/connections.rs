@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Buf, BytesMut};
 
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, Protocol};
 use super::deadlines::Deadlines;
 use super::refusal;
 use super::service::WireStatus;
@@ -92,9 +92,10 @@ impl Connections {
         });
         let place = &mut self.slots[usize_from_u32(slot)];
         let key = Key { slot, generation: place.generation };
-        place.connection = Some(Box::new(Connection::new(key, socket)));
+        let mut connection = Box::new(Connection::new(key, socket));
+        connection.phase_by = Some(now.after_ns(SNIFF_NS_MAX));
+        place.connection = Some(connection);
         self.count += 1;
-        self.deadlines.set(slot, now.after_ns(SNIFF_NS_MAX));
         self.mark_dirty(slot);
     }
 
@@ -134,14 +135,18 @@ impl Connections {
             metrics.drops.count(DropReason::AnswerWithoutConnection);
             return None;
         };
-        let needs_buffer = connection.output.capacity() == 0;
+        let is_raw = !matches!(connection.protocol, Protocol::Grpc(_));
+        let needs_buffer = is_raw && connection.output.capacity() == 0;
         self.mark_dirty(origin.connection);
         let spare = if needs_buffer { self.spare.pop() } else { None };
         let connection = self.of(key_of(origin));
         if let Some(spare) = spare {
             connection.output = spare;
         }
-        Some(&mut connection.output)
+        match &mut connection.protocol {
+            Protocol::Grpc(link) => link.reply_buffer(origin.stream),
+            Protocol::Sniffing | Protocol::Raw => Some(&mut connection.output),
+        }
     }
 
     /// See [`super::service::Output::finish`].
@@ -149,6 +154,9 @@ impl Connections {
         let Some(connection) = self.find(key_of(origin)) else { return };
         assert!(connection.requests_in_flight > 0, "a request is finished once");
         connection.requests_in_flight -= 1;
+        if let Protocol::Grpc(link) = &mut connection.protocol {
+            link.finish(origin.stream);
+        }
         self.requests_in_flight -= 1;
         self.mark_dirty(origin.connection);
     }
@@ -156,12 +164,16 @@ impl Connections {
     /// See [`super::service::Output::close`].
     pub fn close_stream(&mut self, origin: Origin, status: &WireStatus, metrics: &mut LoopMetrics) {
         let Some(connection) = self.find(key_of(origin)) else { return };
-        if connection.phase == Phase::Open {
-            tracing::debug!(?origin, ?status, "the service ended a stream");
-            connection.phase = Phase::Finishing;
-            metrics.drops.count(DropReason::EndedByService);
-            self.mark_dirty(origin.connection);
+        if connection.phase != Phase::Open {
+            return;
         }
+        tracing::debug!(?origin, ?status, "the service ended a stream");
+        match &mut connection.protocol {
+            Protocol::Grpc(link) => link.close_stream(origin.stream, status),
+            Protocol::Sniffing | Protocol::Raw => connection.phase = Phase::Finishing,
+        }
+        metrics.drops.count(DropReason::EndedByService);
+        self.mark_dirty(origin.connection);
     }
 
     /// Tells the peer of a raw connection why it is closed, and closes it.
@@ -213,7 +225,8 @@ impl Connections {
         self.mark_dirty(key.slot);
     }
 
-    /// Whether a frame of this connection may be handed over now. If not, the connection is stopped.
+    /// Whether a frame of this connection may be handed over now. If not, the connection is
+    /// stopped.
     pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
         let starved = self.requests_in_flight >= REQUESTS_PER_SHARD_MAX;
         let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
@@ -236,11 +249,46 @@ impl Connections {
         false
     }
 
+    /// Counts a message that is handed over. Its own bounds were kept by who assembled it.
+    pub fn admit_message(&mut self, key: Key) {
+        self.of(key).requests_in_flight += 1;
+        self.requests_in_flight += 1;
+    }
+
+    /// Messages of a connection wait for a pass.
+    pub(super) fn queue_messages(&mut self, key: Key) {
+        let connection = self.of(key);
+        if !connection.resuming {
+            connection.resuming = true;
+            self.resumable.push_back(key);
+        }
+    }
+
+    /// Whether a connection that speaks gRPC should hand out no messages at the moment.
+    pub(super) fn should_pause(&self, queued_size: usize, paused: bool) -> bool {
+        let most = if paused { SEND_QUEUE_SIZE_BYTES_MAX / 2 } else { SEND_QUEUE_SIZE_BYTES_MAX };
+        let starved = if paused {
+            !self.has_room()
+        } else {
+            self.requests_in_flight >= REQUESTS_PER_SHARD_MAX
+        };
+        let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
+        starved || queued_size >= most || crowded && queued_size > 0
+    }
+
+    /// Remembers to look at a stopped connection when the shard has room again.
+    pub(super) fn await_room(&mut self, key: Key) {
+        self.starved.push_back(key);
+    }
+
     /// Queues a stopped connection to be read on if it is well below all bounds again, so that it
     /// isn't stopped anew at once.
     pub(super) fn resume_if_possible(&mut self, key: Key) {
         let (crowded, has_room) = (self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX, self.has_room());
         let connection = self.of(key);
+        if matches!(connection.protocol, Protocol::Grpc(_)) {
+            return;
+        }
         let queued = connection.queued_size();
         let may_resume = connection.requests_in_flight <= REQUESTS_PER_CONNECTION_MAX / 2
             && queued <= SEND_QUEUE_SIZE_BYTES_MAX / 2
@@ -296,8 +344,10 @@ impl Connections {
         while let Some(key) = self.resumable.pop_front() {
             let Some(connection) = self.find(key) else { continue };
             connection.resuming = false;
-            if connection.phase == Phase::Open && connection.stopped {
-                connection.stopped = false;
+            let is_grpc = matches!(connection.protocol, Protocol::Grpc(_));
+            if connection.phase == Phase::Open && (connection.stopped || is_grpc) {
+                // A gRPC connection is paused and continued where it is settled.
+                connection.stopped &= is_grpc;
                 self.mark_dirty(key.slot);
                 return Some(key);
             }
@@ -321,6 +371,7 @@ impl Connections {
     ) {
         let connection = self.of(key);
         let sending_size = std::mem::take(&mut connection.sending_size);
+        connection.read_by = None;
         match result {
             Ok(size) => {
                 metrics.sent_size_bytes += u64_from(*size);

@@ -197,6 +197,12 @@ impl<S: Service> EventLoop<S> {
         self.now.monotonic
     }
 
+    /// Whether the service serves requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.service.is_ready()
+    }
+
     /// What the loop did.
     #[must_use]
     pub fn metrics(&self) -> &LoopMetrics {
@@ -233,7 +239,6 @@ impl<S: Service> EventLoop<S> {
         };
         self.ring.accept(listener.as_fd(), LISTENER);
         self.accepting = Accepting::Armed;
-        self.node.count_ready();
         true
     }
 
@@ -409,3 +414,6 @@ fn output<'a>(
 ) -> Output<'a> {
     Output { connections, disk, metrics }
 }
+
+#[cfg(test)]
+mod tests;

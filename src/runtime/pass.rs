@@ -1,13 +1,14 @@
 //! The frames that are handed to the service together, and the memory in which they lie.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::buffer_pool::{BufferPool, ReceivedBuffer};
 use super::service::Frame;
 use crate::base::ids::Origin;
 use crate::base::limits::PASS_COUNT_MAX;
-use std::ops::Range;
 
 /// Memory with received bytes.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum Chunk {
     Received(ReceivedBuffer),
     /// Bytes that a connection held back.
     Held(BytesMut),
+    /// One message, that came in pieces or wrapped.
+    Message(Bytes),
 }
 
 impl Chunk {
@@ -25,6 +28,7 @@ impl Chunk {
         match self {
             Self::Received(buffer) => pool.bytes(buffer),
             Self::Held(bytes) => bytes,
+            Self::Message(bytes) => bytes,
         }
     }
 }
@@ -40,7 +44,7 @@ struct Place {
 #[derive(Debug, Default)]
 pub struct Pass {
     places: ArrayVec<Place, PASS_COUNT_MAX>,
-    /// The last one is the one being cut into frames, if [`Pass::is_cutting`].
+    /// The last one is the one being cut into frames, if `cutting`.
     chunks: Vec<Chunk>,
     cutting: bool,
 }
@@ -107,7 +111,7 @@ impl Pass {
         for chunk in self.chunks.drain(..done) {
             match chunk {
                 Chunk::Received(buffer) => pool.give_back(buffer),
-                Chunk::Held(bytes) => drop(bytes),
+                Chunk::Held(_) | Chunk::Message(_) => {}
             }
         }
     }

@@ -9,6 +9,7 @@ use super::assembler::{Cut, FrameError, cut};
 use super::buffer_pool::ReceivedBuffer;
 use super::connection::{Phase, Protocol, Receive};
 use super::event_loop::EventLoop;
+use super::grpc_link::GrpcLink;
 use super::pass::Chunk;
 use super::service::{Service, StatusCode, WireStatus};
 use super::sniff::{Foreign, Sniffed, sniff};
@@ -37,8 +38,15 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Goes on with a connection that was stopped: cuts what it holds.
+    /// Goes on with a connection that waited: cuts what it holds, or hands over its messages.
     pub(super) fn resume(&mut self, key: Key) {
+        if matches!(self.connections.of(key).protocol, Protocol::Grpc(_)) {
+            return self.hand_over_messages(key);
+        }
+        self.cut_held(key);
+    }
+
+    fn cut_held(&mut self, key: Key) {
         let held = self.connections.take_held(key);
         self.pass.begin(Chunk::Held(held));
         self.cut_chunk(key, 0);
@@ -47,6 +55,10 @@ impl<S: Service> EventLoop<S> {
     fn peer_ended(&mut self, key: Key) {
         let connection = self.connections.of(key);
         connection.ended = true;
+        if let Protocol::Grpc(link) = &mut connection.protocol {
+            link.receive_end();
+            return self.poll_grpc(key);
+        }
         // A connection that is stopped holds whole frames, which are still served.
         let mid_frame = !connection.held.is_empty() && !connection.stopped;
         if mid_frame && connection.phase == Phase::Open {
@@ -74,13 +86,17 @@ impl<S: Service> EventLoop<S> {
         let connection = self.connections.of(key);
         if connection.phase != Phase::Open {
             self.ring.buffers_mut().give_back(buffer);
+        } else if let Protocol::Grpc(link) = &mut connection.protocol {
+            link.receive(self.ring.buffers().bytes(&buffer));
+            self.ring.buffers_mut().give_back(buffer);
+            self.poll_grpc(key);
         } else if connection.stopped {
             self.hold(key, &buffer);
             self.ring.buffers_mut().give_back(buffer);
         } else {
             match connection.protocol {
                 Protocol::Sniffing => self.consume_first(key, buffer),
-                Protocol::Raw => self.consume_raw(key, buffer),
+                Protocol::Raw | Protocol::Grpc(_) => self.consume_raw(key, buffer),
             }
         }
     }
@@ -90,7 +106,7 @@ impl<S: Service> EventLoop<S> {
         if self.connections.of(key).held.is_empty() {
             let sniffed = sniff(self.ring.buffers().bytes(&buffer));
             if sniffed == Sniffed::Raw {
-                self.connections.of(key).protocol = Protocol::Raw;
+                self.recognised(key, Protocol::Raw);
                 return self.consume_raw(key, buffer);
             }
         }
@@ -99,11 +115,52 @@ impl<S: Service> EventLoop<S> {
         match sniff(&self.connections.of(key).held) {
             Sniffed::Undecided => {}
             Sniffed::Raw => {
-                self.connections.of(key).protocol = Protocol::Raw;
-                self.resume(key);
+                self.recognised(key, Protocol::Raw);
+                self.cut_held(key);
             }
-            Sniffed::Http2 => self.refuse_foreign(key, Foreign::Other),
+            Sniffed::Http2 => self.begin_grpc(key),
             Sniffed::Foreign(foreign) => self.refuse_foreign(key, foreign),
+        }
+    }
+
+    fn recognised(&mut self, key: Key, protocol: Protocol) {
+        let connection = self.connections.of(key);
+        connection.protocol = protocol;
+        connection.phase_by = None;
+    }
+
+    fn begin_grpc(&mut self, key: Key) {
+        let held = self.connections.take_held(key);
+        let mut link = Box::<GrpcLink>::default();
+        link.receive(&held);
+        self.recognised(key, Protocol::Grpc(link));
+        self.poll_grpc(key);
+    }
+
+    fn poll_grpc(&mut self, key: Key) {
+        let now = self.monotonic();
+        if let Protocol::Grpc(link) = &mut self.connections.of(key).protocol {
+            link.poll(now);
+            self.hand_over_messages(key);
+            self.connections.mark_dirty(key.slot);
+        }
+    }
+
+    fn hand_over_messages(&mut self, key: Key) {
+        let Protocol::Grpc(link) = &mut self.connections.of(key).protocol else { return };
+        let mut messages = link.take_messages();
+        for (stream, message) in messages.drain(..) {
+            if self.pass.is_full() {
+                self.deliver();
+            }
+            let payload = 0..message.len();
+            self.connections.admit_message(key);
+            self.pass.begin(Chunk::Message(message));
+            self.pass.push(Origin { stream: stream.0, ..origin_of(key) }, payload);
+            self.pass.end();
+        }
+        if let Protocol::Grpc(link) = &mut self.connections.of(key).protocol {
+            link.give_back(messages);
         }
     }
 
@@ -132,7 +189,7 @@ impl<S: Service> EventLoop<S> {
         while !self.connections.of(key).held.is_empty() {
             match cut(&self.connections.of(key).held, 0)? {
                 Cut::Frame { .. } => {
-                    self.resume(key);
+                    self.cut_held(key);
                     break;
                 }
                 Cut::Incomplete { missing } => {

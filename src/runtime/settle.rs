@@ -31,6 +31,7 @@ impl Connections {
     fn settle(&mut self, slot: u32, now: Monotonic, ring: &mut Uring, metrics: &mut LoopMetrics) {
         let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { return };
         self.of(key).dirty = false;
+        self.drive_grpc(key, now);
         self.send(key, now, ring);
         self.recount(key);
         self.resume_if_possible(key);
@@ -38,7 +39,48 @@ impl Connections {
         self.receive(key, ring);
         let connection = self.of(key);
         if connection.phase == Phase::Broken && !connection.is_in_use() {
-            self.remove(slot, metrics);
+            return self.remove(slot, metrics);
+        }
+        match connection.deadline() {
+            Some(deadline) => self.deadlines.set(slot, deadline),
+            None => self.deadlines.clear(slot),
+        }
+    }
+
+    /// Lets HTTP/2 move what it can: answers out, messages in.
+    fn drive_grpc(&mut self, key: Key, now: Monotonic) {
+        let draining = self.draining;
+        let connection = self.of(key);
+        let (paused, queued_size) = (connection.stopped, connection.queued_size());
+        let should_pause = self.should_pause(queued_size, paused);
+        let connection = self.of(key);
+        let Protocol::Grpc(link) = &mut connection.protocol else { return };
+        if connection.phase != Phase::Open {
+            return;
+        }
+        if paused != should_pause {
+            link.set_paused(should_pause);
+            connection.stopped = should_pause;
+        }
+        if draining {
+            link.leave();
+        }
+        link.poll(now);
+        if connection.output.is_empty() {
+            std::mem::swap(&mut connection.output, link.output());
+        }
+        if draining && link.is_answered() && connection.phase_by.is_none() {
+            connection.phase_by = Some(now.after_ns(LINGER_NS_MAX));
+        }
+        let (has_messages, needs_poll) = (link.has_messages(), link.needs_poll());
+        if has_messages {
+            self.queue_messages(key);
+        }
+        if needs_poll {
+            self.mark_dirty(key.slot);
+        }
+        if should_pause && !paused {
+            self.await_room(key);
         }
     }
 
@@ -48,18 +90,14 @@ impl Connections {
             return;
         }
         if connection.output.is_empty() {
-            if connection.phase == Phase::Open && connection.protocol != Protocol::Sniffing {
-                self.deadlines.clear(key.slot);
-            }
             // An idle connection keeps no buffer.
-            let buffer = std::mem::take(&mut self.of(key).output);
-            self.keep_spare(buffer);
-            return;
+            let buffer = std::mem::take(&mut connection.output);
+            return self.keep_spare(buffer);
         }
         let bytes = std::mem::take(&mut connection.output);
         connection.sending_size = bytes.len();
+        connection.read_by = Some(now.after_ns(UNREAD_NS_MAX));
         ring.send(connection.socket.as_fd(), key, bytes);
-        self.deadlines.set(key.slot, now.after_ns(UNREAD_NS_MAX));
     }
 
     /// Keeps the shard's count of queued bytes true.
@@ -80,9 +118,8 @@ impl Connections {
             connection.phase = Phase::Lingering;
             // An error means that the connection is broken already: the receive will say so.
             let _ = rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Write);
-            self.deadlines.set(key.slot, now.after_ns(LINGER_NS_MAX));
+            connection.phase_by = Some(now.after_ns(LINGER_NS_MAX));
         }
-        let connection = self.of(key);
         if connection.phase == Phase::Lingering && connection.ended {
             connection.phase = Phase::Broken;
         }
@@ -110,20 +147,31 @@ impl Connections {
         let mut overdue = Vec::new();
         self.deadlines.sweep(now, &mut overdue);
         for slot in overdue {
-            let Some(connection) = self.in_slot(slot) else { continue };
-            let key = connection.key;
-            match connection.phase {
-                Phase::Open | Phase::Finishing if connection.sending_size > 0 => {
-                    tracing::warn!(slot, "a client left its answers unread: its connection is cut");
-                    self.cut(key, DropReason::Unread, metrics);
-                }
-                Phase::Open if connection.protocol == Protocol::Sniffing => {
-                    self.cut(key, DropReason::SniffTimeout, metrics);
-                }
-                // It was told that it is closed and had its time.
-                Phase::Lingering => self.break_off(key),
-                Phase::Open | Phase::Finishing | Phase::Broken => {}
+            let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { continue };
+            self.on_deadline(key, now, metrics);
+            self.mark_dirty(slot);
+        }
+    }
+
+    fn on_deadline(&mut self, key: Key, now: Monotonic, metrics: &mut LoopMetrics) {
+        let connection = self.of(key);
+        if connection.read_by.is_some_and(|by| by <= now) {
+            tracing::warn!(slot = key.slot, "a client left its answers unread: it is cut");
+            return self.cut(key, DropReason::Unread, metrics);
+        }
+        let phase_is_over = connection.phase_by.is_some_and(|by| by <= now);
+        match (connection.phase, &mut connection.protocol) {
+            (Phase::Open, Protocol::Grpc(_)) if phase_is_over => {
+                connection.phase = Phase::Finishing;
+                connection.phase_by = None;
             }
+            (Phase::Open, Protocol::Grpc(link)) => link.set_overdue(),
+            (Phase::Open, Protocol::Sniffing) if phase_is_over => {
+                self.cut(key, DropReason::SniffTimeout, metrics);
+            }
+            // It was told that it is closed and had its time.
+            (Phase::Lingering, _) if phase_is_over => self.break_off(key),
+            _ => {}
         }
     }
 }
