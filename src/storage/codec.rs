@@ -270,7 +270,7 @@ fn put_number(into: &mut impl Extend<u8>, mut value: u64) {
 /// Appends any record to `into`.
 ///
 /// # Panics
-/// As [`frame`] and [`encode_snapshot`] do.
+/// If an entry has no value, or the record is longer than the limit.
 pub fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
     if let Record::Snapshot(snapshot) = record {
         encode_snapshot(snapshot, into);
