@@ -45,11 +45,7 @@ impl Node {
     pub fn new(core_count: usize) -> std::io::Result<Self> {
         let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
         let shutdown = AtomicBool::new(false);
-        Ok(Self {
-            cores,
-            writes_in_flight: CachePadded::default(),
-            shutdown,
-        })
+        Ok(Self { cores, writes_in_flight: CachePadded::default(), shutdown })
     }
 
     /// Tells all cores to finish what is in flight and stop.
