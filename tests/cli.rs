@@ -4,15 +4,16 @@
 mod mini_node;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use mini_node::{CREATED_MS, command_response, correlation, frame, read_message};
 use p2pmap::proto::p2pmap::v1::Error;
 use p2pmap::proto::p2pmap::v1::error::Code;
 use p2pmap::proto::p2pmap::v1::result::Outcome;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// What came of one run of the binary.
@@ -99,11 +100,9 @@ fn session(readme: &str) -> Vec<(Vec<&str>, String)> {
         .collect()
 }
 
-#[test]
-fn first_session_of_the_readme_prints_what_the_readme_says() {
-    let readme = include_str!("../README.md");
-    let node = mini_node::start();
-    let session = session(readme);
+/// Runs the README's session and compares what each command prints.
+fn follow_the_readme(node: SocketAddr) {
+    let session = session(include_str!("../README.md"));
     assert!(session.len() > 5, "the session was not found");
     for (arguments, printed) in session {
         let run = at(node, &arguments);
@@ -114,6 +113,60 @@ fn first_session_of_the_readme_prints_what_the_readme_says() {
         }
         assert_eq!(shown, printed, "p2pmap {}", arguments.join(" "));
     }
+}
+
+#[test]
+fn first_session_of_the_readme_prints_what_the_readme_says() {
+    follow_the_readme(mini_node::start());
+}
+
+/// A node that doesn't outlive a failed test.
+struct Serving(Child);
+
+impl Serving {
+    fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).expect("it runs");
+        self.0.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It has ended already, if all went well.
+        let _ = self.0.kill();
+    }
+}
+
+#[test]
+fn node_says_when_it_is_ready_keeps_what_it_was_given_and_ends_when_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir.to_str().unwrap()];
+    let start = || {
+        let mut child =
+            p2pmap(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said: Vec<String> =
+            lines.map(Result::unwrap).take_while(|line| line != "ready").collect();
+        (Serving(child), said)
+    };
+    let address = |said: &[String]| -> SocketAddr {
+        let last = said.last().and_then(|line| line.strip_prefix("listening on "));
+        last.expect("it says where it listens").parse().unwrap()
+    };
+    let (serving, said) = start();
+    assert_eq!(said[0], format!("p2pmap {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(said[1..3], ["cores: 0", "partitions: 64"]);
+    assert_eq!(said[3], format!("data directory: {}", data_dir.display()));
+    assert_eq!(said[4..6], ["durability: sync", "idle: park after 50us"]);
+    let node = address(&said);
+    follow_the_readme(node);
+    assert_eq!(at(node, &["put", "m", "kept", "over a restart"]).code, 0);
+    assert_eq!(serving.stop(), Some(0));
+
+    let (serving, said) = start();
+    assert_eq!(at(address(&said), &["get", "m", "kept"]), done("over a restart"));
+    assert_eq!(serving.stop(), Some(0));
 }
 
 #[test]
@@ -383,6 +436,9 @@ fn wrong_usage_is_exit_code_2_and_help_is_0() {
         &["replace", "m", "k", "v", "--if-version", "1", "--if-value", "x"],
         &["put", "m", "k", "v", "--value-file", "/dev/null"],
         &["bench", "run", "--puts", "101"],
+        &["bench", "run", "--key-size", "7B"],
+        &["bench", "run", "--depth", "0"],
+        &["bench", "disk", "--write-size", "5KiB"],
     ] {
         let run = run(&mut p2pmap(arguments));
         assert_eq!((run.code, run.stdout.len()), (2, 0), "{arguments:?}: {run:?}");
@@ -400,6 +456,14 @@ fn unreadable_value_file_is_one_line() {
     let line = "p2pmap: cannot read /no/such/file: no such file or directory\n";
     let arguments = ["put", "m", "k", "--value-file", "/no/such/file"];
     assert_eq!(at(mini_node::nobody(), &arguments), failed(line));
+}
+
+#[test]
+fn log_of_no_data_directory_is_one_line() {
+    let inspected = run(&mut p2pmap(&["log", "inspect", "/no/such/directory"]));
+    assert_eq!((inspected.code, inspected.stdout.len()), (2, 0));
+    assert_eq!(inspected.stderr.lines().count(), 1, "{}", inspected.stderr);
+    assert!(inspected.stderr.contains("/no/such/directory"), "{}", inspected.stderr);
 }
 
 #[test]

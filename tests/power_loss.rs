@@ -107,7 +107,9 @@ impl Disk {
                     }
                 }
             }
-            self.write_block(write.segment, number, &torn);
+            if torn.0 != Block::ZERO.0 {
+                self.write_block(write.segment, number, &torn);
+            }
         }
     }
 

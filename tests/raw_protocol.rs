@@ -222,7 +222,8 @@ fn shutdown_answers_what_came_ends_connections_and_refuses_new_ones() {
         idle: Idle::Park { spin_ns: 50_000 },
         segments: Vec::new(),
     };
-    let runtime = Runtime::start(options, |_| Ok(EchoService)).expect("an echo on two loops");
+    let mut runtime = Runtime::start(options, |_| Ok(EchoService)).expect("an echo on two loops");
+    assert_eq!(runtime.wait_until_ready(), Ok(true));
     let (address, node) = (runtime.address(), runtime.node());
     let mut streams: Vec<TcpStream> = (0..20)
         .map(|_| {

@@ -5,6 +5,7 @@ pub mod cast;
 pub mod chain;
 pub mod checksum;
 pub mod ids;
+pub mod io_error;
 pub mod limits;
 pub mod payload;
 pub mod prng;

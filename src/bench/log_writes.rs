@@ -1,5 +1,5 @@
-//! How long the runtime's own log writes take: a service that keeps some in flight, on the loop that
-//! serves a node, and optionally has segments prepared meanwhile.
+//! How long the runtime's own log writes take: a service that keeps some in flight, on the loop
+//! that serves a node, and optionally has segments prepared meanwhile.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -147,12 +147,6 @@ impl Writer {
 }
 
 impl Service for Writer {
-    fn start(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
-    fn is_ready(&self) -> bool {
-        true
-    }
-
     fn frames(&mut self, _now: Now, frames: &[Frame<'_>], output: &mut Output<'_>) {
         for frame in frames {
             output.finish(frame.origin);

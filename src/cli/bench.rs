@@ -1,5 +1,6 @@
 //! `bench`: measure a node, or a disk.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,30 +8,59 @@ use clap::{Args, Subcommand};
 
 use super::failure::Failure;
 use super::{Verdict, engine};
-use crate::node::config::quantity::parse_duration;
+use crate::base::cast;
+use crate::base::limits::{
+    BLOCK_SIZE_BYTES, CONNECTION_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
+    VALUE_SIZE_BYTES_MAX, WRITE_BATCH_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+};
+use crate::node::config::quantity::{format_size, parse_duration, parse_size};
+
+/// Different keys of a load: it holds a request for each in memory.
+const KEY_COUNT_MAX: usize = 10_000_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
     /// Load a node in a closed loop and print a table of latencies.
     Run(BenchRunArgs),
-    /// Measure durable writes as the log does them, beside plain blocking ones.
+    /// Measure durable writes: plain blocking ones, then those of the log.
     Disk(BenchDiskArgs),
+    /// Serve a plain echo, without frames or the runtime, to hold `p2pmap echo` against.
+    BareEcho(BareEchoArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct BenchRunArgs {
     /// The node to load.
-    #[arg(long, value_name = "HOST:PORT", env = "P2PMAP_NODE", default_value = "127.0.0.1:5678")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "P2PMAP_NODE",
+        hide_env_values = true,
+        default_value = "127.0.0.1:5678"
+    )]
     pub(super) node: String,
     /// Connections.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = count::<CONNECTION_COUNT_MAX>
+    )]
     pub(super) connections: usize,
     /// Requests under way on each connection.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = count::<REQUESTS_PER_CONNECTION_MAX>
+    )]
     pub(super) depth: usize,
     /// How long to measure.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(super) duration: Duration,
+    /// How long to load before measuring.
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
+    pub(super) warm_up: Duration,
     /// Puts among a hundred requests; the rest are gets.
     #[arg(
         long,
@@ -39,6 +69,45 @@ pub(super) struct BenchRunArgs {
         value_parser = clap::value_parser!(u8).range(0..=100)
     )]
     pub(super) puts: u8,
+    /// Different keys.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 10_000,
+        value_parser = count::<KEY_COUNT_MAX>
+    )]
+    pub(super) keys: usize,
+    /// Length of a key: at least 8 bytes.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "16B",
+        value_parser = size::<8, KEY_SIZE_BYTES_MAX>
+    )]
+    pub(super) key_size: usize,
+    /// Length of a value.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "64B",
+        value_parser = size::<0, VALUE_SIZE_BYTES_MAX>
+    )]
+    pub(super) value_size: usize,
+    /// The map.
+    #[arg(long, value_name = "MAP", default_value = "bench")]
+    pub(super) map: String,
+    /// Of the choice of keys and operations: the same seed asks the same.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Put every key before measuring, so that gets find them.
+    #[arg(long)]
+    pub(super) preload: bool,
+    /// The core that loads; not the node's.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(super) core: usize,
+    /// Wait for answers by spinning rather than sleeping.
+    #[arg(long)]
+    pub(super) spin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -46,15 +115,49 @@ pub(super) struct BenchDiskArgs {
     /// Where to write the file that is measured; it is removed afterwards.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(super) dir: PathBuf,
-    /// How long to measure each way of writing.
+    /// Length of a write: whole blocks of 4KiB.
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = write_size)]
+    pub(super) write_size: usize,
+    /// Log writes under way at once.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        value_parser = count::<WRITES_IN_FLIGHT_MAX>
+    )]
+    pub(super) depth: usize,
+    /// The core that writes.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) core: usize,
+    /// Wait for log writes by spinning rather than sleeping.
+    #[arg(long)]
+    pub(super) spin: bool,
+    /// Prepare new segments meanwhile.
+    #[arg(long)]
+    pub(super) preparing: bool,
+    /// How long to measure each.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub(super) duration: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BareEchoArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5678")]
+    pub(super) listen: SocketAddr,
+    /// The core that serves.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) core: usize,
+    /// Wait for requests by spinning rather than sleeping.
+    #[arg(long)]
+    pub(super) spin: bool,
 }
 
 pub(super) fn run(command: BenchCommand) -> Result<Verdict, Failure> {
     match command {
         BenchCommand::Run(args) => engine::bench_run(&args),
         BenchCommand::Disk(args) => engine::bench_disk(&args),
+        BenchCommand::BareEcho(args) => engine::bench_bare_echo(&args),
     }
 }
 
@@ -62,4 +165,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "expected a duration above 0 with its unit, e.g. 10s".to_owned())
+}
+
+fn size<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
+    let (min, max) = (cast::u64_from(MIN), cast::u64_from(MAX));
+    parse_size(text)
+        .filter(|size| (min..=max).contains(size))
+        .map(cast::usize_from)
+        .ok_or_else(|| format!("expected a size from {} to {}", format_size(min), format_size(max)))
+}
+
+fn write_size(text: &str) -> Result<usize, String> {
+    size::<BLOCK_SIZE_BYTES, WRITE_BATCH_SIZE_BYTES_MAX>(text).and_then(|size| {
+        if size.is_multiple_of(BLOCK_SIZE_BYTES) {
+            Ok(size)
+        } else {
+            Err("expected whole blocks of 4KiB".to_owned())
+        }
+    })
+}
+
+fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=MAX).contains(count));
+    count.ok_or_else(|| format!("expected a whole number from 1 to {MAX}"))
 }

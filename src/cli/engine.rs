@@ -2,47 +2,111 @@
 //! node or opens a log. Each function gets arguments that were checked, and returns what comes of
 //! running it to its end.
 
+use std::fmt;
+use std::io::{self, BufWriter, Write as _};
+use std::net::ToSocketAddrs as _;
+use std::time::Duration;
+
 use super::Verdict;
-use super::bench::{BenchDiskArgs, BenchRunArgs};
+use super::bench::{BareEchoArgs, BenchDiskArgs, BenchRunArgs};
 use super::failure::Failure;
 use super::inspect::{self, InspectError, InspectOptions};
+use crate::base::limits::SPIN_NS_DEFAULT;
+use crate::bench::load::{self, LoadOptions};
+use crate::bench::log_writes::{self, LogWriteOptions};
+use crate::bench::workload::Workload;
+use crate::bench::{bare_echo, disk};
+use crate::node::banner::announce_ready;
 use crate::node::config::Config;
+use crate::runtime::executor::Idle;
 
 /// Runs a node until it is told to stop.
 pub(super) fn serve(config: &Config) -> Result<Verdict, Failure> {
-    crate::node::serve::serve(config, &mut std::io::stdout())?;
+    crate::node::serve::serve(config, &mut io::stdout())?;
     Ok(Verdict::Done)
 }
 
 /// Runs a node's loop that sends back what it receives, until it is told to stop.
 pub(super) fn echo(config: &Config) -> Result<Verdict, Failure> {
-    crate::node::echo::echo(config, &mut std::io::stdout())?;
+    crate::node::echo::echo(config, &mut io::stdout())?;
     Ok(Verdict::Done)
 }
 
 /// Loads a node and prints the figures.
 pub(super) fn bench_run(args: &BenchRunArgs) -> Result<Verdict, Failure> {
-    let BenchRunArgs { node, connections, depth, duration, puts } = args;
-    let load = format!("{node} {connections} x {depth} for {duration:?}, {puts} % puts");
-    Err(missing("bench run", &load))
+    let unknown = || Failure::new(format!("--node {:?}: expected HOST:PORT", args.node));
+    let mut addresses = args.node.to_socket_addrs().map_err(|_| unknown())?;
+    let options = LoadOptions {
+        address: addresses.next().ok_or_else(unknown)?,
+        core: args.core,
+        spin: args.spin,
+        connection_count: args.connections,
+        depth: args.depth,
+        duration_ns: ns_of(args.duration),
+        warm_up_ns: ns_of(args.warm_up),
+        workload: Workload {
+            map: args.map.clone(),
+            key_count: args.keys,
+            key_size_bytes: args.key_size,
+            value_size_bytes: args.value_size,
+            put_percent: args.puts,
+            seed: args.seed,
+        },
+        preload: args.preload,
+    };
+    let report = load::run(&options).map_err(|e| Failure::new(e.to_string()))?;
+    print(&report)
 }
 
-/// Measures a disk and prints the figures.
+/// Measures a disk and prints the figures: plain writes, then the log's.
 pub(super) fn bench_disk(args: &BenchDiskArgs) -> Result<Verdict, Failure> {
-    let BenchDiskArgs { dir, duration } = args;
-    Err(missing("bench disk", &format!("{} for {duration:?}", dir.display())))
+    let duration_ns = ns_of(args.duration);
+    load::pin(args.core).map_err(|e| Failure::new(e.to_string()))?;
+    let plain = disk::run(&args.dir, args.write_size, duration_ns)
+        .map_err(|e| Failure::new(format!("cannot write in {}: {e}", args.dir.display())))?;
+    print(&plain)?;
+    let log = log_writes::run(&LogWriteOptions {
+        directory: args.dir.clone(),
+        core: args.core,
+        idle: if args.spin { Idle::Spin } else { Idle::Park { spin_ns: SPIN_NS_DEFAULT } },
+        depth: args.depth,
+        write_size_bytes: args.write_size,
+        duration_ns,
+        preparing: args.preparing,
+    })?;
+    print(&log)
+}
+
+/// Serves a plain echo until the process is ended.
+pub(super) fn bench_bare_echo(args: &BareEchoArgs) -> Result<Verdict, Failure> {
+    load::pin(args.core).map_err(|e| Failure::new(e.to_string()))?;
+    let listening = |address| {
+        // Whoever started it and doesn't listen needn't be told.
+        let _ = announce_ready(&mut io::stdout(), address);
+    };
+    bare_echo::serve(args.listen, args.spin, listening)
+        .map_err(|e| Failure::new(format!("cannot listen on {}: {e}", args.listen)))?;
+    Ok(Verdict::Done)
 }
 
 /// Prints what a log holds.
 pub(super) fn inspect(options: &InspectOptions) -> Result<Verdict, Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match inspect::run(options, &mut stdout) {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let inspected = inspect::run(options, &mut stdout);
+    stdout.flush().map_err(|e| Failure::stdout(&e))?;
+    match inspected {
         Ok(()) => Ok(Verdict::Done),
         Err(InspectError::Output(error)) => Err(Failure::stdout(&error)),
         Err(error) => Err(Failure::new(error.to_string())),
     }
 }
 
-fn missing(command: &str, what: &str) -> Failure {
-    Failure::new(format!("{command} {what}: this build has no engine"))
+fn print(report: &impl fmt::Display) -> Result<Verdict, Failure> {
+    let mut stdout = io::stdout().lock();
+    write!(stdout, "{report}").and_then(|()| stdout.flush()).map_err(|e| Failure::stdout(&e))?;
+    Ok(Verdict::Done)
+}
+
+fn ns_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::base::io_error::describe;
 use crate::client::error::{ClientError, Phase};
 use crate::node::config::error::ConfigError;
 use crate::proto::p2pmap::v1::error::Code;
@@ -117,10 +118,4 @@ fn advice(error: &ClientError) -> Option<&'static str> {
             None
         }
     }
-}
-
-/// What an I/O error says, without the number that Rust appends.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -8,7 +8,7 @@ use super::{Verdict, engine};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LogCommand {
-    /// Print a log's records, the state of its blocks and a summary for each partition.
+    /// Print the state of a log's blocks and a summary for each partition.
     Inspect(InspectOptions),
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
 //! Exit codes: 0 done; 1 the key is absent or the condition doesn't hold; 2 an error, one line of
-//! it on stderr; 10 and above: why a node had to stop (`runtime::fatal`). Whatever a program may want to read is on stdout, as text or, with `--json`, as
-//! one JSON object a line. A reader that goes away (`| head`) is no error.
+//! it on stderr; from 10 on, a node that stopped by itself
+//! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
+//! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
+//! is no error.
 
 mod bench;
 mod clear;

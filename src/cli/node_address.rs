@@ -12,13 +12,20 @@ use crate::node::config::quantity::parse_duration;
 #[derive(Debug, Args)]
 pub(super) struct NodeArgs {
     /// The node to talk to.
-    #[arg(long, value_name = "HOST:PORT", env = "P2PMAP_NODE", default_value = "127.0.0.1:5678")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "P2PMAP_NODE",
+        hide_env_values = true,
+        default_value = "127.0.0.1:5678"
+    )]
     node: String,
     /// How long to wait for the connection, and then for each answer.
     #[arg(
         long,
         value_name = "DURATION",
         env = "P2PMAP_TIMEOUT",
+        hide_env_values = true,
         default_value = "5s",
         value_parser = timeout
     )]

@@ -4,14 +4,14 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::failure::Failure;
 use super::settings::SettingFlags;
 use super::{Verdict, engine, tell};
 use crate::node::config::{Config, Loaded};
 use crate::node::logging::Logging;
-use crate::node::{open_files, placement};
+use crate::node::placement;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -34,7 +34,7 @@ pub(super) fn run(args: ServeArgs) -> Result<Verdict, Failure> {
     engine::serve(&loaded.config)
 }
 
-/// What every long-running command does before its loop: logs, cores, open files.
+/// What every long-running command does before its loop: logs and cores.
 pub(super) fn prepare(loaded: &Loaded) -> Result<Logging, Failure> {
     let Config { cores, log_format, log_level, .. } = &loaded.config;
     let logging =
@@ -43,16 +43,6 @@ pub(super) fn prepare(loaded: &Loaded) -> Result<Logging, Failure> {
         warn!("{warning}");
     }
     placement::check(cores).map_err(|e| Failure::new(e.to_string()))?;
-    match open_files::raise() {
-        Ok(limit) => match limit.connection_count_short() {
-            Some(room) => warn!(
-                "the limit on open files leaves room for {room} connections; raise it with \
-                 'ulimit -Hn' or LimitNOFILE="
-            ),
-            None => info!(limit = limit.soft, "the limit on open files is enough"),
-        },
-        Err(e) => warn!("cannot raise the limit on open files: {e}"),
-    }
     Ok(logging)
 }
 

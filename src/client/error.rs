@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::base::ids::CorrelationId;
+use crate::base::io_error::describe;
 use crate::base::limits::{FRAME_SENT_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX};
 use crate::proto::p2pmap::v1::Error;
 use crate::proto::p2pmap::v1::error::Code;
@@ -189,10 +190,4 @@ impl fmt::Display for Violation {
 /// The name of an error's code as the protocol spells it.
 fn name_of(error: &Error) -> &'static str {
     error.code().as_str_name()
-}
-
-/// What an I/O error says, without the number that Rust appends.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

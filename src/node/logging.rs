@@ -175,9 +175,10 @@ where
 }
 
 /// How many lines each call site has written in its current second, and how many it has not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Limiter {
     sites: HashMap<Identifier, Site, FixedState>,
+    site_count_max: usize,
     /// Of all call sites, the lines not written and not yet told. Most of the time 0, so that a
     /// line needn't look through the sites.
     suppressed_count: u64,
@@ -200,7 +201,23 @@ struct Suppressed {
     count: u64,
 }
 
+impl Default for Limiter {
+    fn default() -> Self {
+        Self::new(LOG_CALL_SITE_COUNT_MAX)
+    }
+}
+
 impl Limiter {
+    fn new(site_count_max: usize) -> Self {
+        assert!(site_count_max > 0, "a full table has an account to share");
+        Self {
+            sites: HashMap::default(),
+            site_count_max,
+            suppressed_count: 0,
+            due_at: Duration::ZERO,
+        }
+    }
+
     /// Whether the call site may write a line now.
     fn admit(&mut self, now: Duration, metadata: &'static Metadata<'static>) -> bool {
         let site = self.site(now, metadata);
@@ -223,7 +240,7 @@ impl Limiter {
     /// the account of the first one that is found: fewer lines rather than unbounded memory.
     fn site(&mut self, now: Duration, metadata: &'static Metadata<'static>) -> &mut Site {
         let mut id = metadata.callsite();
-        if self.sites.len() >= LOG_CALL_SITE_COUNT_MAX && !self.sites.contains_key(&id) {
+        if self.sites.len() >= self.site_count_max && !self.sites.contains_key(&id) {
             id = self.sites.keys().next().expect("a full table has a first key").clone();
         }
         self.sites.entry(id).or_insert(Site {
@@ -326,10 +343,19 @@ mod tests {
     }
 
     fn lines_of(format: LogFormat, level: LogLevel, log: impl FnOnce()) -> Vec<String> {
+        lines_with(Limiter::default(), format, level, log)
+    }
+
+    fn lines_with(
+        limiter: Limiter,
+        format: LogFormat,
+        level: LogLevel,
+        log: impl FnOnce(),
+    ) -> Vec<String> {
         at(0);
         let sink = Sink::default();
         let writer = sink.clone();
-        let limiter = Arc::new(Mutex::new(Limiter::default()));
+        let limiter = Arc::new(Mutex::new(limiter));
         let limit = Limit::new(&limiter, format, || NOW.get());
         let subscriber = subscriber(move || writer.clone(), false, format, level, limit);
         tracing::subscriber::with_default(subscriber, log);
@@ -413,6 +439,16 @@ mod tests {
     fn lines_for_a_file_have_no_colours() {
         let lines = lines_of(LogFormat::Human, LogLevel::Info, || complain(1));
         assert!(!lines[0].contains('\u{1b}'));
+    }
+
+    #[test]
+    fn call_sites_beyond_the_bound_share_an_account() {
+        let lines = lines_with(Limiter::new(1), LogFormat::Human, LogLevel::Info, || {
+            (0..9).for_each(complain);
+            (0..9).for_each(|number| info!(number, "another"));
+        });
+        assert_eq!(lines.len(), 10, "{lines:#?}");
+        assert!(lines[9].ends_with("another number=0"));
     }
 
     #[test]

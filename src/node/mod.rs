@@ -8,6 +8,5 @@ pub mod config;
 pub mod data_dir;
 pub mod echo;
 pub mod logging;
-pub mod open_files;
 pub mod placement;
 pub mod serve;

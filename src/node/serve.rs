@@ -19,7 +19,7 @@ use crate::runtime::node_runtime::{Options, Runtime};
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
 use crate::shard::{self, Loading, Shard};
-use crate::storage::wal::{self, Wal};
+use crate::storage::wal::{self, Wal, WalStart};
 
 /// Runs a node until a signal stops it. `out` is told what is starting and when it is ready.
 ///
@@ -105,7 +105,9 @@ impl Assembly {
             config.writes_in_flight,
             durability(config.durability),
         );
-        let wal = Wal::open(wal_config, recovered.start);
+        // What is prepared is opened when the log asks for it, like any other segment.
+        let start = WalStart { prepared: Vec::new(), ..recovered.start };
+        let wal = Wal::open(wal_config, start);
         let shard = Shard::new(loading, recovered.partitions, wal);
         let requests = RequestConfig {
             cluster: config.cluster.clone(),

@@ -153,10 +153,10 @@ impl BufferPool {
         let start = self.start_of(buffer.id);
         let place = usize::from(self.tail & (self.count - 1));
         let base = self.entries.start.cast::<BufRingEntry>();
-        // SAFETY: `place` < `count`, so the entry lies inside `entries`, which is aligned for it and
-        // was zeroed, a valid entry. The kernel reads entries only below the tail that is published
-        // below, and there are never more than `count` buffers, so it doesn't read this one now.
-        // The setters leave the two bytes alone that in the first entry hold the tail.
+        // SAFETY: `place` < `count`, so the entry lies inside `entries`, which is aligned for it
+        // and was zeroed, a valid entry. The kernel reads entries only below the tail that is
+        // published below, and there are never more than `count` buffers, so it doesn't read this
+        // one now. The setters leave the two bytes alone that in the first entry hold the tail.
         let entry = unsafe { base.add(place).as_mut() };
         entry.set_addr(u64_from(start.as_ptr().addr()));
         entry.set_len(self.size);

@@ -68,8 +68,10 @@ pub struct Connection {
     pub output: BytesMut,
     /// How many bytes are being sent; 0: no send is in flight.
     pub sending_size: usize,
-    /// When the send that is in flight must be over.
-    pub unread_until: Monotonic,
+    /// When some of what is being sent must have been read.
+    pub read_by: Option<Monotonic>,
+    /// When its phase is over at the latest, where that has a limit.
+    pub phase_by: Option<Monotonic>,
     /// What the shard's count of queued bytes holds for this connection.
     pub counted_queued_size: usize,
     /// Frames handed over and not yet answered for the last time.
@@ -100,7 +102,8 @@ impl Connection {
             counted_held_size: 0,
             output: BytesMut::new(),
             sending_size: 0,
-            unread_until: Monotonic(0),
+            read_by: None,
+            phase_by: None,
             counted_queued_size: 0,
             requests_in_flight: 0,
             stopped: false,
@@ -130,10 +133,20 @@ impl Connection {
         }
     }
 
-    /// Whether it hasn't said yet what it speaks.
+    /// When something of it is overdue.
     #[must_use]
-    pub fn is_sniffing(&self) -> bool {
-        matches!(self.protocol, Protocol::Sniffing)
+    pub fn deadline(&self) -> Option<Monotonic> {
+        let grpc = match &self.protocol {
+            Protocol::Grpc(grpc) if self.phase == Phase::Open => grpc.next_deadline(),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+        };
+        [self.phase_by, self.read_by, grpc].into_iter().flatten().min()
+    }
+
+    /// It has said what it speaks.
+    pub fn recognise(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+        self.phase_by = None;
     }
 
     /// Whether the kernel is busy with it.

@@ -93,9 +93,10 @@ impl Connections {
         });
         let place = &mut self.slots[usize_from_u32(slot)];
         let key = Key { slot, generation: place.generation };
-        place.connection = Some(Box::new(Connection::new(key, socket)));
+        let mut connection = Box::new(Connection::new(key, socket));
+        connection.phase_by = Some(now.after_ns(SNIFF_NS_MAX));
+        place.connection = Some(connection);
         self.count += 1;
-        self.deadlines.set(slot, now.after_ns(SNIFF_NS_MAX));
         self.mark_dirty(slot);
     }
 
@@ -256,7 +257,8 @@ impl Connections {
         self.requests_in_flight += 1;
     }
 
-    /// Whether a frame of this connection may be handed over now. If not, the connection is stopped.
+    /// Whether a frame of this connection may be handed over now. If not, the connection is
+    /// stopped.
     pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
         if self.room(key) == 0 {
             self.stop(key, metrics);
@@ -380,6 +382,7 @@ impl Connections {
     ) {
         let connection = self.of(key);
         let sending_size = std::mem::take(&mut connection.sending_size);
+        connection.read_by = None;
         match result {
             Ok(size) => {
                 metrics.sent_size_bytes += u64_from(*size);

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::thread::Thread;
 
 use crossbeam::utils::CachePadded;
 use zerocopy::IntoBytes;
@@ -20,10 +19,6 @@ pub struct Node {
     pub writes_in_flight: CachePadded<AtomicUsize>,
     /// The node is to stop.
     pub shutdown: AtomicBool,
-    /// Cores that accept connections.
-    ready_count: AtomicUsize,
-    /// The thread that started the node, and waits until it is ready.
-    starter: Thread,
 }
 
 /// What one core shares.
@@ -50,25 +45,7 @@ impl Node {
     pub fn new(core_count: usize) -> std::io::Result<Self> {
         let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
         let shutdown = AtomicBool::new(false);
-        Ok(Self {
-            cores,
-            writes_in_flight: CachePadded::default(),
-            shutdown,
-            ready_count: AtomicUsize::new(0),
-            starter: std::thread::current(),
-        })
-    }
-
-    /// One more core accepts connections.
-    pub fn count_ready(&self) {
-        self.ready_count.fetch_add(1, Ordering::Release);
-        self.starter.unpark();
-    }
-
-    /// Whether all cores accept connections.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.ready_count.load(Ordering::Acquire) == self.cores.len()
+        Ok(Self { cores, writes_in_flight: CachePadded::default(), shutdown })
     }
 
     /// Tells all cores to finish what is in flight and stop.

@@ -1,5 +1,5 @@
-//! The files of a shard's log: writes go through the core's own ring, new segments are made ready by
-//! a helper thread.
+//! The files of a shard's log: writes go through the core's own ring, new segments are made ready
+//! by a helper thread.
 //!
 //! A segment is opened with `O_DIRECT | O_DSYNC`, so a write's completion means that it is durable.
 //! Where the filesystem has no direct I/O, writes are buffered (`O_DSYNC` still holds), and the
@@ -141,15 +141,21 @@ impl Disk {
         self.in_flight.is_empty() && self.outgoing.is_empty()
     }
 
+    /// A segment on a file of a test's choice.
+    #[cfg(test)]
+    pub(super) fn adopt(&mut self, segment: SegmentId, file: OwnedFd) {
+        self.segments.push((segment, file));
+    }
+
     fn file(&self, segment: SegmentId) -> Option<&OwnedFd> {
         self.segments.iter().find(|(id, _)| *id == segment).map(|(_, file)| file)
     }
 }
 
-/// Asks the scheduler for a long slice for the calling thread: then kernel threads that finish synced
-/// writes on this core are let in when the loop yields, and it isn't preempted in between. (Only a
-/// loop with a log asks: on a core that others use too, a long slice means a long wait for the next
-/// one.) A kernel that doesn't know how says no, and nothing is lost but some latency.
+/// Asks the scheduler for a long slice for the calling thread: then kernel threads that finish
+/// synced writes on this core are let in when the loop yields, and it isn't preempted in between.
+/// (Only a loop with a log asks: on a core that others use too, a long slice means a long wait for
+/// the next one.) A kernel that doesn't know how says no, and nothing is lost but some latency.
 pub(super) fn ask_for_long_slice() -> bool {
     const SLICE_NS: u64 = 100_000_000;
     /// `struct sched_attr` as the kernel has it, version 1 (`SCHED_ATTR_SIZE_VER0`).
@@ -174,8 +180,8 @@ pub(super) fn ask_for_long_slice() -> bool {
         runtime: SLICE_NS,
         ..SchedulingAttributes::default()
     };
-    // SAFETY: the call reads `size` bytes of `attributes`, which lives until it returns. Thread 0 is
-    // the calling one, and the last argument must be 0.
+    // SAFETY: the call reads `size` bytes of `attributes`, which lives until it returns. Thread 0
+    // is the calling one, and the last argument must be 0.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     result == 0
 }
@@ -192,7 +198,7 @@ mod tests {
         let node = Arc::new(Node::new(1).expect("a node"));
         let mut disk = Disk::new(Arc::clone(&node), None);
         let file = tempfile::tempfile().expect("a file");
-        disk.segments.push((SegmentId(3), file.into()));
+        disk.adopt(SegmentId(3), file.into());
         let blocks = vec![Block([7; BLOCK_SIZE_BYTES]); 2];
         disk.write(SegmentWrite {
             batch: BatchId(9),

@@ -16,12 +16,6 @@ use crate::storage::block::SegmentWrite;
 pub struct EchoService;
 
 impl Service for EchoService {
-    fn start(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
-    fn is_ready(&self) -> bool {
-        true
-    }
-
     fn frames(&mut self, _now: Now, frames: &[Frame<'_>], output: &mut Output<'_>) {
         for frame in frames {
             let Some(buffer) = output.reply_buffer(frame.origin, true) else { continue };

@@ -203,6 +203,12 @@ impl<S: Service> EventLoop<S> {
         self.now.monotonic
     }
 
+    /// Whether the service serves requests.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.service.is_ready()
+    }
+
     /// What the loop did.
     #[must_use]
     pub fn metrics(&self) -> &LoopMetrics {
@@ -239,7 +245,6 @@ impl<S: Service> EventLoop<S> {
         };
         self.ring.accept(listener.as_fd(), LISTENER);
         self.accepting = Accepting::Armed;
-        self.node.count_ready();
         true
     }
 
@@ -415,3 +420,6 @@ fn output<'a>(
 ) -> Output<'a> {
     Output { connections, disk, metrics }
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,12 +58,20 @@ const YIELD_TIMER: Duration = Duration::from_micros(1);
 /// Keeps the executor from sleeping while that timer runs.
 const SPIN_BEFORE_PARK: Duration = Duration::from_micros(20);
 
-/// Starts a core. `make` makes its service on the core's own thread; `report` is told once how the
-/// loop ended.
+/// What a core tells who watches over it.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// Its service serves requests.
+    Ready,
+    /// Its loop has ended.
+    Ended(Result<(), Fatal>),
+}
+
+/// Starts a core. `make` makes its service on the core's own thread.
 pub(super) fn start<S: Service + 'static>(
     assignment: Assignment,
     make: impl FnOnce() -> Result<S, Fatal> + Send + 'static,
-    report: impl FnOnce(Result<(), Fatal>) + Send + 'static,
+    report: impl Fn(Report) + Send + 'static,
 ) -> Result<(), Fatal> {
     let name = format!("core-{}", assignment.shard);
     LocalExecutorBuilder::new(Placement::Fixed(assignment.core))
@@ -72,8 +80,8 @@ pub(super) fn start<S: Service + 'static>(
         .spin_before_park(SPIN_BEFORE_PARK)
         .io_memory(IO_MEMORY_SIZE_BYTES)
         .spawn(move || async move {
-            let result = host(assignment, make).await;
-            report(result);
+            let result = host(assignment, make, &report).await;
+            report(Report::Ended(result));
             // The executor lives as long as the process.
             std::future::pending::<()>().await;
         })
@@ -84,6 +92,7 @@ pub(super) fn start<S: Service + 'static>(
 async fn host<S: Service + 'static>(
     assignment: Assignment,
     make: impl FnOnce() -> Result<S, Fatal>,
+    report: &impl Fn(Report),
 ) -> Result<(), Fatal> {
     let Assignment { shard, idle, node, listener, workshop, .. } = assignment;
     if workshop.is_some() && !ask_for_long_slice() {
@@ -100,7 +109,7 @@ async fn host<S: Service + 'static>(
     start_ticker(&node, shard);
     let disk = Disk::new(Arc::clone(&node), workshop);
     let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), shard);
-    drive(event_loop, idle, &alarm_bell).await
+    drive(event_loop, idle, &alarm_bell, report).await
 }
 
 fn start_ticker(node: &Arc<Node>, shard: usize) {
@@ -124,12 +133,18 @@ async fn drive<S: Service>(
     mut event_loop: EventLoop<S>,
     idle: Idle,
     alarm_bell: &BufferedFile,
+    report: &impl Fn(Report),
 ) -> Result<(), Fatal> {
+    let mut ready = false;
     let mut yielded_at = Monotonic(0);
     let mut busy_at = Monotonic(0);
     loop {
         let turn = event_loop.turn()?;
         let now = event_loop.monotonic();
+        if !ready && event_loop.is_ready() {
+            ready = true;
+            report(Report::Ready);
+        }
         match (turn, idle) {
             (Turn::Finished, _) => return Ok(()),
             (Turn::Busy, _) => busy_at = now,

@@ -17,7 +17,7 @@ use super::grpc::{CloseReason, ConnectionState, GrpcCode, GrpcConnection, GrpcSt
 use super::service::{Service, StatusCode, WireStatus};
 use super::uring::Key;
 use crate::base::ids::Origin;
-use crate::base::limits::{HELD_SIZE_BYTES_MAX, PASS_COUNT_MAX};
+use crate::base::limits::{HELD_SIZE_BYTES_MAX, LINGER_NS_MAX, PASS_COUNT_MAX};
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
 
@@ -72,7 +72,7 @@ impl Connections {
         let begun = self.take_held(key);
         let mut grpc = Box::new(GrpcConnection::new(!self.draining));
         grpc.receive(&begun);
-        self.of(key).protocol = Protocol::Grpc(grpc);
+        self.of(key).recognise(Protocol::Grpc(grpc));
     }
 
     /// Gives a gRPC connection what came; false if all connections together hold too much already.
@@ -103,13 +103,14 @@ impl Connections {
         grpc.has_unread()
     }
 
-    /// Moves a gRPC connection as far as it goes without handing out messages, and its output to the
-    /// socket's queue. Does nothing for others.
+    /// Moves a gRPC connection as far as it goes without handing out messages, and its output to
+    /// the socket's queue. Does nothing for others.
     pub(super) fn settle_grpc(&mut self, key: Key, now: Monotonic, metrics: &mut LoopMetrics) {
         self.lend_output(key);
+        let draining = self.draining;
         let connection = self.of(key);
         let Protocol::Grpc(grpc) = &mut connection.protocol else { return };
-        if connection.phase == Phase::Broken {
+        if connection.phase > Phase::Finishing {
             return;
         }
         grpc.set_allowance(0);
@@ -127,19 +128,25 @@ impl Connections {
             }
         }
         let has_more = grpc.needs_poll();
-        let waits_for_pass = grpc.has_unread() && !connection.stopped;
+        let is_open = connection.phase == Phase::Open;
+        let waits_for_pass = is_open && !connection.stopped && grpc.has_unread();
         for _ in 0..grpc.take_unread_count() {
             metrics.drops.count(DropReason::Unread);
         }
         let unused = grpc.output().is_empty().then(|| mem::take(grpc.output()));
         if let ConnectionState::Closed(reason) = grpc.state()
-            && connection.phase == Phase::Open
+            && is_open
         {
             tracing::debug!(slot = key.slot, %reason, "a gRPC connection is over");
             connection.phase = Phase::Finishing;
             if let Some(reason) = drop_reason(reason) {
                 metrics.drops.count(reason);
             }
+        }
+        let served = connection.requests_in_flight == 0 && connection.queued_size() == 0;
+        if draining && served && connection.phase_by.is_none() {
+            // It ends by itself if the client answers, but that isn't waited for long.
+            connection.phase_by = Some(now.after_ns(LINGER_NS_MAX));
         }
         if let Some(unused) = unused {
             self.keep_spare(unused);
@@ -150,22 +157,6 @@ impl Connections {
         }
         if waits_for_pass {
             self.resume_next_turn(key);
-        }
-    }
-
-    /// Sets the deadline of a gRPC connection: its send's or its streams'. Does nothing for others.
-    pub(super) fn set_grpc_deadline(&mut self, key: Key) {
-        let connection = self.of(key);
-        let Protocol::Grpc(grpc) = &connection.protocol else { return };
-        let unread = (connection.sending_size > 0).then_some(connection.unread_until);
-        let deadline = match connection.phase {
-            Phase::Open => unread.into_iter().chain(grpc.next_deadline()).min(),
-            Phase::Finishing => unread,
-            Phase::Lingering | Phase::Broken => return,
-        };
-        match deadline {
-            Some(deadline) => self.deadlines.set(key.slot, deadline),
-            None => self.deadlines.clear(key.slot),
         }
     }
 

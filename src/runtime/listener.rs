@@ -65,8 +65,8 @@ fn probe_patiently(address: SocketAddr) -> rustix::io::Result<SocketAddr> {
     probe(address)
 }
 
-/// Binds once without `SO_REUSEPORT`, which fails if anybody listens there. With it a second process
-/// of the same user would silently get a part of the first one's connections.
+/// Binds once without `SO_REUSEPORT`, which fails if anybody listens there. With it a second
+/// process of the same user would silently get a part of the first one's connections.
 fn probe(address: SocketAddr) -> rustix::io::Result<SocketAddr> {
     let socket = socket_for(address)?;
     rustix::net::bind(&socket, &address)?;

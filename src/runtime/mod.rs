@@ -1,9 +1,11 @@
-//! A host of shards: one glommio executor and one `io_uring` of our own per core, sockets and disks.
+//! A host of shards: one glommio executor and one `io_uring` of our own per core, sockets and
+//! disks.
 //!
-//! A core's loop takes *turns* (`event_loop`): completions become frames (`receiving`, `assembler`),
-//! frames go in passes to the [`service::Service`], which answers into the connections' buffers;
-//! then every connection to which something happened is settled (`settle`) and all that follows is
-//! submitted with one system call (`uring`). Log writes go through the same ring (`disk`).
+//! A core's loop takes *turns* (`event_loop`): completions become frames (`receiving`,
+//! `assembler`), frames go in passes to the [`service::Service`], which answers into the
+//! connections' buffers; then every connection to which something happened is settled (`settle`)
+//! and all that follows is submitted with one system call (`uring`). Log writes go through the same
+//! ring (`disk`).
 //!
 //! Only this room names glommio and `io_uring`, and only `uring`, `buffer_pool` and `disk` are
 //! `unsafe`.

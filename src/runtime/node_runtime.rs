@@ -11,7 +11,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::core::Node;
-use super::executor::{self, Assignment, Idle};
+use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
 use super::segment_workshop::{SegmentPlace, Workshop};
@@ -39,7 +39,7 @@ pub struct Options {
 pub struct Runtime {
     node: Arc<Node>,
     address: SocketAddr,
-    results: Receiver<(usize, Result<(), Fatal>)>,
+    reports: Receiver<(usize, Report)>,
     /// A byte comes in when a core's loop ended or a signal came.
     bell: UnixStream,
     bell_rope: UnixStream,
@@ -53,6 +53,7 @@ pub struct Runtime {
 struct Watched {
     turns: u64,
     heartbeats: u64,
+    ready: bool,
     finished: bool,
     /// How often it was found standing.
     stalls_count: u64,
@@ -80,7 +81,7 @@ impl Runtime {
             listen(address, cores.len()).map_err(|error| Fatal::new(FatalReason::Listen, error))?;
         let (bell, bell_rope) = UnixStream::pair().map_err(environment)?;
         bell.set_read_timeout(Some(STALL)).map_err(environment)?;
-        let (outbox, results) = channel();
+        let (outbox, reports) = channel();
         let watch = vec![Watched::default(); cores.len()];
         let mut places = segments.into_iter();
         for ((shard, core), listener) in cores.into_iter().enumerate().zip(listeners) {
@@ -90,42 +91,21 @@ impl Runtime {
             let assignment = Assignment { shard, core, idle, node, listener, workshop };
             let (make, outbox) = (make.clone(), outbox.clone());
             let rope = bell_rope.try_clone().map_err(environment)?;
-            let report = move |result| {
+            let report = move |report| {
                 // Nobody listens any more only if the process is about to end.
-                let _ = outbox.send((shard, result));
+                let _ = outbox.send((shard, report));
                 ring(&rope);
             };
             executor::start(assignment, move || make(shard), report)?;
         }
         tracing::info!(%address, "listening");
-        Ok(Self { node, address, results, bell, bell_rope, asked: None, watch })
+        Ok(Self { node, address, reports, bell, bell_rope, asked: None, watch })
     }
 
     /// Where it listens, with the port that was chosen.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Waits until all cores accept connections; false if the node was told to stop before. To be
-    /// called on the thread that started it.
-    ///
-    /// # Errors
-    /// The first reason for which a core stopped.
-    pub fn wait_until_ready(&mut self) -> Result<bool, Fatal> {
-        loop {
-            if self.node.is_ready() {
-                return Ok(true);
-            }
-            while let Ok((shard, result)) = self.results.try_recv() {
-                result?;
-                self.watch[shard].finished = true;
-            }
-            if self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire)) {
-                return Ok(false);
-            }
-            std::thread::park_timeout(STALL);
-        }
     }
 
     /// What stops it from another thread.
@@ -154,30 +134,50 @@ impl Runtime {
         Ok(())
     }
 
+    /// Waits until all cores serve requests. False: the node was told to stop before.
+    ///
+    /// # Errors
+    /// The first reason for which a core stopped other than being told to.
+    pub fn wait_until_ready(&mut self) -> Result<bool, Fatal> {
+        while !self.watch.iter().all(|watched| watched.ready || watched.finished) {
+            self.watch_once()?;
+        }
+        Ok(!self.node.shutdown.load(Ordering::Acquire))
+    }
+
     /// Waits until all cores have stopped, and reports loops that stand.
     ///
     /// # Errors
     /// The first reason for which a core stopped other than being told to.
     pub fn wait(mut self) -> Result<(), Fatal> {
-        loop {
-            let mut byte = [0];
-            let rung = self.bell.read(&mut byte).is_ok();
-            if self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire)) {
-                self.asked = None;
-                tracing::info!("a signal asks to stop");
-                self.node.begin_shutdown();
-            }
-            while let Ok((shard, result)) = self.results.try_recv() {
-                result?;
-                self.watch[shard].finished = true;
-            }
-            if self.watch.iter().all(|watched| watched.finished) {
-                return Ok(());
-            }
-            if !rung {
-                self.look_after_cores();
+        while !self.watch.iter().all(|watched| watched.finished) {
+            self.watch_once()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a report, a signal or [`STALL`], and acts on it.
+    fn watch_once(&mut self) -> Result<(), Fatal> {
+        let mut byte = [0];
+        let rung = self.bell.read(&mut byte).is_ok();
+        if self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Acquire)) {
+            self.asked = None;
+            tracing::info!("a signal asks to stop");
+            self.node.begin_shutdown();
+        }
+        while let Ok((shard, report)) = self.reports.try_recv() {
+            match report {
+                Report::Ready => self.watch[shard].ready = true,
+                Report::Ended(result) => {
+                    result?;
+                    self.watch[shard].finished = true;
+                }
             }
         }
+        if !rung {
+            self.look_after_cores();
+        }
+        Ok(())
     }
 
     /// Called when [`STALL`] has passed.

@@ -1,5 +1,7 @@
 //! The frames that are handed to the service together, and the memory in which they lie.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 
@@ -7,7 +9,6 @@ use super::buffer_pool::{BufferPool, ReceivedBuffer};
 use super::service::Frame;
 use crate::base::ids::Origin;
 use crate::base::limits::PASS_COUNT_MAX;
-use std::ops::Range;
 
 /// Memory with received bytes.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ struct Place {
 #[derive(Debug, Default)]
 pub struct Pass {
     places: ArrayVec<Place, PASS_COUNT_MAX>,
-    /// The last one is the one being cut into frames, if [`Pass::is_cutting`].
+    /// The last one is the one being cut into frames, if `cutting`.
     chunks: Vec<Chunk>,
     cutting: bool,
 }

@@ -97,7 +97,7 @@ impl<S: Service> EventLoop<S> {
         if self.connections.of(key).held.is_empty() {
             match sniff(self.ring.buffers().bytes(&buffer)) {
                 Sniffed::Raw => {
-                    self.connections.of(key).protocol = Protocol::Raw;
+                    self.connections.of(key).recognise(Protocol::Raw);
                     return self.consume_raw(key, buffer);
                 }
                 Sniffed::Http2 => {
@@ -112,7 +112,7 @@ impl<S: Service> EventLoop<S> {
         match sniff(&self.connections.of(key).held) {
             Sniffed::Undecided => {}
             Sniffed::Raw => {
-                self.connections.of(key).protocol = Protocol::Raw;
+                self.connections.of(key).recognise(Protocol::Raw);
                 self.resume(key);
             }
             Sniffed::Http2 => {

@@ -1,10 +1,10 @@
-//! A helper thread that makes segments ready to be written: created, allocated, *zero-filled*, synced
-//! and durable in their directory. A synced write into a file that isn't costs milliseconds.
+//! A helper thread that makes segments ready to be written: created, allocated, *zero-filled*,
+//! synced and durable in their directory. A synced write into a file that isn't costs milliseconds.
 //!
-//! It is a thread and not operations of the core's ring because allocation and syncs block: io_uring
-//! hands them to kernel workers that are pinned to the loop's core and fight with it. The thread is
-//! free to run on any core, at a lower priority, and takes pauses so that commits in between find
-//! the device free.
+//! It is a thread and not operations of the core's ring because allocation and syncs block:
+//! io_uring hands them to kernel workers that are pinned to the loop's core and fight with it. The
+//! thread is free to run on any core, at a lower priority, and takes pauses so that commits in
+//! between find the device free.
 
 use std::fmt;
 use std::io;
@@ -216,6 +216,9 @@ fn remove(place: &SegmentPlace, segment: SegmentId) {
 /// Makes a segment ready and opens it for synced writes.
 fn prepare(place: &SegmentPlace, segment: SegmentId) -> Result<OwnedFd, PrepareError> {
     let path = place.path(segment);
+    if let Some(file) = open_prepared(place, &path) {
+        return Ok(file);
+    }
     let unfinished = place.preparing_path(segment);
     let at = |step, path: &Path| {
         let path = path.to_path_buf();
@@ -239,6 +242,16 @@ fn prepare(place: &SegmentPlace, segment: SegmentId) -> Result<OwnedFd, PrepareE
     rustix::fs::rename(&unfinished, &path).map_err(at("name", &path))?;
     sync_directory(&place.directory).map_err(at("sync the directory of", &path))?;
     Ok(file)
+}
+
+/// A segment that a former process prepared and never wrote: recovery found nothing but zeros in
+/// it, or it would not be asked for.
+fn open_prepared(place: &SegmentPlace, path: &Path) -> Option<OwnedFd> {
+    let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
+    let synced = OFlags::WRONLY | OFlags::DSYNC | OFlags::CLOEXEC | direct;
+    let file = rustix::fs::open(path, synced, Mode::empty()).ok()?;
+    let size = rustix::fs::fstat(&file).ok()?.st_size;
+    (u64::try_from(size).ok()? == u64_from(place.segment_size_bytes)).then_some(file)
 }
 
 /// Makes the names in a directory durable.

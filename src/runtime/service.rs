@@ -25,14 +25,19 @@ pub struct Frame<'a> {
 /// A service that a loop can host.
 pub trait Service {
     /// The loop begins: what has to be done before the first frame.
-    fn start(&mut self, now: Now, output: &mut Output<'_>);
+    fn start(&mut self, now: Now, output: &mut Output<'_>) {
+        let (_, _) = (now, output);
+    }
 
-    /// Whether frames can be handled. Until then no connection is accepted.
-    fn is_ready(&self) -> bool;
+    /// Whether requests are served. Asked after each turn until it is true; no connection is
+    /// accepted before.
+    fn is_ready(&self) -> bool {
+        true
+    }
 
     /// A pass: at most [`PASS_COUNT_MAX`] whole frames, those of one stream in the order in which
-    /// they came. Each is in flight until [`Output::reply_buffer`] was asked for its last answer, or
-    /// [`Output::finish`] was called.
+    /// they came. Each is in flight until [`Output::reply_buffer`] was asked for its last answer,
+    /// or [`Output::finish`] was called.
     ///
     /// [`PASS_COUNT_MAX`]: crate::base::limits::PASS_COUNT_MAX
     fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>);

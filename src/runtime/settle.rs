@@ -37,10 +37,13 @@ impl Connections {
         self.resume_if_possible(key);
         self.advance_phase(key, now);
         self.receive(key, ring);
-        self.set_grpc_deadline(key);
         let connection = self.of(key);
         if connection.phase == Phase::Broken && !connection.is_in_use() {
-            self.remove(slot, metrics);
+            return self.remove(slot, metrics);
+        }
+        match connection.deadline() {
+            Some(deadline) => self.deadlines.set(slot, deadline),
+            None => self.deadlines.clear(slot),
         }
     }
 
@@ -50,20 +53,14 @@ impl Connections {
             return;
         }
         if connection.output.is_empty() {
-            if connection.phase == Phase::Open && !connection.is_sniffing() {
-                self.deadlines.clear(key.slot);
-            }
             // An idle connection keeps no buffer.
-            let buffer = std::mem::take(&mut self.of(key).output);
-            self.keep_spare(buffer);
-            return;
+            let buffer = std::mem::take(&mut connection.output);
+            return self.keep_spare(buffer);
         }
         let bytes = std::mem::take(&mut connection.output);
         connection.sending_size = bytes.len();
-        let unread_until = now.after_ns(UNREAD_NS_MAX);
-        connection.unread_until = unread_until;
+        connection.read_by = Some(now.after_ns(UNREAD_NS_MAX));
         ring.send(connection.socket.as_fd(), key, bytes);
-        self.deadlines.set(key.slot, unread_until);
     }
 
     /// Keeps the shard's count of queued bytes true.
@@ -84,9 +81,8 @@ impl Connections {
             connection.phase = Phase::Lingering;
             // An error means that the connection is broken already: the receive will say so.
             let _ = rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Write);
-            self.deadlines.set(key.slot, now.after_ns(LINGER_NS_MAX));
+            connection.phase_by = Some(now.after_ns(LINGER_NS_MAX));
         }
-        let connection = self.of(key);
         if connection.phase == Phase::Lingering && connection.ended {
             connection.phase = Phase::Broken;
         }
@@ -114,26 +110,32 @@ impl Connections {
         let mut overdue = Vec::new();
         self.deadlines.sweep(now, &mut overdue);
         for slot in overdue {
-            let Some(connection) = self.in_slot(slot) else { continue };
-            let key = connection.key;
-            match connection.phase {
-                Phase::Open | Phase::Finishing
-                    if connection.sending_size > 0 && connection.unread_until <= now =>
-                {
-                    tracing::warn!(slot, "a client left its answers unread: its connection is cut");
-                    self.cut(key, DropReason::Unread, metrics);
-                }
-                Phase::Open if connection.is_sniffing() => {
-                    self.cut(key, DropReason::SniffTimeout, metrics);
-                }
-                // A deadline of its streams': settling it acts on it.
-                Phase::Open if matches!(connection.protocol, Protocol::Grpc(_)) => {
-                    self.mark_dirty(slot);
-                }
-                // It was told that it is closed and had its time.
-                Phase::Lingering => self.break_off(key),
-                Phase::Open | Phase::Finishing | Phase::Broken => {}
+            let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { continue };
+            self.on_deadline(key, now, metrics);
+            self.mark_dirty(slot);
+        }
+    }
+
+    fn on_deadline(&mut self, key: Key, now: Monotonic, metrics: &mut LoopMetrics) {
+        let connection = self.of(key);
+        if connection.read_by.is_some_and(|by| by <= now) {
+            tracing::warn!(slot = key.slot, "a client left its answers unread: it is cut");
+            return self.cut(key, DropReason::Unread, metrics);
+        }
+        let phase_is_over = connection.phase_by.is_some_and(|by| by <= now);
+        match (connection.phase, &connection.protocol) {
+            (Phase::Open, Protocol::Grpc(_)) if phase_is_over => {
+                connection.phase = Phase::Finishing;
+                connection.phase_by = None;
             }
+            (Phase::Open, Protocol::Sniffing) if phase_is_over => {
+                self.cut(key, DropReason::SniffTimeout, metrics);
+            }
+            // A deadline of its streams: settling it acts on it.
+            (Phase::Open, Protocol::Grpc(_)) => {}
+            // It was told that it is closed and had its time.
+            (Phase::Lingering, _) if phase_is_over => self.break_off(key),
+            _ => {}
         }
     }
 }

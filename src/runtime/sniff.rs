@@ -1,5 +1,5 @@
-//! Recognises by its first bytes what a connection speaks, and says what is spoken here to those who
-//! speak something else.
+//! Recognises by its first bytes what a connection speaks, and says what is spoken here to those
+//! who speak something else.
 
 use crate::metrics::DropReason;
 

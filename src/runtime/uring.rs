@@ -537,8 +537,9 @@ impl fmt::Display for UringError {
                 write!(f, "Linux {release} is too old: io_uring as used here needs 6.1 or newer")
             }
             Self::Missing => f.write_str(
-                "this kernel has no io_uring (or a seccomp profile hides it): use Linux 6.1 or \
-                 newer, in a container with a profile that allows io_uring_setup, _enter, _register",
+                "this kernel has no io_uring (or a seccomp profile hides it): use Linux 6.1 \
+                 or newer, in a container with a profile that allows io_uring_setup, _enter and \
+                 _register",
             ),
             Self::Forbidden => f.write_str(
                 "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0, and in a \

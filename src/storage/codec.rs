@@ -7,8 +7,6 @@
 
 use std::fmt;
 
-use arrayvec::ArrayVec;
-
 use super::record::{Entry, LiveSegment, PartitionSnapshot, Record, ShardSnapshot};
 use crate::base::cast::u64_from;
 use crate::base::ids::{
@@ -113,52 +111,69 @@ impl<'a> Frame<'a> {
         self.end - self.begin + self.value.len()
     }
 
-    fn new(kind: u8) -> Self {
+    /// By reference throughout: moving a frame costs more than filling it.
+    #[inline]
+    const fn new(kind: u8) -> Self {
         let mut head = [0; LENGTH_SIZE_BYTES_MAX + HEAD_SIZE_BYTES_MAX];
         head[LENGTH_SIZE_BYTES_MAX] = kind;
         Self { head, begin: LENGTH_SIZE_BYTES_MAX, end: LENGTH_SIZE_BYTES_MAX + 1, value: &[] }
     }
 
-    fn number(mut self, mut value: u64) -> Self {
-        while value >= 0x80 {
-            self.head[self.end] = value.to_le_bytes()[0] | 0x80;
-            self.end += 1;
+    #[inline]
+    fn number(&mut self, mut value: u64) {
+        let rest = &mut self.head[self.end..];
+        let mut size = 0;
+        for byte in rest {
+            size += 1;
+            if value < 0x80 {
+                *byte = value.to_le_bytes()[0];
+                break;
+            }
+            *byte = value.to_le_bytes()[0] | 0x80;
             value >>= 7;
         }
-        self.head[self.end] = value.to_le_bytes()[0];
-        self.end += 1;
-        self
+        self.end += size;
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    #[inline]
+    fn partition(&mut self, partition: PartitionId) {
+        self.number(partition.0.into());
+    }
+
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
         self.head[self.end..][..bytes.len()].copy_from_slice(bytes);
         self.end += bytes.len();
-        self
     }
 
-    fn entry(self, entry: &Entry<'a>) -> Self {
-        let frame = self
-            .number(entry.partition.0.into())
-            .number(entry.index.0)
-            .number(entry.term.0)
-            .number(entry.message_id.0)
-            .bytes(&entry.timestamp.0.to_le_bytes());
-        Self { value: entry.value, ..frame }
+    #[inline]
+    fn entry(&mut self, entry: &Entry<'a>) {
+        self.partition(entry.partition);
+        self.number(entry.index.0);
+        self.number(entry.term.0);
+        self.number(entry.message_id.0);
+        self.bytes(&entry.timestamp.0.to_le_bytes());
+        self.value = entry.value;
     }
 
-    /// Puts the length, right-aligned, before the kind.
-    fn finished(self) -> Self {
-        self.preceded_by_length(0)
-    }
-
-    fn preceded_by_length(mut self, more: usize) -> Self {
-        let size = self.len() + more;
+    /// Puts the length, right-aligned, before the kind; `more` bytes follow the frame.
+    #[inline]
+    fn finish(&mut self, more: usize) {
+        let mut size = self.len() + more;
         assert!(size <= RECORD_SIZE_BYTES_MAX, "a record is longer than the limit");
-        let mut length = ArrayVec::<u8, VARINT_SIZE_BYTES_MAX>::new();
-        put_number(&mut length, u64_from(size));
-        self.begin -= length.len();
-        self.head[self.begin..LENGTH_SIZE_BYTES_MAX].copy_from_slice(&length);
-        self
+        let size_size = match size {
+            0..0x80 => 1,
+            0x80..0x4000 => 2,
+            0x4000..0x20_0000 => 3,
+            _ => LENGTH_SIZE_BYTES_MAX,
+        };
+        self.begin -= size_size;
+        for position in self.begin..LENGTH_SIZE_BYTES_MAX {
+            let more_follow = position + 1 < LENGTH_SIZE_BYTES_MAX;
+            let bits = size.to_le_bytes()[0] & 0x7F;
+            self.head[position] = if more_follow { bits | 0x80 } else { bits };
+            size >>= 7;
+        }
     }
 }
 
@@ -166,55 +181,81 @@ impl<'a> Frame<'a> {
 ///
 /// # Panics
 /// If it is a snapshot, an entry without a value or a record longer than the limit.
+#[inline]
 pub(super) fn frame<'a>(record: &Record<'a>) -> Frame<'a> {
+    let mut frame = Frame::new(kind_of(record));
     match record {
         Record::Entry(entry) => {
             assert!(!entry.value.is_empty(), "an entry has a value");
-            Frame::new(kind::ENTRY).entry(entry)
+            frame.entry(entry);
         }
-        Record::NoOp { partition, index, term, message_id } => Frame::new(kind::NO_OP)
-            .number(partition.0.into())
-            .number(index.0)
-            .number(term.0)
-            .number(message_id.0),
+        Record::NoOp { partition, index, term, message_id } => {
+            frame.partition(*partition);
+            frame.number(index.0);
+            frame.number(term.0);
+            frame.number(message_id.0);
+        }
         Record::View { partition, term } => {
-            Frame::new(kind::VIEW).number(partition.0.into()).number(term.0)
+            frame.partition(*partition);
+            frame.number(term.0);
         }
         Record::Stage { adopting, entry } => {
-            Frame::new(kind::STAGE).number(adopting.0).entry(entry)
+            frame.number(adopting.0);
+            frame.entry(entry);
         }
-        Record::Adopt { partition, term, base, kept, chain } => Frame::new(kind::ADOPT)
-            .number(partition.0.into())
-            .number(term.0)
-            .number(base.0)
-            .number(kept.0)
-            .bytes(chain),
+        Record::Adopt { partition, term, base, kept, chain } => {
+            frame.partition(*partition);
+            frame.number(term.0);
+            frame.number(base.0);
+            frame.number(kept.0);
+            frame.bytes(chain);
+        }
         Record::SyncPoint { partition, index } => {
-            Frame::new(kind::SYNC_POINT).number(partition.0.into()).number(index.0)
+            frame.partition(*partition);
+            frame.number(index.0);
         }
         Record::CheckpointDone { partition, index, size_bytes, digest } => {
-            Frame::new(kind::CHECKPOINT_DONE)
-                .number(partition.0.into())
-                .number(index.0)
-                .number(*size_bytes)
-                .bytes(digest)
+            frame.partition(*partition);
+            frame.number(index.0);
+            frame.number(*size_bytes);
+            frame.bytes(digest);
         }
         Record::CrashVector { partition, incarnation, crash_vector } => {
             assert!(crash_vector.len() <= MEMBER_COUNT_MAX);
-            let head = Frame::new(kind::CRASH_VECTOR)
-                .number(partition.0.into())
-                .number(incarnation.0)
-                .number(u64_from(crash_vector.len()));
-            crash_vector.iter().fold(head, |frame, incarnation| frame.number(incarnation.0))
+            frame.partition(*partition);
+            frame.number(incarnation.0);
+            frame.number(u64_from(crash_vector.len()));
+            for incarnation in crash_vector {
+                frame.number(incarnation.0);
+            }
         }
-        Record::Carry(entry) => Frame::new(kind::CARRY).entry(entry),
+        Record::Carry(entry) => frame.entry(entry),
         Record::OpenBoot { boot_epoch, clean } => {
-            Frame::new(kind::OPEN_BOOT).number(boot_epoch.0).bytes(&[u8::from(*clean)])
+            frame.number(boot_epoch.0);
+            frame.bytes(&[u8::from(*clean)]);
         }
-        Record::CloseBoot { boot_epoch } => Frame::new(kind::CLOSE_BOOT).number(boot_epoch.0),
+        Record::CloseBoot { boot_epoch } => frame.number(boot_epoch.0),
         Record::Snapshot(_) => unreachable!("a snapshot is encoded by encode_snapshot"),
     }
-    .finished()
+    frame.finish(0);
+    frame
+}
+
+const fn kind_of(record: &Record<'_>) -> u8 {
+    match record {
+        Record::Entry(_) => kind::ENTRY,
+        Record::NoOp { .. } => kind::NO_OP,
+        Record::View { .. } => kind::VIEW,
+        Record::Stage { .. } => kind::STAGE,
+        Record::Adopt { .. } => kind::ADOPT,
+        Record::SyncPoint { .. } => kind::SYNC_POINT,
+        Record::CheckpointDone { .. } => kind::CHECKPOINT_DONE,
+        Record::CrashVector { .. } => kind::CRASH_VECTOR,
+        Record::Carry(_) => kind::CARRY,
+        Record::OpenBoot { .. } => kind::OPEN_BOOT,
+        Record::CloseBoot { .. } => kind::CLOSE_BOOT,
+        Record::Snapshot(_) => kind::SNAPSHOT,
+    }
 }
 
 /// Appends a snapshot's record to `into`.
@@ -233,7 +274,8 @@ pub(super) fn encode_snapshot(snapshot: &ShardSnapshot, into: &mut Vec<u8>) {
     for partition in &snapshot.partitions {
         put_partition(into, partition);
     }
-    let head = Frame::new(kind::SNAPSHOT).preceded_by_length(into.len() - begin);
+    let mut head = Frame::new(kind::SNAPSHOT);
+    head.finish(into.len() - begin);
     into.splice(begin..begin, head.head().iter().copied());
 }
 
@@ -259,18 +301,18 @@ fn put_partition(into: &mut Vec<u8>, partition: &PartitionSnapshot) {
     into.extend_from_slice(&partition.chain);
 }
 
-fn put_number(into: &mut impl Extend<u8>, mut value: u64) {
+fn put_number(into: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        into.extend([value.to_le_bytes()[0] | 0x80]);
+        into.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    into.extend([value.to_le_bytes()[0]]);
+    into.push(value.to_le_bytes()[0]);
 }
 
 /// Appends any record to `into`.
 ///
 /// # Panics
-/// As [`frame`] and [`encode_snapshot`] do.
+/// If an entry has no value, or the record is longer than the limit.
 pub fn encode(record: &Record<'_>, into: &mut Vec<u8>) {
     if let Record::Snapshot(snapshot) = record {
         encode_snapshot(snapshot, into);

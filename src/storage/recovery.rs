@@ -228,7 +228,7 @@ fn begin_empty(
     let mut tail = Tail::new(folder.boot_epoch, None, &[]);
     reader.set_chunk(READ_BLOCK_COUNT);
     for segment in newer {
-        tail.scan(reader, segment, 0)?;
+        tail.scan_begun(reader, segment)?;
     }
     let (next_segment, prepared) =
         next_segments(SegmentId(0), newer, |segment| !tail.is_used(segment));
@@ -391,7 +391,7 @@ impl<'a> Plan<'a> {
                     if limit.is_some_and(|limit| batch > limit) || boot_of(batch) != boot {
                         return Err(damaged(Damage::Segments));
                     }
-                    self.replay(progress, boot).map_err(damaged)?;
+                    self.replay(progress, &segment, boot).map_err(damaged)?;
                     progress.last_batch = Some(batch);
                     match progress.live.last_mut() {
                         Some(live) if live.segment == segment.id => live.last_batch = batch,
@@ -423,6 +423,7 @@ impl<'a> Plan<'a> {
     fn replay<A: Apply>(
         &self,
         progress: &mut Progress<'_, A>,
+        segment: &Segment,
         boot: BootEpoch,
     ) -> Result<(), Damage> {
         let mut begin = 0;
@@ -436,7 +437,11 @@ impl<'a> Plan<'a> {
                     return Err(Damage::Snapshot);
                 }
                 (Record::Snapshot(snapshot), Some(replay)) => {
-                    if !snapshot.segments.ends_with(&progress.live) {
+                    let before = match progress.live.split_last() {
+                        Some((last, before)) if last.segment == segment.id => before,
+                        _ => &progress.live,
+                    };
+                    if !snapshot.segments.ends_with(before) {
                         return Err(Damage::Segments);
                     }
                     replay.on_snapshot(&snapshot)?;
@@ -474,7 +479,7 @@ impl<'a> Plan<'a> {
         let mut tail = Tail::new(self.folder.boot_epoch, Some((place, damage)), &live);
         tail.scan(reader, &segment, cursor.next)?;
         for segment in &behind {
-            tail.scan(reader, segment, 0)?;
+            tail.scan_begun(reader, segment)?;
         }
         let replay = progress.replay.expect("the newest segment's snapshot is whole");
         let (state, partitions, closed, record_count) =

@@ -212,6 +212,8 @@ pub(super) struct Tail<'l> {
     /// The end: its batch is the first that isn't complete, and what it is if it was complete once.
     /// `None`: there is no log.
     end: Option<(Place, Damage)>,
+    /// The first batch that isn't complete, of the boot whose segments are being scanned.
+    missing: BatchId,
     live: &'l [LiveSegment],
     used: Vec<SegmentId>,
     void_block_count: u64,
@@ -219,12 +221,21 @@ pub(super) struct Tail<'l> {
 }
 
 impl<'l> Tail<'l> {
-    pub(super) const fn new(
+    pub(super) fn new(
         boot_epoch: BootEpoch,
         end: Option<(Place, Damage)>,
         live: &'l [LiveSegment],
     ) -> Self {
-        Self { boot_epoch, end, live, used: Vec::new(), void_block_count: 0, first_void: None }
+        let missing = end.map_or(BatchId(0), |(end, _)| end.batch);
+        Self {
+            boot_epoch,
+            end,
+            missing,
+            live,
+            used: Vec::new(),
+            void_block_count: 0,
+            first_void: None,
+        }
     }
 
     /// Whether anything was ever written to a segment in its present life.
@@ -241,7 +252,32 @@ impl<'l> Tail<'l> {
         self.is_torn().then_some(TornTail { place, block_count: self.void_block_count })
     }
 
-    /// Looks at a segment from a block on. The first one scanned is the one in which the log ends.
+    /// A segment that may have been begun: its first batches may be complete though its snapshot,
+    /// of many partitions, isn't.
+    pub(super) fn scan_begun<S: SegmentSource>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        segment: &Segment,
+    ) -> Result<(), StorageError> {
+        let header = reader.own_header(segment, 0)?;
+        if let Some(header) = header.filter(|header| header.segment == segment.id) {
+            let boot = boot_of(header.batch);
+            if boot != boot_of(self.missing) {
+                self.missing = first_batch(boot);
+            }
+            let mut cursor = Cursor::begin(Some(self.missing));
+            let mut stream = Vec::new();
+            while let Step::Batch { batch, .. } =
+                reader.next_batch(segment, &mut cursor, &mut stream)?
+            {
+                self.missing = batch.next();
+                stream.clear();
+            }
+        }
+        self.scan(reader, segment, 0)
+    }
+
+    /// Looks at a segment from a block on.
     pub(super) fn scan<S: SegmentSource>(
         &mut self,
         reader: &mut Reader<'_, S>,
@@ -260,8 +296,8 @@ impl<'l> Tail<'l> {
                 BlockState::Zero => false,
                 BlockState::Bad => true,
                 BlockState::Unknown { version } => {
-                    let batch = self.end.map_or(BatchId(0), |(end, _)| end.batch);
-                    return Err(reader.damaged(segment, number, batch, Damage::Version(version)));
+                    let damage = Damage::Version(version);
+                    return Err(reader.damaged(segment, number, self.missing, damage));
                 }
                 BlockState::Valid(header) => {
                     self.check(reader, segment, number, first_bad, &header)?;
@@ -272,8 +308,7 @@ impl<'l> Tail<'l> {
                 continue;
             }
             if number - begin >= REACH_BLOCK_COUNT {
-                let batch = self.end.map_or(BatchId(0), |(end, _)| end.batch);
-                return Err(reader.damaged(segment, number, batch, Damage::Stray));
+                return Err(reader.damaged(segment, number, self.missing, Damage::Stray));
             }
             self.void_block_count += 1;
             if self.used.last() != Some(&segment.id) {
@@ -314,13 +349,12 @@ impl<'l> Tail<'l> {
                 boot_epoch: self.boot_epoch,
             });
         }
-        let end = self.end.filter(|(end, _)| boot_of(end.batch) == boot);
-        // A boot that has no whole snapshot can't have completed its first batch.
-        let missing = end.map_or_else(|| first_batch(boot), |(end, _)| end.batch);
+        // A boot whose first block isn't whole can't have completed its first batch.
+        let missing = if boot == boot_of(self.missing) { self.missing } else { first_batch(boot) };
         if header.proven < missing {
             return Ok(());
         }
-        match end {
+        match self.end.filter(|(end, _)| end.batch == missing) {
             Some((place, damage))
                 if place.segment == segment.id
                     || self.used.contains(&place.segment)

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::record::{PartitionSnapshot, Record, ShardSnapshot};
 use crate::base::cast::usize_from_u32;
-use crate::base::ids::{Index, PartitionId, TermId};
+use crate::base::ids::{Incarnation, Index, PartitionId, TermId};
 
 /// Why a record can't follow what came before it. When writing, a broken invariant of the caller;
 /// when reading, damage.
@@ -143,6 +143,57 @@ impl PartitionSnapshot {
         self.chain = chain;
         Ok(())
     }
+
+    fn check_stage(&self, adopting: TermId, index: Index) -> Result<(), StateError> {
+        if index <= self.sync_point {
+            return Err(StateError::Stable { index, sync_point: self.sync_point });
+        }
+        if adopting < self.view {
+            return Err(StateError::View { promised: self.view, found: adopting });
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, index: Index) -> Result<(), StateError> {
+        if index > self.last {
+            return Err(StateError::Hole { last: self.last, found: index });
+        }
+        self.sync_point = self.sync_point.max(index);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, index: Index) {
+        if index > self.last {
+            // Received from a peer: it replaces a log that ends below it.
+            self.last = index;
+            self.first = index.next();
+        }
+        self.sync_point = self.sync_point.max(index);
+        self.checkpoint = self.checkpoint.max(index);
+    }
+
+    fn live(
+        &mut self,
+        incarnation: Incarnation,
+        crash_vector: &[Incarnation],
+    ) -> Result<(), StateError> {
+        let known = &self.crash_vector;
+        let backwards = crash_vector.iter().zip(known).any(|(new, old)| new < old);
+        if incarnation < self.incarnation || crash_vector.len() < known.len() || backwards {
+            return Err(StateError::Incarnation);
+        }
+        self.incarnation = incarnation;
+        self.crash_vector = crash_vector.to_vec();
+        Ok(())
+    }
+
+    fn check_carry(&self, index: Index) -> Result<(), StateError> {
+        if (self.first..=self.last).contains(&index) {
+            Ok(())
+        } else {
+            Err(StateError::Carry { index })
+        }
+    }
 }
 
 impl ShardSnapshot {
@@ -178,58 +229,20 @@ impl ShardSnapshot {
             Record::NoOp { partition, index, .. } => self.partition_mut(*partition)?.write(*index),
             Record::View { partition, term } => self.partition_mut(*partition)?.promise(*term),
             Record::Stage { adopting, entry } => {
-                let state = self.partition_mut(entry.partition)?;
-                if entry.index <= state.sync_point {
-                    let sync_point = state.sync_point;
-                    return Err(StateError::Stable { index: entry.index, sync_point });
-                }
-                if *adopting < state.view {
-                    return Err(StateError::View { promised: state.view, found: *adopting });
-                }
-                Ok(())
+                self.partition_mut(entry.partition)?.check_stage(*adopting, entry.index)
             }
             Record::Adopt { partition, term, base, kept, chain } => {
                 self.partition_mut(*partition)?.adopt(*term, *base, *kept, *chain)
             }
-            Record::SyncPoint { partition, index } => {
-                let state = self.partition_mut(*partition)?;
-                if *index > state.last {
-                    return Err(StateError::Hole { last: state.last, found: *index });
-                }
-                state.sync_point = state.sync_point.max(*index);
-                Ok(())
-            }
+            Record::SyncPoint { partition, index } => self.partition_mut(*partition)?.sync(*index),
             Record::CheckpointDone { partition, index, .. } => {
-                let state = self.partition_mut(*partition)?;
-                if *index > state.last {
-                    // Received from a peer: it replaces a log that ends below it.
-                    state.last = *index;
-                    state.first = index.next();
-                }
-                state.sync_point = state.sync_point.max(*index);
-                state.checkpoint = state.checkpoint.max(*index);
+                self.partition_mut(*partition)?.checkpoint(*index);
                 Ok(())
             }
             Record::CrashVector { partition, incarnation, crash_vector } => {
-                let state = self.partition_mut(*partition)?;
-                let known = &state.crash_vector;
-                let backwards = crash_vector.iter().zip(known).any(|(new, old)| new < old);
-                if *incarnation < state.incarnation || crash_vector.len() < known.len() || backwards
-                {
-                    return Err(StateError::Incarnation);
-                }
-                state.incarnation = *incarnation;
-                state.crash_vector.clone_from(crash_vector);
-                Ok(())
+                self.partition_mut(*partition)?.live(*incarnation, crash_vector)
             }
-            Record::Carry(entry) => {
-                let state = self.partition_mut(entry.partition)?;
-                if (state.first..=state.last).contains(&entry.index) {
-                    Ok(())
-                } else {
-                    Err(StateError::Carry { index: entry.index })
-                }
-            }
+            Record::Carry(entry) => self.partition_mut(entry.partition)?.check_carry(entry.index),
             Record::OpenBoot { .. } | Record::CloseBoot { .. } | Record::Snapshot(_) => Ok(()),
         }
     }
@@ -238,7 +251,7 @@ impl ShardSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{Incarnation, MessageId};
+    use crate::base::ids::MessageId;
 
     const P: PartitionId = PartitionId(4);
 

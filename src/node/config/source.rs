@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Origin};
 use super::setting::{ENVIRONMENT_PREFIX, Form, Setting, nearest};
 use crate::base::cast;
+use crate::base::io_error::describe;
 use crate::base::limits::CONFIG_FILE_SIZE_BYTES_MAX;
 
 /// The environment variable that names the configuration file.
@@ -207,12 +208,6 @@ fn read_file(path: &Path) -> io::Result<String> {
         return Err(io::Error::other("it is longer than a configuration can be"));
     }
     Ok(text)
-}
-
-/// What an I/O error says, without the number that Rust appends.
-fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// The line, from 1, in which the byte at `offset` stands.

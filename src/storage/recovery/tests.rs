@@ -429,6 +429,66 @@ fn torn_snapshot_of_a_new_boot_leaves_the_log_as_it_was() {
 }
 
 #[test]
+fn snapshot_of_several_batches_may_be_torn_after_the_first() {
+    let partitions: Vec<_> = (0..12_000).map(PartitionId).collect();
+    let recover = |image: &Image, boot| {
+        let files = image.files();
+        let folder = LogFolder { partitions: &partitions, ..folder(boot, &files) };
+        recover(&folder, &mut &*image, &mut Applied::default())
+    };
+    // The first boot's snapshot, and that of a segment later in a boot.
+    for first in [true, false] {
+        let start = recover(&Image::default(), 1).unwrap().start;
+        let mut boot =
+            Boot { wal: open_wal(1, start), image: Image::default(), now: Monotonic(1 << 40) };
+        if !first {
+            boot.write();
+            let value = vec![3; COMMAND_SIZE_BYTES_MAX];
+            for index in 1..=4 {
+                boot.wal.append(&entry(index, &value));
+            }
+            boot.prepare();
+            while boot.wal.durable().0 < 3 {
+                let write = boot.wal.poll_write(boot.now).unwrap();
+                boot.image.write(&write);
+                boot.wal.on_written(write);
+            }
+        }
+        boot.prepare();
+        let begin = boot.wal.poll_write(boot.now).unwrap();
+        assert_eq!(begin.offset, 0);
+        assert_eq!(begin.blocks.len(), BATCH_BLOCK_COUNT_MAX);
+        boot.image.write(&begin);
+        boot.wal.on_written(begin);
+        boot.wal.append(&entry(if first { 1 } else { 5 }, b"v"));
+        let rest = boot.wal.poll_write(boot.now).unwrap();
+        boot.wal.append(&entry(if first { 2 } else { 6 }, b"v"));
+        let later = boot.wal.poll_write(boot.now).unwrap();
+
+        // The rest of the snapshot is torn: the segment never began.
+        boot.image.write(&later);
+        let recovered = recover(&boot.image, 2).unwrap();
+        assert!(recovered.torn.is_some());
+        let last = if first { Index(0) } else { Index(3) };
+        assert_eq!(recovered.partitions[7].state.last, last);
+
+        // It was whole and went bad later.
+        boot.image.write(&rest);
+        boot.wal.on_written(rest);
+        boot.wal.on_written(later);
+        boot.write();
+        boot.prove();
+        recover(&boot.image, 2).unwrap();
+        let segment = if first { 1 } else { 2 };
+        boot.image.flip(segment, 70);
+        let error = recover(&boot.image, 2).unwrap_err();
+        let StorageError::Damaged { place, damage } = error else { panic!("{error}") };
+        let block = usize_from(place.offset) / BLOCK_SIZE_BYTES;
+        assert_eq!((place.segment.0, block, damage), (segment, 70, Damage::BadBlock));
+    }
+}
+
+#[test]
 fn bad_snapshot_of_a_boot_that_went_on_is_damage() {
     let image = Boot::open(Image::default(), 1).close();
     let mut boot = Boot::open(image, 2);

@@ -1,0 +1,196 @@
+//! The loop driven turn by turn on the test's own thread, without an executor.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use super::*;
+use crate::base::ids::{BatchId, Origin, SegmentId};
+use crate::base::limits::{BLOCK_SIZE_BYTES, PASS_COUNT_MAX, REQUESTS_PER_CONNECTION_MAX};
+use crate::runtime::disk::PrepareError;
+use crate::runtime::listener::listen;
+use crate::runtime::service::{Frame, WriteError};
+use crate::runtime::uring::RingSize;
+use crate::storage::block::{Block, SegmentWrite};
+
+/// Notes what it is given, and answers when it is told to.
+#[derive(Debug, Default)]
+struct Script {
+    waiting: VecDeque<Origin>,
+    longest_pass: usize,
+    answers_per_turn: usize,
+    write: Option<SegmentWrite>,
+    write_failed: bool,
+}
+
+impl Service for Script {
+    fn frames(&mut self, _now: Now, frames: &[Frame<'_>], _output: &mut Output<'_>) {
+        self.longest_pass = self.longest_pass.max(frames.len());
+        self.waiting.extend(frames.iter().map(|frame| frame.origin));
+    }
+
+    fn written(
+        &mut self,
+        _now: Now,
+        _write: SegmentWrite,
+        result: Result<(), WriteError>,
+        _output: &mut Output<'_>,
+    ) {
+        self.write_failed = result.is_err();
+    }
+
+    fn segment_prepared(
+        &mut self,
+        _now: Now,
+        _segment: SegmentId,
+        _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
+        if let Some(write) = self.write.take() {
+            output.write(write);
+        }
+        for _ in 0..self.answers_per_turn.min(self.waiting.len()) {
+            let Some(origin) = self.waiting.pop_front() else { return };
+            if let Some(buffer) = output.reply_buffer(origin, true) {
+                buffer.extend_from_slice(b"\x00\x00\x00\x00\x01!");
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        None
+    }
+
+    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn is_drained(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+fn event_loop(service: Script) -> (EventLoop<Script>, SocketAddr) {
+    let node = Arc::new(Node::new(1).expect("a node"));
+    let (mut listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
+    let ring = Uring::new(RingSize::default()).expect("a ring");
+    let disk = Disk::new(Arc::clone(&node), None);
+    let listener = listeners.pop().expect("one listener");
+    (EventLoop::new(service, ring, disk, listener, node, 0), address)
+}
+
+/// Turns until `done`, or panics when that doesn't come.
+fn turn_until(
+    event_loop: &mut EventLoop<Script>,
+    what: &str,
+    mut done: impl FnMut(&EventLoop<Script>) -> bool,
+) {
+    let begun = event_loop.clock.monotonic();
+    while !done(event_loop) {
+        event_loop.turn().expect("a working loop");
+        let taken_ns = event_loop.clock.monotonic().since_ns(begun);
+        assert!(taken_ns < 20 * crate::base::time::NS_PER_S, "{what} doesn't come");
+    }
+}
+
+#[test]
+fn connection_with_too_many_requests_in_flight_is_stopped_and_read_on_later() {
+    const COUNT: usize = 3 * REQUESTS_PER_CONNECTION_MAX;
+    let (mut event_loop, address) = event_loop(Script::default());
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client.write_all(&b"\x00\x00\x00\x00\x01?".repeat(COUNT)).expect("frames sent");
+    turn_until(&mut event_loop, "a stop", |event_loop| event_loop.metrics.reads_stopped_count > 0);
+    for _ in 0..100 {
+        event_loop.turn().expect("a working loop");
+    }
+    assert_eq!(event_loop.service.waiting.len(), REQUESTS_PER_CONNECTION_MAX);
+    assert!(event_loop.service.longest_pass <= PASS_COUNT_MAX);
+    assert!(event_loop.connections.held_size() > 0);
+
+    event_loop.service.answers_per_turn = 100;
+    let all = u64_from(COUNT);
+    turn_until(&mut event_loop, "the rest", |event_loop| event_loop.metrics.answers_count == all);
+    let sent = u64_from(6 * COUNT);
+    turn_until(&mut event_loop, "its sends", |event_loop| {
+        event_loop.metrics.sent_size_bytes == sent
+    });
+    let mut answers = vec![0; 6 * COUNT];
+    client.read_exact(&mut answers).expect("all answers");
+    assert_eq!(event_loop.connections.held_size(), 0);
+    assert_eq!(event_loop.connections.requests_in_flight(), 0);
+}
+
+#[test]
+fn answer_to_a_connection_that_is_gone_is_dropped_and_counted() {
+    let (mut event_loop, address) = event_loop(Script::default());
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client.write_all(b"\x00\x00\x00\x00\x01?").expect("a frame sent");
+    turn_until(&mut event_loop, "a frame", |event_loop| event_loop.metrics.frames_count == 1);
+    // Reset, not closed: a half-closed client still gets its answer.
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("no lingering");
+    drop(client);
+    turn_until(&mut event_loop, "an end", |event_loop| event_loop.connections.count() == 0);
+    assert_eq!(event_loop.connections.requests_in_flight(), 0);
+    event_loop.service.answers_per_turn = 1;
+    event_loop.turn().expect("a working loop");
+    assert_eq!(event_loop.metrics.drops.of(DropReason::AnswerWithoutConnection), 1);
+}
+
+#[test]
+fn place_that_is_used_again_is_not_the_same_origin() {
+    let (mut event_loop, address) = event_loop(Script::default());
+    let mut first = TcpStream::connect(address).expect("a connection");
+    first.write_all(b"\x00\x00\x00\x00\x01?").expect("a frame sent");
+    turn_until(&mut event_loop, "a frame", |event_loop| event_loop.metrics.frames_count == 1);
+    rustix::net::sockopt::set_socket_linger(&first, Some(Duration::ZERO)).expect("no lingering");
+    drop(first);
+    turn_until(&mut event_loop, "an end", |event_loop| event_loop.connections.count() == 0);
+    let mut second = TcpStream::connect(address).expect("a connection");
+    second.write_all(b"\x00\x00\x00\x00\x01?").expect("a frame sent");
+    turn_until(&mut event_loop, "a frame", |event_loop| event_loop.metrics.frames_count == 2);
+    let [old, new] = event_loop.service.waiting.make_contiguous() else { panic!("two frames") };
+    assert_eq!(old.connection, new.connection);
+    assert_ne!(old.generation, new.generation);
+}
+
+#[test]
+fn failed_write_of_the_log_reaches_the_service_and_stops_the_node() {
+    let (mut event_loop, _) = event_loop(Script::default());
+    // A file that can only be read: the write fails as it would on a broken device.
+    let file = std::fs::File::open("/proc/self/exe").expect("this very program");
+    event_loop.disk.adopt(SegmentId(5), file.into());
+    let blocks = vec![Block([1; BLOCK_SIZE_BYTES])];
+    let write = SegmentWrite { batch: BatchId(1), segment: SegmentId(5), offset: 8_192, blocks };
+    event_loop.service.write = Some(write);
+    let fatal = loop {
+        match event_loop.turn() {
+            Ok(_) => {}
+            Err(fatal) => break fatal,
+        }
+    };
+    assert_eq!(fatal.reason, FatalReason::LogWrite);
+    assert!(fatal.message.contains("segment 5, offset 8192"), "{fatal}");
+    assert!(event_loop.service.write_failed);
+    assert_eq!(event_loop.node.writes_in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn shutdown_waits_for_what_is_in_flight() {
+    let (mut event_loop, address) = event_loop(Script::default());
+    let mut client = TcpStream::connect(address).expect("a connection");
+    client.write_all(b"\x00\x00\x00\x00\x01?").expect("a frame sent");
+    turn_until(&mut event_loop, "a frame", |event_loop| event_loop.metrics.frames_count == 1);
+    event_loop.node.begin_shutdown();
+    for _ in 0..100 {
+        assert_ne!(event_loop.turn().expect("a working loop"), Turn::Finished);
+    }
+    event_loop.service.answers_per_turn = 1;
+    turn_until(&mut event_loop, "its send", |event_loop| event_loop.metrics.sent_size_bytes == 6);
+    let mut answer = Vec::new();
+    let reader = std::thread::spawn(move || client.read_to_end(&mut answer).map(|_| answer));
+    while event_loop.turn().expect("a working loop") != Turn::Finished {}
+    let answer = reader.join().expect("a reader").expect("a clean end");
+    assert_eq!(answer, b"\x00\x00\x00\x00\x01!");
+}
