@@ -20,6 +20,9 @@ use crate::runtime::segment_workshop::{SegmentPlace, probe};
 use crate::runtime::service::{Frame, Output, Service, WriteError};
 use crate::storage::block::{Block, SegmentWrite};
 
+/// Segments prepared during a run at most: they take room until its end.
+const PREPARED_COUNT_MAX: u64 = 16;
+
 /// What is written.
 #[derive(Clone, Debug)]
 pub struct LogWriteOptions {
@@ -75,8 +78,10 @@ pub fn run(options: &LogWriteOptions) -> Result<LogWriteReport, Fatal> {
         segment_size_bytes: SEGMENT_SIZE_BYTES_DEFAULT,
         direct: facts.direct,
     };
-    // A segment that is still being written when the time is up isn't deleted by the writer.
-    let written = place.path(SegmentId(1));
+    // They are deleted at the end only: on a filesystem that is mounted with `discard` a deletion
+    // stops the device for a while, and a node uses its segments again.
+    let made = (1..=1 + PREPARED_COUNT_MAX + 1).map(|id| place.path(SegmentId(id)));
+    let made: Vec<PathBuf> = made.collect();
     let runtime_options = Options {
         listen: ([127, 0, 0, 1], 0).into(),
         cores: vec![options.core],
@@ -98,7 +103,10 @@ pub fn run(options: &LogWriteOptions) -> Result<LogWriteReport, Fatal> {
             return Err(waited.err().unwrap_or_else(|| Fatal::new(FatalReason::Executor, error)));
         }
     };
-    let _ = std::fs::remove_file(written);
+    for path in made {
+        // Most of them were never made.
+        let _ = std::fs::remove_file(path);
+    }
     waited.map(|()| LogWriteReport { latencies_ns, prepared_count, direct: facts.direct })
 }
 
@@ -182,9 +190,9 @@ impl Service for Writer {
             self.end = Some(now.monotonic.after_ns(self.options.duration_ns));
         } else {
             self.prepared_count += 1;
-            output.remove_segment(segment);
         }
-        if self.options.preparing && !self.stopping {
+        let wants_more = self.prepared_count < PREPARED_COUNT_MAX;
+        if self.options.preparing && wants_more && !self.stopping {
             self.prepare(output);
         }
     }

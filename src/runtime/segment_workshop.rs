@@ -26,8 +26,9 @@ use crate::base::limits::{
 use crate::storage::block::Block;
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
 
-/// After each slice the thread pauses this many times as long as the slice took.
-const PAUSE_FACTOR: u32 = 1;
+/// After each slice the thread pauses this many times as long as the slice took, so that a segment
+/// costs a quarter of the device. The first segment is filled without pauses: nobody writes yet.
+const PAUSE_FACTOR: u32 = 3;
 /// A lower priority than the loops', but not the lowest: with it a thread hardly runs at all where
 /// every core spins, and the log would wait for its next segment.
 const NICE: i32 = 5;
@@ -152,10 +153,12 @@ impl Workshop {
         let work = move || {
             // Without it the thread is only less considerate.
             let _ = rustix::process::setpriority_process(None, NICE);
+            let mut pause_factor = 0;
             while let Ok(job) = inbox.recv() {
                 match job {
                     Job::Prepare(segment) => {
-                        let file = prepare(&place, segment);
+                        let file = prepare(&place, segment, pause_factor);
+                        pause_factor = PAUSE_FACTOR;
                         if outbox.send(Prepared { segment, file }).is_err() {
                             return;
                         }
@@ -214,7 +217,11 @@ fn remove(place: &SegmentPlace, segment: SegmentId) {
 }
 
 /// Makes a segment ready and opens it for synced writes.
-fn prepare(place: &SegmentPlace, segment: SegmentId) -> Result<OwnedFd, PrepareError> {
+fn prepare(
+    place: &SegmentPlace,
+    segment: SegmentId,
+    pause_factor: u32,
+) -> Result<OwnedFd, PrepareError> {
     let path = place.path(segment);
     if let Some(file) = open_prepared(place, &path) {
         return Ok(file);
@@ -234,7 +241,7 @@ fn prepare(place: &SegmentPlace, segment: SegmentId) -> Result<OwnedFd, PrepareE
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(error) => return Err(at("allocate", &unfinished)(error)),
     }
-    fill(&file, place.segment_size_bytes).map_err(at("fill", &unfinished))?;
+    fill(&file, place.segment_size_bytes, pause_factor).map_err(at("fill", &unfinished))?;
     rustix::fs::fsync(&file).map_err(at("sync", &unfinished))?;
     drop(file);
     let synced = OFlags::WRONLY | OFlags::DSYNC | OFlags::CLOEXEC | direct;
@@ -263,7 +270,7 @@ pub fn sync_directory(directory: &Path) -> rustix::io::Result<()> {
     rustix::fs::fsync(rustix::fs::open(directory, flags, Mode::empty())?)
 }
 
-fn fill(file: &OwnedFd, size: usize) -> rustix::io::Result<()> {
+fn fill(file: &OwnedFd, size: usize, pause_factor: u32) -> rustix::io::Result<()> {
     let clock = Clock::start();
     let zeros = zero_blocks(WRITE_BATCH_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES);
     let mut offset = 0;
@@ -276,7 +283,7 @@ fn fill(file: &OwnedFd, size: usize) -> rustix::io::Result<()> {
         }
         offset += written;
         let taken = Duration::from_nanos(clock.monotonic().since_ns(begun));
-        std::thread::park_timeout(taken * PAUSE_FACTOR);
+        std::thread::park_timeout(taken * pause_factor);
     }
     Ok(())
 }
@@ -304,7 +311,7 @@ mod tests {
     fn segment_that_is_ready_has_its_size_is_zero_and_leaves_nothing_unfinished() {
         let directory = tempfile::tempdir().expect("a directory");
         let place = place(directory.path());
-        prepare(&place, SegmentId(7)).expect("a segment");
+        prepare(&place, SegmentId(7), 0).expect("a segment");
         let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
         assert_eq!(bytes.len(), SEGMENT_SIZE_BYTES_MIN);
         assert!(bytes.iter().all(|byte| *byte == 0));
@@ -317,7 +324,7 @@ mod tests {
         let place = place(directory.path());
         let unfinished = place.preparing_path(SegmentId(7));
         std::fs::write(unfinished, b"old bytes").expect("a file");
-        prepare(&place, SegmentId(7)).expect("a segment");
+        prepare(&place, SegmentId(7), 0).expect("a segment");
         let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
         assert!(bytes.iter().all(|byte| *byte == 0));
     }
@@ -341,7 +348,7 @@ mod tests {
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             direct: false,
         };
-        let error = prepare(&place, SegmentId(1)).expect_err("no directory");
+        let error = prepare(&place, SegmentId(1), 0).expect_err("no directory");
         assert!(error.to_string().starts_with("can't create /nonexistent/"), "{error}");
         assert!(!error.is_full());
     }
