@@ -13,8 +13,8 @@ use super::buffer_pool::ReceivedBuffer;
 use super::connection::{Phase, Protocol};
 use super::connections::Connections;
 use super::event_loop::{EventLoop, TURN_FRAME_COUNT_MAX};
-use super::grpc::{CloseReason, ConnectionState, GrpcCode, GrpcConnection, GrpcStatus, StreamId};
-use super::service::{Service, StatusCode, WireStatus};
+use super::grpc::{CloseReason, ConnectionState, GrpcConnection, StreamId};
+use super::service::Service;
 use super::uring::Key;
 use crate::base::ids::Origin;
 use crate::base::limits::{HELD_SIZE_BYTES_MAX, LINGER_NS_MAX, PASS_COUNT_MAX};
@@ -186,18 +186,4 @@ fn drop_reason(reason: CloseReason) -> Option<DropReason> {
 
 fn origin_of(key: Key, stream: StreamId) -> Origin {
     Origin { connection: key.slot, generation: key.generation, stream: stream.0 }
-}
-
-impl From<&WireStatus> for GrpcStatus {
-    fn from(status: &WireStatus) -> Self {
-        let code = match status.code {
-            StatusCode::InvalidArgument => GrpcCode::InvalidArgument,
-            StatusCode::PermissionDenied => GrpcCode::PermissionDenied,
-            StatusCode::ResourceExhausted => GrpcCode::ResourceExhausted,
-            StatusCode::Unimplemented => GrpcCode::Unimplemented,
-            StatusCode::Internal => GrpcCode::Internal,
-            StatusCode::Unavailable => GrpcCode::Unavailable,
-        };
-        Self::new(code, status.message.clone())
-    }
 }

@@ -5,8 +5,8 @@
 
 use std::io;
 
-use super::assembler::{Cut, FrameError, cut};
 use super::buffer_pool::ReceivedBuffer;
+use super::client_frame::{FrameRefusal, frame_size};
 use super::connection::{Phase, Protocol, Receive};
 use super::event_loop::EventLoop;
 use super::pass::Chunk;
@@ -15,6 +15,7 @@ use super::sniff::{Foreign, Sniffed, sniff};
 use super::uring::Key;
 use crate::base::cast::u64_from;
 use crate::base::ids::Origin;
+use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::metrics::DropReason;
 
 impl<S: Service> EventLoop<S> {
@@ -143,26 +144,26 @@ impl<S: Service> EventLoop<S> {
 
     /// Adds to a begun frame what it lacks, and hands it to the pass if that completes it. Returns
     /// how many of the received bytes were used.
-    fn complete_held(&mut self, key: Key, buffer: &ReceivedBuffer) -> Result<usize, FrameError> {
+    fn complete_held(&mut self, key: Key, buffer: &ReceivedBuffer) -> Result<usize, FrameRefusal> {
         let mut used = 0;
         while !self.connections.of(key).held.is_empty() {
-            match cut(&self.connections.of(key).held, 0)? {
-                Cut::Frame { .. } => {
-                    self.resume(key);
-                    break;
-                }
-                Cut::Incomplete { missing } => {
-                    let rest = &self.ring.buffers().bytes(buffer)[used..];
-                    let taken = missing.min(rest.len());
-                    if taken == 0 {
-                        break;
-                    }
-                    let fits = self.connections.hold(key, &rest[..taken]);
-                    used += taken;
-                    if !fits {
-                        self.refuse_holding(key);
-                    }
-                }
+            let held = &self.connections.of(key).held;
+            // As far as is known: the prefix says more.
+            let wanted = frame_size(held)?.unwrap_or(FRAME_PREFIX_SIZE_BYTES);
+            let missing = wanted.saturating_sub(held.len());
+            if missing == 0 {
+                self.resume(key);
+                break;
+            }
+            let rest = &self.ring.buffers().bytes(buffer)[used..];
+            let taken = missing.min(rest.len());
+            if taken == 0 {
+                break;
+            }
+            let fits = self.connections.hold(key, &rest[..taken]);
+            used += taken;
+            if !fits {
+                self.refuse_holding(key);
             }
         }
         Ok(used)
@@ -172,8 +173,9 @@ impl<S: Service> EventLoop<S> {
     fn cut_chunk(&mut self, key: Key, from: usize) {
         let mut at = from;
         while self.connections.of(key).phase == Phase::Open {
-            match cut(self.pass.current(self.ring.buffers()), at) {
-                Ok(Cut::Frame { payload }) => {
+            let rest = &self.pass.current(self.ring.buffers())[at..];
+            match frame_size(rest) {
+                Ok(Some(size)) if size <= rest.len() => {
                     if self.pass.is_full() {
                         self.deliver();
                     }
@@ -181,10 +183,10 @@ impl<S: Service> EventLoop<S> {
                         self.hold_rest(key, at);
                         break;
                     }
-                    at = payload.end;
-                    self.pass.push(origin_of(key), payload);
+                    self.pass.push(origin_of(key), at + FRAME_PREFIX_SIZE_BYTES..at + size);
+                    at += size;
                 }
-                Ok(Cut::Incomplete { .. }) => {
+                Ok(_) => {
                     self.hold_rest(key, at);
                     break;
                 }
@@ -211,7 +213,7 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    fn refuse_frame(&mut self, key: Key, error: FrameError) {
+    fn refuse_frame(&mut self, key: Key, error: FrameRefusal) {
         tracing::debug!(slot = key.slot, %error, "a connection is closed for a frame");
         let connections = &mut self.connections;
         connections.refuse(key, &error.status(), error.drop_reason(), &mut self.metrics);

@@ -5,13 +5,13 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 
 use super::disk::PrepareError;
-use super::service::{Frame, Output, Service, StatusCode, WireStatus, WriteError};
+use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use crate::base::ids::{Origin, SegmentId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::time::{Monotonic, Now};
 use crate::shard::{Effects, Input, RoutedRequest, Shard};
 use crate::storage::block::SegmentWrite;
-use crate::wire::error::{self, WireError};
+use crate::wire::error::WireError;
 use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
 use crate::wire::response::{self, ResponsePrefix};
 use crate::wire::route::Router;
@@ -82,16 +82,7 @@ impl ShardService {
             let code = error.status().code();
             response::encode_connection_error(buffer, &self.prefix, code, &message);
         }
-        output.close(origin, &WireStatus { code: status_code(error.status()), message });
-    }
-}
-
-const fn status_code(code: error::StatusCode) -> StatusCode {
-    match code {
-        error::StatusCode::InvalidArgument => StatusCode::InvalidArgument,
-        error::StatusCode::PermissionDenied => StatusCode::PermissionDenied,
-        error::StatusCode::ResourceExhausted => StatusCode::ResourceExhausted,
-        error::StatusCode::Unimplemented => StatusCode::Unimplemented,
+        output.close(origin, &WireStatus { code: error.status().into(), message });
     }
 }
 

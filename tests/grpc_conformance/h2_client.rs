@@ -12,9 +12,9 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response};
 use p2pmap::base::limits::{
-    FRAME_SIZE_BYTES_MAX, GRPC_HEADER_LIST_SIZE_BYTES_MAX, GRPC_KEEPALIVE_IDLE_NS,
-    GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX, GRPC_STREAM_WINDOW_SIZE_BYTES,
-    REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
+    FRAME_PREFIX_SIZE_BYTES, FRAME_SIZE_BYTES_MAX, GRPC_HEADER_LIST_SIZE_BYTES_MAX,
+    GRPC_KEEPALIVE_IDLE_NS, GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX,
+    GRPC_STREAM_WINDOW_SIZE_BYTES, REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
 };
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_MS};
@@ -440,7 +440,7 @@ fn a_message_too_long_is_refused_by_its_prefix() {
 fn the_longest_message_passes_both_ways() {
     let mut pair = Pair::new();
     let mut call = pair.call(CONNECT);
-    let payload = vec![0x5A; FRAME_SIZE_BYTES_MAX];
+    let payload = vec![0x5A; FRAME_SIZE_BYTES_MAX - FRAME_PREFIX_SIZE_BYTES];
     call.send(&mut pair, &payload);
     assert_eq!(call.messages(&mut pair), [&payload[..]]);
 }

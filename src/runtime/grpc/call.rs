@@ -137,7 +137,7 @@ impl Call {
                 Taken::Nothing
             }
             Err(error) => {
-                self.end_requests(error.into());
+                self.end_requests((&error.status()).into());
                 Taken::Nothing
             }
         }
