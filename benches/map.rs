@@ -244,7 +244,8 @@ fn memory() {
         let own: u64 = world.partitions.iter().map(PartitionMap::own_size_bytes).sum();
         let usage = world.arena.usage();
         println!(
-            "{million} keys: {usage:?}, partitions {own} bytes, resident {} bytes; inserted at {} ns",
+            "{million} keys: {usage:?}, partitions {own} bytes, resident {} bytes; \
+             inserted at {} ns",
             resident_bytes(),
             start.elapsed().as_nanos() / 1_000_000,
         );

@@ -56,6 +56,9 @@ pub const MEMBER_COUNT_MAX: usize = 9;
 pub const NAMED_MAP_COUNT_MAX: usize = 65_536;
 /// Records after which a scan for one page of `Entries` stops, found enough or not.
 pub const ENTRIES_VISITED_COUNT_MAX: usize = 4_096;
+/// Room in a shard's map below which commands are refused: what is stamped and not executed yet
+/// must still fit, with the pages that it splits.
+pub const MAP_SIZE_BYTES_SPARE: u64 = 1 << 30;
 /// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
 pub const SWEEP_COUNT_MAX: usize = 64;
 

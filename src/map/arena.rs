@@ -126,6 +126,12 @@ impl Arena {
         }
     }
 
+    /// Bytes that pages for records can still take.
+    #[must_use]
+    pub fn pages_size_bytes_left(&self) -> u64 {
+        u64_from(PAGES_SIZE_BYTES_MAX - self.records.pages.len() * PAGE_SIZE_BYTES)
+    }
+
     /// Bytes of records and tables in use.
     #[must_use]
     pub fn bytes_used(&self) -> u64 {

@@ -61,7 +61,8 @@ impl Directory {
         }
     }
 
-    /// Gives the upper half of the range of `hash`'s page, whose keys share `depth` bits, to `upper`.
+    /// Gives the upper half of the range of `hash`'s page, whose keys share `depth` bits, to
+    /// `upper`.
     pub(super) fn split(&mut self, hash: u64, depth: u32, upper: PageId) {
         debug_assert!(depth < DEPTH_MAX, "pages beyond the greatest depth are not split");
         debug_assert!(upper.0 & IS_NODE == 0, "a page's number leaves room for the mark");

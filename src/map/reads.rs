@@ -191,7 +191,8 @@ impl PartitionMap {
         self.visible(arena, at, as_of)
     }
 
-    /// The entry as of `as_of` of the key that `at` is the newest record of, if it is one of `id`'s.
+    /// The entry as of `as_of` of the key that `at` is the newest record of, if it is one of
+    /// `id`'s.
     fn member_as_of<'a>(
         &self,
         arena: &'a Arena,
@@ -215,9 +216,9 @@ impl PartitionMap {
         }
     }
 
-    /// A string that begins with `tag` and whose hash lies in the upper half of `first..end`: all of
-    /// that range was visited and holds no key of this map. It takes as many tries as the range goes
-    /// into the whole, twice; a range that would take too many is to be made wider.
+    /// A string that begins with `tag` and whose hash lies in the upper half of `first..end`: all
+    /// of that range was visited and holds no key of this map. It takes as many tries as the range
+    /// goes into the whole, twice; a range that would take too many is to be made wider.
     fn key_between(&self, map: &str, first: KeyHash, end: KeyHash, tag: &[u8]) -> Option<Vec<u8>> {
         let middle = KeyHash(first.0 + (end.0 - first.0) / 2);
         let mut candidate = tag.to_vec();

@@ -1,7 +1,8 @@
 //! One entry in memory: an immutable run of bytes.
 //!
 //! ```text
-//! version 8 | updated_ms 6 | flags 1 | map id | key length | value length | [age in ms] | key | value
+//! version 8 | updated_ms 6 | flags 1 | map id | key length | value length | [age in ms]
+//! | key | value
 //! ```
 //!
 //! Fixed fields are little-endian, the others LEB128 varints. `age` is how long before its last
@@ -220,15 +221,15 @@ mod tests {
             let updated_ms = (created_ms + age_ms).min(MS_MAX);
             let map = MapId(map);
             let version = Index(version);
-            let new =
-                NewRecord { map, version, created_ms, updated_ms, removed, key: &key, value: &value };
+            let (key, value) = (&key[..], &value[..]);
+            let new = NewRecord { map, version, created_ms, updated_ms, removed, key, value };
             let mut bytes = vec![0xEE; new.size_bytes() + 3];
             new.write(&mut bytes);
             prop_assert_eq!(&bytes[new.size_bytes()..], &[0xEE; 3]);
             let read = Record::read(&bytes);
             prop_assert_eq!((read.map, read.version), (map, version));
             prop_assert_eq!((read.created_ms, read.updated_ms), (created_ms, updated_ms));
-            prop_assert_eq!((read.key(), read.value()), (&key[..], &value[..]));
+            prop_assert_eq!((read.key(), read.value()), (key, value));
             prop_assert_eq!(read.removed, removed);
         }
 

@@ -7,7 +7,7 @@ use super::Core;
 use super::partition::Partition;
 use crate::base::cast::u64_from;
 use crate::base::limits::{
-    PAYLOAD_CHUNK_SIZE_BYTES, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
+    MAP_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
     UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
 };
 use crate::nopaxos::Status;
@@ -45,13 +45,15 @@ pub(super) enum Refused {
     Unsynced,
     /// The log has no room.
     LogFull,
+    /// The map has no room.
+    MapFull,
 }
 
 impl Refused {
     pub(super) fn code(self) -> Code {
         match self {
             Self::NoView | Self::Closing => Code::Unavailable,
-            Self::Unsynced | Self::LogFull => Code::ResourceExhausted,
+            Self::Unsynced | Self::LogFull | Self::MapFull => Code::ResourceExhausted,
         }
     }
 
@@ -61,13 +63,20 @@ impl Refused {
             Self::Closing => "the node is going down",
             Self::Unsynced => "too many writes wait for the log; try again",
             Self::LogFull => "the log is full; reads go on",
+            Self::MapFull => "the map is full; reads and removals go on",
         }
     }
 }
 
 impl Core {
-    /// Whether a command of `size_bytes` may be stamped in `partition`.
-    pub(super) fn admit(&self, partition: &Partition, size_bytes: usize) -> Result<(), Refused> {
+    /// Whether a command of `size_bytes` may be stamped in `partition`; `grows`: it may add to the
+    /// map.
+    pub(super) fn admit(
+        &self,
+        partition: &Partition,
+        size_bytes: usize,
+        grows: bool,
+    ) -> Result<(), Refused> {
         let Partition { replica, view } = partition;
         if self.closing {
             return Err(Refused::Closing);
@@ -86,6 +95,9 @@ impl Core {
         if self.log.space().client_size_bytes < u64_from(size_bytes) {
             return Err(Refused::LogFull);
         }
+        if grows && self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {
+            return Err(Refused::MapFull);
+        }
         Ok(())
     }
 }
@@ -98,7 +110,8 @@ mod tests {
     fn copies_share_chunks_and_keep_their_bytes() {
         let mut payloads = Payloads::default();
         let sizes = [0, 1, 100, PAYLOAD_CHUNK_SIZE_BYTES / 4, PAYLOAD_CHUNK_SIZE_BYTES, 7];
-        let originals: Vec<Vec<u8>> = sizes.iter().map(|&size| vec![size as u8; size]).collect();
+        let originals: Vec<Vec<u8>> =
+            (1..).zip(sizes).map(|(fill, size)| vec![fill; size]).collect();
         let mut copies = Vec::new();
         for _ in 0..10 {
             copies.extend(originals.iter().map(|bytes| payloads.copy(bytes)));

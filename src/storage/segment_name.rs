@@ -1,5 +1,5 @@
-//! The names of segments' files within their shard's folder. Headers decide what a file is; its name
-//! is where to look.
+//! The names of segments' files within their shard's folder. Headers decide what a file is; its
+//! name is where to look.
 
 use crate::base::ids::SegmentId;
 

@@ -29,7 +29,8 @@ impl Node {
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let mut address = None;
         loop {
-            let line = lines.next().expect("the node ended before it was ready").unwrap();
+            let line = lines.next().expect("the node ended before it was ready");
+            let line = line.expect("it is text");
             if let Some(found) = line.strip_prefix("listening on ") {
                 address = Some(found.to_owned());
             }

@@ -86,8 +86,10 @@ proptest! {
     /// where it began.
     #[test]
     fn records_keep_their_contents(
-        steps in prop::collection::vec((any::<bool>(), 0_usize..2_600, any::<prop::sample::Index>()),
-            1..800),
+        steps in prop::collection::vec(
+            (any::<bool>(), 0_usize..2_600, any::<prop::sample::Index>()),
+            1..800,
+        ),
     ) {
         let mut records = Records::default();
         let mut live: Vec<(RecordRef, u64, usize)> = Vec::new();

@@ -119,7 +119,7 @@ proptest! {
         current in option::of(versioned()),
     ) {
         let message = if long {
-            "a message that is longer than what the writer gathers, so that it is passed on as it is"
+            "a message that is longer than what the writer gathers, so that it is passed on"
         } else {
             ""
         };

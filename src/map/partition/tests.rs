@@ -141,7 +141,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let change = prop_oneof![
         10 => (0_usize..40, 0_u8..8, any::<bool>()).prop_map(
-            |(value_len, condition, want_previous)| Change::Put { value_len, condition, want_previous }
+            |(value_len, condition, want_previous)| {
+                Change::Put { value_len, condition, want_previous }
+            }
         ),
         6 => (0_u8..8, any::<bool>())
             .prop_map(|(condition, want_previous)| Change::Remove { condition, want_previous }),
