@@ -39,7 +39,15 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     if runtime.wait_until_ready()? {
         announce_ready(out, runtime.address()).map_err(stdout_failed)?;
     }
-    runtime.wait()
+    let node = runtime.node();
+    let ended = runtime.wait();
+    for (shard, core) in node.cores.iter().enumerate() {
+        let counted = core.counters().into_iter().filter(|(_, value)| *value > 0);
+        let counters: Vec<String> =
+            counted.map(|(name, value)| format!("{name}={value}")).collect();
+        info!(shard, counters = counters.join(" "), "what the loop counted");
+    }
+    ended
 }
 
 fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
