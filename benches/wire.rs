@@ -4,13 +4,13 @@
 use std::hint::black_box;
 
 use bytes::BytesMut;
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use p2pmap::base::ids::{Index, PartitionId, TermId};
 use p2pmap::map::operation::cold::{OwnedCommand, OwnedQuery};
 use p2pmap::proto::atomix::map::{CommandRequest, Message, QueryRequest, message};
 use p2pmap::proto::atomix::primitive::Name;
 use p2pmap::proto::p2pmap::v1;
-use p2pmap::wire::frame::{self, Assembler, Flag};
+use p2pmap::wire::frame::{self, Flag};
 use p2pmap::wire::request::{Acceptance, decode_cold, decode_hot};
 use p2pmap::wire::response::{
     ResponsePrefix, View, encode_command_response, encode_query_response,
@@ -61,32 +61,14 @@ fn frames(criterion: &mut Criterion) {
     }
     let mut group = criterion.benchmark_group("frame");
     group.throughput(Throughput::Elements(FRAMES));
-    group.bench_function("split 64", |bencher| {
+    group.bench_function("cut 64", |bencher| {
         bencher.iter(|| {
             let mut rest = black_box(&stream[..]);
-            while let Ok(Some(frame)) = frame::split(&mut rest) {
-                black_box(frame);
+            while let Ok(Some((_, payload))) = frame::next(rest) {
+                black_box(&rest[payload.clone()]);
+                rest = &rest[payload.end..];
             }
         });
-    });
-    group.bench_function("split 64, the last one straddling", |bencher| {
-        let cut = stream.len() - 40;
-        bencher.iter_batched_ref(
-            Assembler::default,
-            |assembler| {
-                for buffer in [&stream[..cut], &stream[cut..]] {
-                    let mut rest = black_box(buffer);
-                    if let Ok(Some(frame)) = assembler.complete(&mut rest) {
-                        black_box(frame);
-                    }
-                    while let Ok(Some(frame)) = frame::split(&mut rest) {
-                        black_box(frame);
-                    }
-                    assembler.keep(rest);
-                }
-            },
-            BatchSize::SmallInput,
-        );
     });
     group.finish();
 }

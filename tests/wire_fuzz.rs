@@ -16,7 +16,7 @@ use p2pmap::map::operation::{decode_command, decode_query, with_command, with_qu
 use p2pmap::proto::atomix::map::{Message, message};
 use p2pmap::proto::p2pmap::v1;
 use p2pmap::wire::error::WireError;
-use p2pmap::wire::frame::{Assembler, Flag, Frame, FrameError, split};
+use p2pmap::wire::frame::{self, Flag, FrameError};
 use p2pmap::wire::request::{Acceptance, Request, decode_cold, decode_hot};
 use p2pmap::wire::route::{Route, Router};
 use prost::Message as _;
@@ -135,44 +135,33 @@ fn received_at_once(bytes: &[u8]) -> Received {
     received
 }
 
-/// The same in buffers of random sizes, as a connection does it.
-fn received_in_buffers(mut bytes: &[u8], prng: &mut Prng) -> Received {
-    let mut assembler = Assembler::default();
+/// The same in buffers of random sizes, as a connection gets it.
+fn received_in_buffers(bytes: &[u8], prng: &mut Prng) -> Received {
     let mut received = Received::default();
     let mut size_max = 1 + prng.below(3_000);
-    let mut arrived = 0;
-    while !bytes.is_empty() {
+    let (mut begun, mut arrived) = (0, 0);
+    while arrived < bytes.len() {
         if prng.one_in(8) {
             size_max = 1 + prng.below(40);
         }
-        let size = usize::try_from(1 + prng.below(size_max)).expect("64 bits").min(bytes.len());
-        let (buffer, rest) = bytes.split_at(size);
-        bytes = rest;
-        arrived += size;
-        if let Err(error) = receive(&mut assembler, buffer, &mut received) {
-            received.error = Some(error);
-            return received;
+        let size = usize::try_from(1 + prng.below(size_max)).expect("64 bits");
+        arrived = bytes.len().min(arrived + size);
+        loop {
+            match frame::next(&bytes[begun..arrived]) {
+                Ok(Some((header, payload))) => {
+                    received.frames.push((header.flag, bytes[begun..][payload.clone()].to_vec()));
+                    begun += payload.end;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    received.error = Some(error);
+                    return received;
+                }
+            }
         }
-        assert!(assembler.capacity_bytes() <= (2 * arrived).max(4_096), "memory grows with bytes");
     }
-    received.unfinished = !assembler.is_empty();
+    received.unfinished = begun < bytes.len();
     received
-}
-
-fn receive(
-    assembler: &mut Assembler,
-    mut buffer: &[u8],
-    received: &mut Received,
-) -> Result<(), FrameError> {
-    let mut keep = |frame: Frame<'_>| received.frames.push((frame.flag, frame.payload.to_vec()));
-    if let Some(frame) = assembler.complete(&mut buffer)? {
-        keep(frame);
-    }
-    while let Some(frame) = split(&mut buffer)? {
-        keep(frame);
-    }
-    assembler.keep(buffer);
-    Ok(())
 }
 
 #[test]

@@ -11,8 +11,6 @@ pub const FRAME_PREFIX_SIZE_BYTES: usize = 5;
 pub const FRAME_SIZE_BYTES_MAX: usize = 4 << 20;
 /// The longest frame we send.
 pub const FRAME_SENT_SIZE_BYTES_MAX: usize = 7 << 19;
-/// What a connection keeps of the buffer that put a straddling frame together.
-pub const FRAME_BUFFER_KEPT_SIZE_BYTES_MAX: usize = 4 << 10;
 /// The longest encoded `Command`.
 pub const COMMAND_SIZE_BYTES_MAX: usize = 2 << 20;
 /// Room in a command for everything but its value.

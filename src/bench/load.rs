@@ -14,9 +14,9 @@ use super::workload::{Cursor, Workload};
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
 use crate::base::ids::CorrelationId;
 use crate::base::time::{Monotonic, NS_PER_S};
-use crate::runtime::assembler::{Cut, FrameError, cut};
 use crate::runtime::clock::Clock;
 use crate::runtime::uring::{Completion, Key, RingSize, Uring, UringError};
+use crate::wire::frame::{self, FrameError};
 
 /// How a run goes.
 #[derive(Clone, Debug)]
@@ -250,9 +250,9 @@ impl Generator {
     fn take_answers(&mut self, slot: usize, frames: &[Bytes]) -> Result<(), LoadError> {
         let mut held = std::mem::take(&mut self.clients[slot].held);
         let mut at = 0;
-        while let Cut::Frame { payload } = cut(&held, at).map_err(LoadError::Frame)? {
-            at = payload.end;
-            self.answered(slot, &held[payload]);
+        while let Some((_, payload)) = frame::next(&held[at..]).map_err(LoadError::Frame)? {
+            self.answered(slot, &held[at + payload.start..at + payload.end]);
+            at += payload.end;
             self.ask(slot, frames, self.allowance != u64::MAX);
         }
         held.advance(at);

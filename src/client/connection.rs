@@ -17,8 +17,8 @@ use super::error::{ClientError, Phase, Violation};
 use crate::base::cast;
 use crate::base::ids::CorrelationId;
 use crate::base::limits::{
-    FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX,
-    OPERATION_TIMEOUT_NS_MAX, REQUESTS_PER_CONNECTION_MAX,
+    FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX, OPERATION_TIMEOUT_NS_MAX,
+    REQUESTS_PER_CONNECTION_MAX,
 };
 use crate::base::time::NS_PER_MS;
 use crate::proto::atomix::map::message::Message as Kinds;
@@ -29,6 +29,7 @@ use crate::proto::p2pmap::v1::{
     Clear, Command, Entries, Exists, Get, Put, Query, Remove, Result as ProtoResult, Size, command,
     query,
 };
+use crate::wire::frame::{self, Flag, FrameError};
 
 /// Requests gathered before they are written though nobody waits.
 const GATHERED_SIZE_BYTES_MAX: usize = 64 << 10;
@@ -250,23 +251,21 @@ impl Connection {
     /// Takes the payload of a whole frame, if there is one. The announced length is checked before
     /// anything is awaited or allocated for it.
     fn take_frame(&mut self) -> Result<Option<Bytes>, ClientError> {
-        let Some(prefix) = self.received.first_chunk::<FRAME_PREFIX_SIZE_BYTES>() else {
-            return Ok(None);
+        let violation = match frame::next(&self.received) {
+            Ok(None) => return Ok(None),
+            Ok(Some((header, payload))) if header.flag == Flag::Message => {
+                let mut frame = self.received.split_to(payload.end);
+                frame.advance(payload.start);
+                return Ok(Some(frame.freeze()));
+            }
+            Ok(Some((header, _))) => Violation::FrameFlag(header.flag.byte()),
+            Err(FrameError::Compressed) => Violation::FrameFlag(1),
+            Err(FrameError::FlagUnknown { flag }) => Violation::FrameFlag(flag),
+            Err(FrameError::TooLong { payload_size_bytes }) => {
+                Violation::FrameTooLong(payload_size_bytes)
+            }
         };
-        let [flag, length @ ..] = *prefix;
-        let length = u32::from_be_bytes(length);
-        if flag != 0 {
-            return Err(self.end(Violation::FrameFlag(flag)));
-        }
-        let size_bytes = cast::usize_from_u32(length);
-        if size_bytes > FRAME_SIZE_BYTES_MAX {
-            return Err(self.end(Violation::FrameTooLong(length)));
-        }
-        if self.received.len() < FRAME_PREFIX_SIZE_BYTES + size_bytes {
-            return Ok(None);
-        }
-        self.received.advance(FRAME_PREFIX_SIZE_BYTES);
-        Ok(Some(self.received.split_to(size_bytes).freeze()))
+        Err(self.end(violation))
     }
 
     fn take_answer(&mut self, payload: Bytes) -> Result<Answer, ClientError> {

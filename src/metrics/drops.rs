@@ -53,6 +53,12 @@ reasons! {
     ShutdownTimeout => "shutdown_timeout",
     /// An answer's connection was gone.
     AnswerWithoutConnection => "answer_without_connection",
+    /// An answer's stream was gone; its connection wasn't.
+    AnswerWithoutStream => "answer_without_stream",
+    /// A gRPC client broke HTTP/2's rules or our bounds, or said that we did.
+    Http2 => "http2",
+    /// A gRPC client gave no sign of life.
+    Silent => "silent",
 }
 
 /// A counter for each reason.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::BytesMut;
 
-use super::grpc_link::GrpcLink;
+use super::grpc::GrpcConnection;
 use super::uring::Key;
 use crate::base::time::Monotonic;
 
@@ -16,8 +16,8 @@ pub enum Protocol {
     Sniffing,
     /// Raw frames: one stream.
     Raw,
-    /// gRPC: many streams.
-    Grpc(Box<GrpcLink>),
+    /// gRPC: many streams. Boxed, so that raw connections don't pay for it.
+    Grpc(Box<GrpcConnection>),
 }
 
 /// How far a connection's life has come. It only goes forward.
@@ -60,24 +60,28 @@ pub struct Connection {
     /// Its receive.
     pub receive: Receive,
     /// Received and not yet handed over: the beginning of a frame, or whole frames too while
-    /// `stopped`.
+    /// `stopped`. Of a gRPC connection: nothing, it holds its bytes itself.
     pub held: BytesMut,
+    /// What the shard's count of held bytes holds for this connection.
+    pub counted_held_size: usize,
     /// Answers that aren't being sent yet.
     pub output: BytesMut,
-    /// When its phase is over at the latest, where that has a limit.
-    pub phase_by: Option<Monotonic>,
-    /// When some of what is being sent must have been read.
-    pub read_by: Option<Monotonic>,
     /// How many bytes are being sent; 0: no send is in flight.
     pub sending_size: usize,
+    /// When some of what is being sent must have been read.
+    pub read_by: Option<Monotonic>,
+    /// When its phase is over at the latest, where that has a limit.
+    pub phase_by: Option<Monotonic>,
     /// What the shard's count of queued bytes holds for this connection.
-    pub counted_size: usize,
+    pub counted_queued_size: usize,
     /// Frames handed over and not yet answered for the last time.
     pub requests_in_flight: usize,
     /// A bound was reached: nothing is read until it is well below it again.
     pub stopped: bool,
     /// It is queued to be read on.
     pub resuming: bool,
+    /// It is queued to be looked at when the shard has room for requests again.
+    pub starved: bool,
     /// The peer closed its side.
     pub ended: bool,
     /// It is queued to be looked at at the end of the turn.
@@ -95,14 +99,16 @@ impl Connection {
             phase: Phase::Open,
             receive: Receive::Idle,
             held: BytesMut::new(),
+            counted_held_size: 0,
             output: BytesMut::new(),
-            phase_by: None,
-            read_by: None,
             sending_size: 0,
-            counted_size: 0,
+            read_by: None,
+            phase_by: None,
+            counted_queued_size: 0,
             requests_in_flight: 0,
             stopped: false,
             resuming: false,
+            starved: false,
             ended: false,
             dirty: false,
         }
@@ -111,21 +117,36 @@ impl Connection {
     /// Bytes that wait for the peer to read them.
     #[must_use]
     pub fn queued_size(&self) -> usize {
-        let behind = match &self.protocol {
+        let in_streams = match &self.protocol {
+            Protocol::Grpc(grpc) => grpc.queued_bytes(),
             Protocol::Sniffing | Protocol::Raw => 0,
-            Protocol::Grpc(link) => link.queued_size(),
         };
-        self.output.len() + self.sending_size + behind
+        self.output.len() + self.sending_size + in_streams
+    }
+
+    /// Bytes that came and haven't been handed over.
+    #[must_use]
+    pub fn held_size(&self) -> usize {
+        match &self.protocol {
+            Protocol::Grpc(grpc) => grpc.held_bytes(),
+            Protocol::Sniffing | Protocol::Raw => self.held.len(),
+        }
     }
 
     /// When something of it is overdue.
     #[must_use]
     pub fn deadline(&self) -> Option<Monotonic> {
         let grpc = match &self.protocol {
-            Protocol::Grpc(link) if self.phase == Phase::Open => link.next_deadline(),
+            Protocol::Grpc(grpc) if self.phase == Phase::Open => grpc.next_deadline(),
             Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
         };
         [self.phase_by, self.read_by, grpc].into_iter().flatten().min()
+    }
+
+    /// It has said what it speaks.
+    pub fn recognise(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+        self.phase_by = None;
     }
 
     /// Whether the kernel is busy with it.
@@ -141,25 +162,22 @@ impl Connection {
         if self.ended {
             return false;
         }
-        match self.phase {
-            Phase::Open => match &self.protocol {
-                // HTTP/2 has windows of its own; pings and cancellations always go on.
-                Protocol::Grpc(link) => link.wants_bytes(),
-                Protocol::Sniffing | Protocol::Raw => !self.stopped && !draining,
-            },
-            Phase::Finishing | Phase::Lingering => true,
-            Phase::Broken => false,
+        match (self.phase, &self.protocol) {
+            // What is stopped are its messages: the rest of HTTP/2 goes on, and its windows say
+            // how much a client may still send.
+            (Phase::Open, Protocol::Grpc(grpc)) => grpc.wants_bytes(),
+            (Phase::Open, Protocol::Sniffing | Protocol::Raw) => !self.stopped && !draining,
+            (Phase::Finishing | Phase::Lingering, _) => true,
+            (Phase::Broken, _) => false,
         }
     }
 
-    /// Whether everything that came was handed over and answered, and nothing more can come.
+    /// Whether everything that came was handed over and answered, and nothing more can come. A
+    /// gRPC connection says itself when it is over.
     #[must_use]
     pub fn is_served(&self, draining: bool) -> bool {
-        match &self.protocol {
-            Protocol::Grpc(link) => link.is_over(),
-            Protocol::Sniffing | Protocol::Raw => {
-                (self.ended && !self.stopped || draining) && self.requests_in_flight == 0
-            }
-        }
+        (self.ended && !self.stopped || draining)
+            && self.requests_in_flight == 0
+            && !matches!(self.protocol, Protocol::Grpc(_))
     }
 }

@@ -10,6 +10,7 @@ use bytes::{Buf, BytesMut};
 
 use super::connection::{Connection, Phase, Protocol};
 use super::deadlines::Deadlines;
+use super::grpc::StreamId;
 use super::refusal;
 use super::service::WireStatus;
 use super::uring::Key;
@@ -47,9 +48,9 @@ pub struct Connections {
     resumable: VecDeque<Key>,
     /// Stopped because of a bound of the shard: nothing of their own will wake them.
     starved: VecDeque<Key>,
-    spare: Vec<BytesMut>,
+    pub(super) spare: Vec<BytesMut>,
     requests_in_flight: usize,
-    held_size: usize,
+    pub(super) held_size: usize,
     pub(super) queued_size: usize,
     pub(super) draining: bool,
 }
@@ -135,18 +136,22 @@ impl Connections {
             metrics.drops.count(DropReason::AnswerWithoutConnection);
             return None;
         };
-        let is_raw = !matches!(connection.protocol, Protocol::Grpc(_));
-        let needs_buffer = is_raw && connection.output.capacity() == 0;
+        let is_grpc = matches!(connection.protocol, Protocol::Grpc(_));
+        let needs_buffer = !is_grpc && connection.output.capacity() == 0;
         self.mark_dirty(origin.connection);
         let spare = if needs_buffer { self.spare.pop() } else { None };
         let connection = self.of(key_of(origin));
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            let buffer = grpc.reply_buffer(StreamId(origin.stream));
+            if buffer.is_none() {
+                metrics.drops.count(DropReason::AnswerWithoutStream);
+            }
+            return buffer;
+        }
         if let Some(spare) = spare {
             connection.output = spare;
         }
-        match &mut connection.protocol {
-            Protocol::Grpc(link) => link.reply_buffer(origin.stream),
-            Protocol::Sniffing | Protocol::Raw => Some(&mut connection.output),
-        }
+        Some(&mut connection.output)
     }
 
     /// See [`super::service::Output::finish`].
@@ -154,8 +159,8 @@ impl Connections {
         let Some(connection) = self.find(key_of(origin)) else { return };
         assert!(connection.requests_in_flight > 0, "a request is finished once");
         connection.requests_in_flight -= 1;
-        if let Protocol::Grpc(link) = &mut connection.protocol {
-            link.finish(origin.stream);
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            grpc.reply_done(StreamId(origin.stream));
         }
         self.requests_in_flight -= 1;
         self.mark_dirty(origin.connection);
@@ -164,19 +169,20 @@ impl Connections {
     /// See [`super::service::Output::close`].
     pub fn close_stream(&mut self, origin: Origin, status: &WireStatus, metrics: &mut LoopMetrics) {
         let Some(connection) = self.find(key_of(origin)) else { return };
-        if connection.phase != Phase::Open {
-            return;
+        if connection.phase == Phase::Open {
+            tracing::debug!(?origin, ?status, "the service ended a stream");
+            match &mut connection.protocol {
+                Protocol::Grpc(grpc) => {
+                    grpc.finish_stream(StreamId(origin.stream), status.into());
+                }
+                Protocol::Sniffing | Protocol::Raw => connection.phase = Phase::Finishing,
+            }
+            metrics.drops.count(DropReason::EndedByService);
+            self.mark_dirty(origin.connection);
         }
-        tracing::debug!(?origin, ?status, "the service ended a stream");
-        match &mut connection.protocol {
-            Protocol::Grpc(link) => link.close_stream(origin.stream, status),
-            Protocol::Sniffing | Protocol::Raw => connection.phase = Phase::Finishing,
-        }
-        metrics.drops.count(DropReason::EndedByService);
-        self.mark_dirty(origin.connection);
     }
 
-    /// Tells the peer of a raw connection why it is closed, and closes it.
+    /// Tells the peer why its connection is closed, and closes it.
     pub fn refuse(
         &mut self,
         key: Key,
@@ -185,10 +191,17 @@ impl Connections {
         metrics: &mut LoopMetrics,
     ) {
         let connection = self.of(key);
-        if connection.phase == Phase::Open {
-            refusal::append(status, &mut connection.output);
-            self.end_with(key, &[], reason, metrics);
+        if connection.phase != Phase::Open {
+            return;
         }
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            grpc.refuse(&status.into());
+            metrics.drops.count(reason);
+            self.mark_dirty(key.slot);
+            return;
+        }
+        refusal::append(status, &mut connection.output);
+        self.end_with(key, &[], reason, metrics);
     }
 
     /// Sends a last text and closes.
@@ -225,60 +238,50 @@ impl Connections {
         self.mark_dirty(key.slot);
     }
 
-    /// Whether a frame of this connection may be handed over now. If not, the connection is
-    /// stopped.
-    pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
-        let starved = self.requests_in_flight >= REQUESTS_PER_SHARD_MAX;
+    /// How many frames of this connection may be handed over now.
+    pub(super) fn room(&mut self, key: Key) -> usize {
+        let shard_room = REQUESTS_PER_SHARD_MAX.saturating_sub(self.requests_in_flight);
         let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
         let connection = self.of(key);
         let queued = connection.queued_size();
-        let full = connection.requests_in_flight >= REQUESTS_PER_CONNECTION_MAX
-            || queued >= SEND_QUEUE_SIZE_BYTES_MAX
-            || crowded && queued > 0;
-        if !starved && !full {
-            connection.requests_in_flight += 1;
-            self.requests_in_flight += 1;
-            return true;
+        if queued >= SEND_QUEUE_SIZE_BYTES_MAX || crowded && queued > 0 {
+            return 0;
         }
-        connection.stopped = true;
-        metrics.reads_stopped_count += 1;
-        self.mark_dirty(key.slot);
-        if starved {
-            self.starved.push_back(key);
-        }
-        false
+        let room = REQUESTS_PER_CONNECTION_MAX.saturating_sub(connection.requests_in_flight);
+        room.min(shard_room)
     }
 
-    /// Counts a message that is handed over. Its own bounds were kept by who assembled it.
-    pub fn admit_message(&mut self, key: Key) {
+    /// A frame of this connection is handed over. There must be room for it.
+    pub(super) fn count_request(&mut self, key: Key) {
         self.of(key).requests_in_flight += 1;
         self.requests_in_flight += 1;
     }
 
-    /// Messages of a connection wait for a pass.
-    pub(super) fn queue_messages(&mut self, key: Key) {
+    /// Whether a frame of this connection may be handed over now. If not, the connection is
+    /// stopped.
+    pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
+        if self.room(key) == 0 {
+            self.stop(key, metrics);
+            return false;
+        }
+        self.count_request(key);
+        true
+    }
+
+    /// Frames wait for which there is no room: the connection is read on when there is again.
+    pub(super) fn stop(&mut self, key: Key, metrics: &mut LoopMetrics) {
+        self.of(key).stopped = true;
+        metrics.reads_stopped_count += 1;
+        self.mark_dirty(key.slot);
+    }
+
+    /// Queues a connection to be read on in the next turn: it has had its part of this one.
+    pub(super) fn resume_next_turn(&mut self, key: Key) {
         let connection = self.of(key);
-        if !connection.resuming {
-            connection.resuming = true;
+        connection.stopped = true;
+        if !std::mem::replace(&mut connection.resuming, true) {
             self.resumable.push_back(key);
         }
-    }
-
-    /// Whether a connection that speaks gRPC should hand out no messages at the moment.
-    pub(super) fn should_pause(&self, queued_size: usize, paused: bool) -> bool {
-        let most = if paused { SEND_QUEUE_SIZE_BYTES_MAX / 2 } else { SEND_QUEUE_SIZE_BYTES_MAX };
-        let starved = if paused {
-            !self.has_room()
-        } else {
-            self.requests_in_flight >= REQUESTS_PER_SHARD_MAX
-        };
-        let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
-        starved || queued_size >= most || crowded && queued_size > 0
-    }
-
-    /// Remembers to look at a stopped connection when the shard has room again.
-    pub(super) fn await_room(&mut self, key: Key) {
-        self.starved.push_back(key);
     }
 
     /// Queues a stopped connection to be read on if it is well below all bounds again, so that it
@@ -286,17 +289,18 @@ impl Connections {
     pub(super) fn resume_if_possible(&mut self, key: Key) {
         let (crowded, has_room) = (self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX, self.has_room());
         let connection = self.of(key);
-        if matches!(connection.protocol, Protocol::Grpc(_)) {
-            return;
-        }
         let queued = connection.queued_size();
         let may_resume = connection.requests_in_flight <= REQUESTS_PER_CONNECTION_MAX / 2
             && queued <= SEND_QUEUE_SIZE_BYTES_MAX / 2
-            && !(crowded && queued > 0)
-            && has_room;
-        if connection.stopped && !connection.resuming && may_resume {
+            && !(crowded && queued > 0);
+        if !connection.stopped || connection.resuming || !may_resume {
+            return;
+        }
+        if has_room {
             connection.resuming = true;
             self.resumable.push_back(key);
+        } else if !std::mem::replace(&mut connection.starved, true) {
+            self.starved.push_back(key);
         }
     }
 
@@ -307,7 +311,8 @@ impl Connections {
                 return;
             }
             let Some(key) = self.starved.pop_front() else { return };
-            if self.find(key).is_some() {
+            if let Some(connection) = self.find(key) {
+                connection.starved = false;
                 self.mark_dirty(key.slot);
             }
         }
@@ -323,16 +328,24 @@ impl Connections {
         if self.held_size + bytes.len() > HELD_SIZE_BYTES_MAX {
             return false;
         }
-        self.held_size += bytes.len();
         self.of(key).held.extend_from_slice(bytes);
+        self.recount_held(key);
         true
     }
 
     /// Takes out what a connection holds.
     pub fn take_held(&mut self, key: Key) -> BytesMut {
         let held = std::mem::take(&mut self.of(key).held);
-        self.held_size -= held.len();
+        self.recount_held(key);
         held
+    }
+
+    /// Keeps the shard's count of held bytes true.
+    pub(super) fn recount_held(&mut self, key: Key) {
+        let connection = self.of(key);
+        let held = connection.held_size();
+        let counted = std::mem::replace(&mut connection.counted_held_size, held);
+        self.held_size = self.held_size - counted + held;
     }
 
     fn release_held(&mut self, key: Key) {
@@ -344,10 +357,8 @@ impl Connections {
         while let Some(key) = self.resumable.pop_front() {
             let Some(connection) = self.find(key) else { continue };
             connection.resuming = false;
-            let is_grpc = matches!(connection.protocol, Protocol::Grpc(_));
-            if connection.phase == Phase::Open && (connection.stopped || is_grpc) {
-                // A gRPC connection is paused and continued where it is settled.
-                connection.stopped &= is_grpc;
+            if connection.phase == Phase::Open && connection.stopped {
+                connection.stopped = false;
                 self.mark_dirty(key.slot);
                 return Some(key);
             }
@@ -408,6 +419,11 @@ impl Connections {
     /// No more frames are read: what was handed over is answered, then connections close.
     pub fn drain(&mut self) {
         self.draining = true;
+        for connection in self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut()) {
+            if let Protocol::Grpc(grpc) = &mut connection.protocol {
+                grpc.shutdown();
+            }
+        }
         self.mark_all_dirty();
     }
 
@@ -433,8 +449,8 @@ impl Connections {
         place.generation = connection.key.next_use().generation;
         self.count -= 1;
         self.requests_in_flight -= connection.requests_in_flight;
-        self.held_size -= connection.held.len();
-        self.queued_size -= connection.counted_size;
+        self.held_size -= connection.counted_held_size;
+        self.queued_size -= connection.counted_queued_size;
         self.free.push(slot);
         self.deadlines.clear(slot);
         metrics.connections_closed_count += 1;

@@ -11,24 +11,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::clock::Clock;
 use super::connections::Connections;
 use super::core::{Core, Node};
 use super::disk::Disk;
 use super::fatal::{Fatal, FatalReason};
+use super::grpc::StreamId;
 use super::pass::Pass;
 use super::rate_limit::RateLimit;
 use super::service::{Output, Service};
 use super::uring::{Completion, Key, Uring};
 use crate::base::cast::u64_from;
-use crate::base::limits::{SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
+use crate::base::limits::{PASS_COUNT_MAX, SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::metrics::{DropReason, LoopMetrics};
 
 /// Completions that a turn takes from the ring.
 const TURN_COMPLETION_COUNT_MAX: usize = 64;
 /// Frames after which a turn leaves the rest of its completions to the next one.
-const TURN_FRAME_COUNT_MAX: usize = 1_024;
+pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
 /// How often a loop that doesn't sleep shows its counters.
@@ -79,7 +82,9 @@ pub struct EventLoop<S> {
     /// Reaped and not yet handled.
     completions: VecDeque<Completion>,
     /// Frames handed over in this turn.
-    turn_frames: usize,
+    pub(super) turn_frames: usize,
+    /// Messages of a gRPC connection on their way to the pass; empty otherwise.
+    pub(super) messages: Vec<(StreamId, Bytes)>,
     yielded_at: Monotonic,
     published_at: Monotonic,
     /// When a shutdown must be over.
@@ -115,6 +120,7 @@ impl<S: Service> EventLoop<S> {
             started: false,
             completions: VecDeque::with_capacity(TURN_COMPLETION_COUNT_MAX),
             turn_frames: 0,
+            messages: Vec::with_capacity(PASS_COUNT_MAX),
             yielded_at: Monotonic(0),
             published_at: Monotonic(0),
             shutdown_by: None,

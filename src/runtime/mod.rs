@@ -2,7 +2,7 @@
 //! disks.
 //!
 //! A core's loop takes *turns* (`event_loop`): completions become frames (`receiving`,
-//! `assembler`), frames go in passes to the [`service::Service`], which answers into the
+//! `client_frame`), frames go in passes to the [`service::Service`], which answers into the
 //! connections' buffers; then every connection to which something happened is settled (`settle`)
 //! and all that follows is submitted with one system call (`uring`). Log writes go through the same
 //! ring (`disk`).
@@ -10,8 +10,8 @@
 //! Only this room names glommio and `io_uring`, and only `uring`, `buffer_pool` and `disk` are
 //! `unsafe`.
 
-pub mod assembler;
 pub mod buffer_pool;
+pub mod client_frame;
 pub mod clock;
 pub mod connection;
 pub mod connections;
@@ -23,7 +23,7 @@ pub mod event_loop;
 pub mod executor;
 pub mod fatal;
 pub mod grpc;
-pub mod grpc_link;
+pub mod grpc_turn;
 pub mod listener;
 pub mod node_runtime;
 pub mod pass;

@@ -17,8 +17,8 @@ pub enum Chunk {
     Received(ReceivedBuffer),
     /// Bytes that a connection held back.
     Held(BytesMut),
-    /// One message, that came in pieces or wrapped.
-    Message(Bytes),
+    /// One whole payload.
+    Payload(Bytes),
 }
 
 impl Chunk {
@@ -28,7 +28,7 @@ impl Chunk {
         match self {
             Self::Received(buffer) => pool.bytes(buffer),
             Self::Held(bytes) => bytes,
-            Self::Message(bytes) => bytes,
+            Self::Payload(bytes) => bytes,
         }
     }
 }
@@ -88,6 +88,13 @@ impl Pass {
         self.places.push(Place { origin, chunk: self.chunks.len() - 1, payload });
     }
 
+    /// Adds a frame whose payload is already cut out. There must be room.
+    pub fn push_payload(&mut self, origin: Origin, payload: Bytes) {
+        assert!(!self.cutting, "one chunk is cut at a time");
+        self.places.push(Place { origin, chunk: self.chunks.len(), payload: 0..payload.len() });
+        self.chunks.push(Chunk::Payload(payload));
+    }
+
     /// The chunk is cut: its memory stays until the pass was handed over.
     pub fn end(&mut self) {
         assert!(self.cutting, "a chunk is being cut");
@@ -111,7 +118,7 @@ impl Pass {
         for chunk in self.chunks.drain(..done) {
             match chunk {
                 Chunk::Received(buffer) => pool.give_back(buffer),
-                Chunk::Held(_) | Chunk::Message(_) => {}
+                Chunk::Held(_) | Chunk::Payload(_) => {}
             }
         }
     }

@@ -5,17 +5,17 @@
 
 use std::io;
 
-use super::assembler::{Cut, FrameError, cut};
 use super::buffer_pool::ReceivedBuffer;
+use super::client_frame::{FrameRefusal, frame_size};
 use super::connection::{Phase, Protocol, Receive};
 use super::event_loop::EventLoop;
-use super::grpc_link::GrpcLink;
 use super::pass::Chunk;
 use super::service::{Service, StatusCode, WireStatus};
 use super::sniff::{Foreign, Sniffed, sniff};
 use super::uring::Key;
 use crate::base::cast::u64_from;
 use crate::base::ids::Origin;
+use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::metrics::DropReason;
 
 impl<S: Service> EventLoop<S> {
@@ -38,15 +38,11 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Goes on with a connection that waited: cuts what it holds, or hands over its messages.
+    /// Goes on with a connection that was stopped: cuts what it holds.
     pub(super) fn resume(&mut self, key: Key) {
         if matches!(self.connections.of(key).protocol, Protocol::Grpc(_)) {
-            return self.hand_over_messages(key);
+            return self.take_messages(key);
         }
-        self.cut_held(key);
-    }
-
-    fn cut_held(&mut self, key: Key) {
         let held = self.connections.take_held(key);
         self.pass.begin(Chunk::Held(held));
         self.cut_chunk(key, 0);
@@ -55,9 +51,8 @@ impl<S: Service> EventLoop<S> {
     fn peer_ended(&mut self, key: Key) {
         let connection = self.connections.of(key);
         connection.ended = true;
-        if let Protocol::Grpc(link) = &mut connection.protocol {
-            link.receive_end();
-            return self.poll_grpc(key);
+        if let Protocol::Grpc(grpc) = &mut connection.protocol {
+            grpc.received_eof();
         }
         // A connection that is stopped holds whole frames, which are still served.
         let mid_frame = !connection.held.is_empty() && !connection.stopped;
@@ -85,29 +80,32 @@ impl<S: Service> EventLoop<S> {
         self.metrics.received_size_bytes += u64_from(buffer.len());
         let connection = self.connections.of(key);
         if connection.phase != Phase::Open {
-            self.ring.buffers_mut().give_back(buffer);
-        } else if let Protocol::Grpc(link) = &mut connection.protocol {
-            link.receive(self.ring.buffers().bytes(&buffer));
-            self.ring.buffers_mut().give_back(buffer);
-            self.poll_grpc(key);
-        } else if connection.stopped {
-            self.hold(key, &buffer);
-            self.ring.buffers_mut().give_back(buffer);
-        } else {
-            match connection.protocol {
-                Protocol::Sniffing => self.consume_first(key, buffer),
-                Protocol::Raw | Protocol::Grpc(_) => self.consume_raw(key, buffer),
+            return self.ring.buffers_mut().give_back(buffer);
+        }
+        match connection.protocol {
+            Protocol::Sniffing => self.consume_first(key, buffer),
+            Protocol::Raw if connection.stopped => {
+                self.hold(key, &buffer);
+                self.ring.buffers_mut().give_back(buffer);
             }
+            Protocol::Raw => self.consume_raw(key, buffer),
+            Protocol::Grpc(_) => self.consume_grpc(key, buffer),
         }
     }
 
     /// The first bytes of a connection, as a rule all of them in one buffer.
     fn consume_first(&mut self, key: Key, buffer: ReceivedBuffer) {
         if self.connections.of(key).held.is_empty() {
-            let sniffed = sniff(self.ring.buffers().bytes(&buffer));
-            if sniffed == Sniffed::Raw {
-                self.recognised(key, Protocol::Raw);
-                return self.consume_raw(key, buffer);
+            match sniff(self.ring.buffers().bytes(&buffer)) {
+                Sniffed::Raw => {
+                    self.connections.of(key).recognise(Protocol::Raw);
+                    return self.consume_raw(key, buffer);
+                }
+                Sniffed::Http2 => {
+                    self.connections.begin_grpc(key);
+                    return self.consume_grpc(key, buffer);
+                }
+                Sniffed::Undecided | Sniffed::Foreign(_) => {}
             }
         }
         self.hold(key, &buffer);
@@ -115,52 +113,14 @@ impl<S: Service> EventLoop<S> {
         match sniff(&self.connections.of(key).held) {
             Sniffed::Undecided => {}
             Sniffed::Raw => {
-                self.recognised(key, Protocol::Raw);
-                self.cut_held(key);
+                self.connections.of(key).recognise(Protocol::Raw);
+                self.resume(key);
             }
-            Sniffed::Http2 => self.begin_grpc(key),
+            Sniffed::Http2 => {
+                self.connections.begin_grpc(key);
+                self.take_messages(key);
+            }
             Sniffed::Foreign(foreign) => self.refuse_foreign(key, foreign),
-        }
-    }
-
-    fn recognised(&mut self, key: Key, protocol: Protocol) {
-        let connection = self.connections.of(key);
-        connection.protocol = protocol;
-        connection.phase_by = None;
-    }
-
-    fn begin_grpc(&mut self, key: Key) {
-        let held = self.connections.take_held(key);
-        let mut link = Box::<GrpcLink>::default();
-        link.receive(&held);
-        self.recognised(key, Protocol::Grpc(link));
-        self.poll_grpc(key);
-    }
-
-    fn poll_grpc(&mut self, key: Key) {
-        let now = self.monotonic();
-        if let Protocol::Grpc(link) = &mut self.connections.of(key).protocol {
-            link.poll(now);
-            self.hand_over_messages(key);
-            self.connections.mark_dirty(key.slot);
-        }
-    }
-
-    fn hand_over_messages(&mut self, key: Key) {
-        let Protocol::Grpc(link) = &mut self.connections.of(key).protocol else { return };
-        let mut messages = link.take_messages();
-        for (stream, message) in messages.drain(..) {
-            if self.pass.is_full() {
-                self.deliver();
-            }
-            let payload = 0..message.len();
-            self.connections.admit_message(key);
-            self.pass.begin(Chunk::Message(message));
-            self.pass.push(Origin { stream: stream.0, ..origin_of(key) }, payload);
-            self.pass.end();
-        }
-        if let Protocol::Grpc(link) = &mut self.connections.of(key).protocol {
-            link.give_back(messages);
         }
     }
 
@@ -184,26 +144,26 @@ impl<S: Service> EventLoop<S> {
 
     /// Adds to a begun frame what it lacks, and hands it to the pass if that completes it. Returns
     /// how many of the received bytes were used.
-    fn complete_held(&mut self, key: Key, buffer: &ReceivedBuffer) -> Result<usize, FrameError> {
+    fn complete_held(&mut self, key: Key, buffer: &ReceivedBuffer) -> Result<usize, FrameRefusal> {
         let mut used = 0;
         while !self.connections.of(key).held.is_empty() {
-            match cut(&self.connections.of(key).held, 0)? {
-                Cut::Frame { .. } => {
-                    self.cut_held(key);
-                    break;
-                }
-                Cut::Incomplete { missing } => {
-                    let rest = &self.ring.buffers().bytes(buffer)[used..];
-                    let taken = missing.min(rest.len());
-                    if taken == 0 {
-                        break;
-                    }
-                    let fits = self.connections.hold(key, &rest[..taken]);
-                    used += taken;
-                    if !fits {
-                        self.refuse_holding(key);
-                    }
-                }
+            let held = &self.connections.of(key).held;
+            // As far as is known: the prefix says more.
+            let wanted = frame_size(held)?.unwrap_or(FRAME_PREFIX_SIZE_BYTES);
+            let missing = wanted.saturating_sub(held.len());
+            if missing == 0 {
+                self.resume(key);
+                break;
+            }
+            let rest = &self.ring.buffers().bytes(buffer)[used..];
+            let taken = missing.min(rest.len());
+            if taken == 0 {
+                break;
+            }
+            let fits = self.connections.hold(key, &rest[..taken]);
+            used += taken;
+            if !fits {
+                self.refuse_holding(key);
             }
         }
         Ok(used)
@@ -213,8 +173,9 @@ impl<S: Service> EventLoop<S> {
     fn cut_chunk(&mut self, key: Key, from: usize) {
         let mut at = from;
         while self.connections.of(key).phase == Phase::Open {
-            match cut(self.pass.current(self.ring.buffers()), at) {
-                Ok(Cut::Frame { payload }) => {
+            let rest = &self.pass.current(self.ring.buffers())[at..];
+            match frame_size(rest) {
+                Ok(Some(size)) if size <= rest.len() => {
                     if self.pass.is_full() {
                         self.deliver();
                     }
@@ -222,10 +183,10 @@ impl<S: Service> EventLoop<S> {
                         self.hold_rest(key, at);
                         break;
                     }
-                    at = payload.end;
-                    self.pass.push(origin_of(key), payload);
+                    self.pass.push(origin_of(key), at + FRAME_PREFIX_SIZE_BYTES..at + size);
+                    at += size;
                 }
-                Ok(Cut::Incomplete { .. }) => {
+                Ok(_) => {
                     self.hold_rest(key, at);
                     break;
                 }
@@ -252,13 +213,13 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    fn refuse_frame(&mut self, key: Key, error: FrameError) {
+    fn refuse_frame(&mut self, key: Key, error: FrameRefusal) {
         tracing::debug!(slot = key.slot, %error, "a connection is closed for a frame");
         let connections = &mut self.connections;
         connections.refuse(key, &error.status(), error.drop_reason(), &mut self.metrics);
     }
 
-    fn refuse_holding(&mut self, key: Key) {
+    pub(super) fn refuse_holding(&mut self, key: Key) {
         if let Some(suppressed) = self.accept_limit.admit(self.monotonic()) {
             tracing::warn!(suppressed, "clients hold all memory for unfinished frames");
         }

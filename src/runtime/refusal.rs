@@ -1,13 +1,13 @@
 //! The last frame of a raw connection that we refuse to read on: what gRPC would say in a status.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use prost::Message as _;
 
 use super::service::{StatusCode, WireStatus};
-use crate::base::cast::u32_from;
 use crate::proto::atomix::map::{CommandResponse, Message, message};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::{Error, Result as Outcome, result};
+use crate::wire::frame::{self, Flag};
 
 /// Appends a frame with an error `Result` whose `message_id` is 0: no request's.
 pub fn append(status: &WireStatus, output: &mut BytesMut) {
@@ -21,10 +21,7 @@ pub fn append(status: &WireStatus, output: &mut BytesMut) {
         CommandResponse { value: outcome.encode_to_vec().into(), ..CommandResponse::default() };
     let message =
         Message { target: None, message: Some(message::Message::CommandResponse(response)) };
-    output.put_u8(0);
-    output.put_u32(u32_from(message.encoded_len()));
-    // A `BytesMut` grows, so there is always room.
-    message.encode(output).expect("a growing buffer has room");
+    frame::encode(output, Flag::Message, &message);
 }
 
 const fn code(code: StatusCode) -> Code {

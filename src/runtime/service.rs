@@ -12,6 +12,7 @@ use crate::base::ids::{Origin, SegmentId};
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::LoopMetrics;
 use crate::storage::block::SegmentWrite;
+use crate::wire::error;
 
 /// A whole frame of some stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +120,17 @@ pub enum StatusCode {
     Internal = 13,
     /// Not now, or not here.
     Unavailable = 14,
+}
+
+impl From<error::StatusCode> for StatusCode {
+    fn from(code: error::StatusCode) -> Self {
+        match code {
+            error::StatusCode::InvalidArgument => Self::InvalidArgument,
+            error::StatusCode::PermissionDenied => Self::PermissionDenied,
+            error::StatusCode::ResourceExhausted => Self::ResourceExhausted,
+            error::StatusCode::Unimplemented => Self::Unimplemented,
+        }
+    }
 }
 
 /// How a stream ends when it ends badly.

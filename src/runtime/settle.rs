@@ -31,7 +31,7 @@ impl Connections {
     fn settle(&mut self, slot: u32, now: Monotonic, ring: &mut Uring, metrics: &mut LoopMetrics) {
         let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { return };
         self.of(key).dirty = false;
-        self.drive_grpc(key, now);
+        self.settle_grpc(key, now, metrics);
         self.send(key, now, ring);
         self.recount(key);
         self.resume_if_possible(key);
@@ -44,43 +44,6 @@ impl Connections {
         match connection.deadline() {
             Some(deadline) => self.deadlines.set(slot, deadline),
             None => self.deadlines.clear(slot),
-        }
-    }
-
-    /// Lets HTTP/2 move what it can: answers out, messages in.
-    fn drive_grpc(&mut self, key: Key, now: Monotonic) {
-        let draining = self.draining;
-        let connection = self.of(key);
-        let (paused, queued_size) = (connection.stopped, connection.queued_size());
-        let should_pause = self.should_pause(queued_size, paused);
-        let connection = self.of(key);
-        let Protocol::Grpc(link) = &mut connection.protocol else { return };
-        if connection.phase != Phase::Open {
-            return;
-        }
-        if paused != should_pause {
-            link.set_paused(should_pause);
-            connection.stopped = should_pause;
-        }
-        if draining {
-            link.leave();
-        }
-        link.poll(now);
-        if connection.output.is_empty() {
-            std::mem::swap(&mut connection.output, link.output());
-        }
-        if draining && link.is_answered() && connection.phase_by.is_none() {
-            connection.phase_by = Some(now.after_ns(LINGER_NS_MAX));
-        }
-        let (has_messages, needs_poll) = (link.has_messages(), link.needs_poll());
-        if has_messages {
-            self.queue_messages(key);
-        }
-        if needs_poll {
-            self.mark_dirty(key.slot);
-        }
-        if should_pause && !paused {
-            self.await_room(key);
         }
     }
 
@@ -104,7 +67,7 @@ impl Connections {
     fn recount(&mut self, key: Key) {
         let connection = self.of(key);
         let queued = connection.queued_size();
-        let counted = std::mem::replace(&mut connection.counted_size, queued);
+        let counted = std::mem::replace(&mut connection.counted_queued_size, queued);
         self.queued_size = self.queued_size - counted + queued;
     }
 
@@ -160,15 +123,16 @@ impl Connections {
             return self.cut(key, DropReason::Unread, metrics);
         }
         let phase_is_over = connection.phase_by.is_some_and(|by| by <= now);
-        match (connection.phase, &mut connection.protocol) {
+        match (connection.phase, &connection.protocol) {
             (Phase::Open, Protocol::Grpc(_)) if phase_is_over => {
                 connection.phase = Phase::Finishing;
                 connection.phase_by = None;
             }
-            (Phase::Open, Protocol::Grpc(link)) => link.set_overdue(),
             (Phase::Open, Protocol::Sniffing) if phase_is_over => {
                 self.cut(key, DropReason::SniffTimeout, metrics);
             }
+            // A deadline of its streams: settling it acts on it.
+            (Phase::Open, Protocol::Grpc(_)) => {}
             // It was told that it is closed and had its time.
             (Phase::Lingering, _) if phase_is_over => self.break_off(key),
             _ => {}

@@ -5,14 +5,14 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 
 use super::disk::PrepareError;
-use super::service::{Frame, Output, Service, StatusCode, WireStatus, WriteError};
+use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use crate::base::ids::{Origin, SegmentId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::ShardCounters;
 use crate::shard::{Effects, Input, RoutedRequest, Shard};
 use crate::storage::block::SegmentWrite;
-use crate::wire::error::{self, WireError};
+use crate::wire::error::WireError;
 use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
 use crate::wire::response::{self, ResponsePrefix};
 use crate::wire::route::Router;
@@ -91,23 +91,13 @@ impl ShardService {
     fn end_stream(&self, origin: Origin, error: &WireError, output: &mut Output<'_>) {
         let message = error.to_string();
         tracing::warn!(?origin, %error, "ended a stream");
-        match output.reply_buffer(origin, true) {
-            Some(buffer) if origin.stream == 0 => {
-                let code = error.status().code();
-                response::encode_connection_error(buffer, &self.prefix, code, &message);
-            }
-            _ => {}
+        if origin.stream != 0 {
+            output.finish(origin);
+        } else if let Some(buffer) = output.reply_buffer(origin, true) {
+            let code = error.status().code();
+            response::encode_connection_error(buffer, &self.prefix, code, &message);
         }
-        output.close(origin, &WireStatus { code: status_code(error.status()), message });
-    }
-}
-
-const fn status_code(code: error::StatusCode) -> StatusCode {
-    match code {
-        error::StatusCode::InvalidArgument => StatusCode::InvalidArgument,
-        error::StatusCode::PermissionDenied => StatusCode::PermissionDenied,
-        error::StatusCode::ResourceExhausted => StatusCode::ResourceExhausted,
-        error::StatusCode::Unimplemented => StatusCode::Unimplemented,
+        output.close(origin, &WireStatus { code: error.status().into(), message });
     }
 }
 
@@ -137,11 +127,11 @@ impl Service for ShardService {
         }
 
         let mut requests: Pass<RoutedRequest<'_>> = ArrayVec::new();
-        let mut ended: Pass<Origin> = ArrayVec::new();
+        let mut ended: Pass<(Origin, &WireError)> = ArrayVec::new();
         for (frame, parsed) in frames.iter().zip(&parsed) {
             let origin = frame.origin;
             // What comes after a message that ends its stream isn't looked at.
-            if ended.contains(&origin) {
+            if ended.iter().any(|(other, _)| *other == origin) {
                 output.finish(origin);
                 continue;
             }
@@ -149,8 +139,7 @@ impl Service for ShardService {
                 Parsed::Request(request) => Ok(*request),
                 Parsed::Cold(place) => cold[*place].request(self.acceptance()),
                 Parsed::Failed(error) => {
-                    self.end_stream(origin, error, output);
-                    ended.push(origin);
+                    ended.push((origin, error));
                     continue;
                 }
             };
@@ -163,6 +152,10 @@ impl Service for ShardService {
         let before = *self.shard.counters();
         self.shard.handle_batch(now, &requests, output);
         self.tell_refusals(before);
+        // After what stood before it in the stream: that is answered, as far as it can be at once.
+        for (origin, error) in ended {
+            self.end_stream(origin, error, output);
+        }
     }
 
     fn written(

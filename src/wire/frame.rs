@@ -1,8 +1,7 @@
 //! Frames: `flag: u8 | length: u32 big-endian | payload`, on raw connections and inside of gRPC.
 //!
-//! Nothing is copied from a buffer that holds whole frames ([`split`]); only a frame that straddles
-//! buffers is put together ([`Assembler`]). A length is checked before a byte of the payload is
-//! kept, and memory grows with what was received, never with what was announced.
+//! The one decoder of all who receive frames: they are looked at where they were received, and a
+//! length is checked before a byte of the payload is kept or memory taken for it.
 
 use std::error::Error;
 use std::fmt;
@@ -12,8 +11,7 @@ use bytes::{BufMut as _, BytesMut};
 
 use crate::base::cast;
 use crate::base::limits::{
-    FRAME_BUFFER_KEPT_SIZE_BYTES_MAX, FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX,
-    FRAME_SIZE_BYTES_MAX,
+    FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX, FRAME_SIZE_BYTES_MAX,
 };
 use crate::wire::error::StatusCode;
 
@@ -57,15 +55,6 @@ pub struct FrameHeader {
     pub flag: Flag,
     /// How long the payload is: at most what a frame may be without its prefix.
     pub payload_size_bytes: usize,
-}
-
-/// A whole frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
-    /// What the payload is.
-    pub flag: Flag,
-    /// The payload.
-    pub payload: &'a [u8],
 }
 
 /// What is wrong with a frame. The sender's fault; the stream can't go on, because where the next
@@ -148,120 +137,6 @@ pub fn next(bytes: &[u8]) -> Result<Option<(FrameHeader, Range<usize>)>, FrameEr
     let Some(header) = header(bytes)? else { return Ok(None) };
     let end = FRAME_PREFIX_SIZE_BYTES + header.payload_size_bytes;
     Ok((bytes.len() >= end).then_some((header, FRAME_PREFIX_SIZE_BYTES..end)))
-}
-
-/// Cuts the first frame off `bytes`; `None`, and `bytes` as it was, if it isn't whole.
-///
-/// # Errors
-/// As [`next`].
-#[inline]
-pub fn split<'a>(bytes: &mut &'a [u8]) -> Result<Option<Frame<'a>>, FrameError> {
-    let Some((header, range)) = next(bytes)? else { return Ok(None) };
-    let (frame, rest) = bytes.split_at(range.end);
-    *bytes = rest;
-    Ok(Some(Frame { flag: header.flag, payload: &frame[range.start..] }))
-}
-
-/// Puts the one frame together that straddles the buffers of a connection. With each buffer:
-///
-/// ```
-/// # use p2pmap::wire::frame::{Assembler, Frame, FrameError, split};
-/// # fn on_frame(_: Frame<'_>) {}
-/// fn on_buffer(assembler: &mut Assembler, mut buffer: &[u8]) -> Result<(), FrameError> {
-///     if let Some(frame) = assembler.complete(&mut buffer)? {
-///         on_frame(frame);
-///     }
-///     while let Some(frame) = split(&mut buffer)? {
-///         on_frame(frame);
-///     }
-///     assembler.keep(buffer);
-///     Ok(())
-/// }
-/// ```
-#[derive(Debug, Default)]
-pub struct Assembler {
-    /// The beginning of a frame, or a whole one that was handed out.
-    frame: Vec<u8>,
-    /// `frame` was handed out and is no longer needed.
-    done: bool,
-}
-
-impl Assembler {
-    /// Whether no frame has begun: the stream may end here.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.done || self.frame.is_empty()
-    }
-
-    /// The memory that is held, to be accounted for.
-    #[must_use]
-    pub fn capacity_bytes(&self) -> usize {
-        self.frame.capacity()
-    }
-
-    /// Completes the frame that an earlier buffer began. Takes from `bytes` no more than that
-    /// frame lacks; `None` if there is no such frame or all of `bytes` doesn't complete it.
-    ///
-    /// # Errors
-    /// As [`next`].
-    pub fn complete(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
-        self.release();
-        if self.frame.is_empty() {
-            return Ok(None);
-        }
-        let missing = FRAME_PREFIX_SIZE_BYTES.saturating_sub(self.frame.len());
-        self.take(bytes, missing, FRAME_PREFIX_SIZE_BYTES);
-        let Some(header) = header(&self.frame)? else { return Ok(None) };
-        let size = FRAME_PREFIX_SIZE_BYTES + header.payload_size_bytes;
-        self.take(bytes, size - self.frame.len(), size);
-        if self.frame.len() < size {
-            return Ok(None);
-        }
-        self.done = true;
-        Ok(Some(Frame { flag: header.flag, payload: &self.frame[FRAME_PREFIX_SIZE_BYTES..] }))
-    }
-
-    /// Keeps the beginning of a frame, what [`split`] left of a buffer.
-    ///
-    /// # Panics
-    /// If [`Assembler::complete`] and [`split`] didn't see the buffer first: the bytes are a whole
-    /// frame, or don't belong where they would be put.
-    pub fn keep(&mut self, bytes: &[u8]) {
-        self.release();
-        if bytes.is_empty() {
-            return;
-        }
-        assert!(self.frame.is_empty(), "the rest of a buffer belongs to the frame that has begun");
-        let size = match header(bytes) {
-            Ok(Some(header)) => FRAME_PREFIX_SIZE_BYTES + header.payload_size_bytes,
-            // `complete` says what is wrong, should the caller not have heard it from `split`.
-            Ok(None) | Err(_) => usize::MAX,
-        };
-        assert!(bytes.len() < size, "a whole frame is handled, not kept");
-        self.take(&mut &*bytes, bytes.len(), size);
-    }
-
-    /// Moves up to `missing` bytes of a frame of `size` bytes. Capacity doubles, but never beyond
-    /// the frame.
-    fn take(&mut self, bytes: &mut &[u8], missing: usize, size: usize) {
-        let (taken, rest) = bytes.split_at(missing.min(bytes.len()));
-        let needed = self.frame.len() + taken.len();
-        if needed > self.frame.capacity() {
-            let capacity = needed.max(size.min(2 * self.frame.capacity()));
-            self.frame.reserve_exact(capacity - self.frame.len());
-        }
-        self.frame.extend_from_slice(taken);
-        *bytes = rest;
-    }
-
-    /// Forgets the frame that was handed out, and its memory if it is more than connections keep.
-    fn release(&mut self) {
-        if self.done {
-            self.done = false;
-            self.frame.clear();
-            self.frame.shrink_to(FRAME_BUFFER_KEPT_SIZE_BYTES_MAX);
-        }
-    }
 }
 
 /// A frame whose length isn't known yet.

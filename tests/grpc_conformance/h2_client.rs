@@ -12,9 +12,9 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response};
 use p2pmap::base::limits::{
-    FRAME_SIZE_BYTES_MAX, GRPC_HEADER_LIST_SIZE_BYTES_MAX, GRPC_KEEPALIVE_IDLE_NS,
-    GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX, GRPC_STREAM_WINDOW_SIZE_BYTES,
-    REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
+    FRAME_PREFIX_SIZE_BYTES, FRAME_SIZE_BYTES_MAX, GRPC_HEADER_LIST_SIZE_BYTES_MAX,
+    GRPC_KEEPALIVE_IDLE_NS, GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX,
+    GRPC_STREAM_WINDOW_SIZE_BYTES, REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
 };
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_MS};
@@ -440,7 +440,7 @@ fn a_message_too_long_is_refused_by_its_prefix() {
 fn the_longest_message_passes_both_ways() {
     let mut pair = Pair::new();
     let mut call = pair.call(CONNECT);
-    let payload = vec![0x5A; FRAME_SIZE_BYTES_MAX];
+    let payload = vec![0x5A; FRAME_SIZE_BYTES_MAX - FRAME_PREFIX_SIZE_BYTES];
     call.send(&mut pair, &payload);
     assert_eq!(call.messages(&mut pair), [&payload[..]]);
 }
@@ -630,7 +630,7 @@ fn replies_wait_while_the_socket_takes_no_more() {
 fn a_paused_connection_stops_its_client_and_goes_on_when_resumed() {
     let mut pair = Pair::new();
     let mut call = pair.call(CONNECT);
-    pair.server.set_read_paused(true);
+    pair.server.set_allowance(0);
     let count = 20_000;
     for number in 0_u32..count {
         call.stream.send_data(frame(&number.to_be_bytes()), false).unwrap();
@@ -645,7 +645,7 @@ fn a_paused_connection_stops_its_client_and_goes_on_when_resumed() {
     assert!(used < 9 * usize::try_from(count).unwrap());
     assert_eq!(pair.state, ConnectionState::Open);
 
-    pair.server.set_read_paused(false);
+    pair.server.set_allowance(usize::MAX);
     pair.run();
     let messages = call.messages(&mut pair);
     assert_eq!(messages.len(), usize::try_from(count).unwrap());
@@ -955,7 +955,7 @@ fn random_session(seed: u64) {
             4..7 => talker.read(),
             7 if prng.one_in(10) => talker.half_close(),
             8 if prng.one_in(20) => talker.cancel(),
-            9 => pair.server.set_read_paused(prng.one_in(2)),
+            9 => pair.server.set_allowance(if prng.one_in(2) { 0 } else { usize::MAX }),
             10 => pair.echoes = prng.one_in(2),
             _ => drop(pair.turn()),
         }
@@ -963,7 +963,7 @@ fn random_session(seed: u64) {
             pair.run();
         }
     }
-    pair.server.set_read_paused(false);
+    pair.server.set_allowance(usize::MAX);
     pair.echoes = true;
     pair.run();
     finish(&mut pair, &mut talkers, seed);

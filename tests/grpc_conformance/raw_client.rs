@@ -335,7 +335,7 @@ fn a_client_that_opens_and_cancels_streams_without_end_is_cut() {
 #[test]
 fn a_client_that_ignores_its_window_loses_its_stream() {
     let mut raw = Raw::begun();
-    raw.server.set_read_paused(true);
+    raw.server.set_allowance(0);
     raw.receive(&open(1));
     raw.frames();
     for _ in 0..14 {

@@ -6,9 +6,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::status::{GrpcCode, GrpcStatus};
 use crate::base::cast::usize_from_u32;
-use crate::base::limits::{FRAME_PREFIX_SIZE_BYTES, FRAME_SIZE_BYTES_MAX};
+use crate::base::limits::{FRAME_PREFIX_SIZE_BYTES, GRPC_STREAM_WINDOW_SIZE_BYTES};
+use crate::runtime::client_frame::{FrameRefusal, frame_size};
 
 /// The bytes of one stream that have not become messages yet.
 #[derive(Debug, Default)]
@@ -20,17 +20,6 @@ pub(super) struct Assembler {
     backlog: BytesMut,
     /// The message that has begun and doesn't end in `pending`, with its prefix.
     partial: BytesMut,
-}
-
-/// Why a stream's bytes are no messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AssembleError {
-    /// The message is compressed.
-    Compressed,
-    /// The first byte of a prefix is neither 0 nor 1.
-    UnknownFlag(u8),
-    /// The announced payload exceeds what is accepted.
-    TooLong { size_bytes: usize },
 }
 
 impl Assembler {
@@ -46,7 +35,7 @@ impl Assembler {
     /// The payload of the next complete message.
     ///
     /// After an error the stream has no bounds any more and has to end.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, AssembleError> {
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, FrameRefusal> {
         loop {
             if self.pending.is_empty() {
                 if self.backlog.is_empty() {
@@ -66,7 +55,7 @@ impl Assembler {
                     frame.advance(FRAME_PREFIX_SIZE_BYTES);
                     return Ok(Some(frame));
                 }
-                Some(size) => self.partial.reserve(size),
+                Some(size) => self.reserve(size),
                 None => {}
             }
             self.move_to_partial(self.pending.len());
@@ -83,10 +72,10 @@ impl Assembler {
         self.partial.len()
     }
 
-    fn finish_partial(&mut self) -> Result<Option<Bytes>, AssembleError> {
+    fn finish_partial(&mut self) -> Result<Option<Bytes>, FrameRefusal> {
         self.move_to_partial(FRAME_PREFIX_SIZE_BYTES.saturating_sub(self.partial.len()));
         let Some(size) = frame_size(&self.partial)? else { return Ok(None) };
-        self.partial.reserve(size - self.partial.len());
+        self.reserve(size - self.partial.len());
         self.move_to_partial(size - self.partial.len());
         if self.partial.len() < size {
             return Ok(None);
@@ -96,45 +85,15 @@ impl Assembler {
         Ok(Some(frame))
     }
 
+    /// Memory for what can come at once; the rest of a long message is paid for when it comes.
+    fn reserve(&mut self, size: usize) {
+        self.partial.reserve(size.min(usize_from_u32(GRPC_STREAM_WINDOW_SIZE_BYTES)));
+    }
+
     fn move_to_partial(&mut self, size_max: usize) {
         let size = size_max.min(self.pending.len());
         self.partial.extend_from_slice(&self.pending[..size]);
         self.pending.advance(size);
-    }
-}
-
-/// The size of the frame that `bytes` begin with, its prefix included; `None` if the prefix is not
-/// complete.
-fn frame_size(bytes: &[u8]) -> Result<Option<usize>, AssembleError> {
-    let Some(&[flag, a, b, c, d]) = bytes.first_chunk::<FRAME_PREFIX_SIZE_BYTES>() else {
-        return Ok(None);
-    };
-    match flag {
-        0 => {}
-        1 => return Err(AssembleError::Compressed),
-        _ => return Err(AssembleError::UnknownFlag(flag)),
-    }
-    let size_bytes = usize_from_u32(u32::from_be_bytes([a, b, c, d]));
-    if size_bytes > FRAME_SIZE_BYTES_MAX {
-        return Err(AssembleError::TooLong { size_bytes });
-    }
-    Ok(Some(FRAME_PREFIX_SIZE_BYTES + size_bytes))
-}
-
-impl From<AssembleError> for GrpcStatus {
-    fn from(error: AssembleError) -> Self {
-        match error {
-            AssembleError::Compressed => {
-                Self::new(GrpcCode::Unimplemented, "compressed messages are not supported")
-            }
-            AssembleError::UnknownFlag(flag) => {
-                Self::new(GrpcCode::Internal, format!("a message's prefix has the flag {flag}"))
-            }
-            AssembleError::TooLong { size_bytes } => Self::new(
-                GrpcCode::ResourceExhausted,
-                format!("a message has {size_bytes} bytes; at most {FRAME_SIZE_BYTES_MAX} go"),
-            ),
-        }
     }
 }
 
@@ -143,6 +102,7 @@ mod tests {
     use bytes::BufMut;
 
     use super::*;
+    use crate::wire::frame::FrameError;
 
     fn frame(payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0];
@@ -209,10 +169,15 @@ mod tests {
             assert_eq!(whole, cut);
             whole
         };
-        assert_eq!(refused(&[1, 0, 0, 0, 1]), Err(AssembleError::Compressed));
-        assert_eq!(refused(&[2, 0, 0, 0, 1]), Err(AssembleError::UnknownFlag(2)));
-        let size_bytes = FRAME_SIZE_BYTES_MAX + 1;
-        assert_eq!(refused(&[0, 0, 0x40, 0, 1]), Err(AssembleError::TooLong { size_bytes }));
-        assert_eq!(refused(&[0, 0, 0x40, 0, 0]), Ok(None));
+        let malformed = |error| Err(FrameRefusal::Malformed(error));
+        assert_eq!(refused(&[1]), malformed(FrameError::Compressed));
+        assert_eq!(refused(&[2, 0, 0, 0, 0]), Err(FrameRefusal::Hello));
+        assert_eq!(refused(&[3]), malformed(FrameError::FlagUnknown { flag: 3 }));
+        let payload_size_bytes = 4 << 20;
+        assert_eq!(
+            refused(&[0, 0, 0x40, 0, 0]),
+            malformed(FrameError::TooLong { payload_size_bytes })
+        );
+        assert_eq!(refused(&[0, 0, 0x3F, 0xFF, 0xFB]), Ok(None));
     }
 }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 
 use super::StreamId;
 use super::admission::{self, Method};
@@ -13,6 +13,7 @@ use super::assembler::Assembler;
 use super::health::{self, Watch};
 use super::status::{GrpcCode, GrpcStatus};
 use crate::base::cast::{u32_from, usize_from_u32};
+use crate::base::limits::UNREAD_NS_MAX;
 use crate::base::time::Monotonic;
 
 /// One stream.
@@ -24,6 +25,8 @@ pub(super) struct Call {
     pub(super) in_flight_count: usize,
     /// Encoded frames that the client's window has not had room for.
     pub(super) replies: BytesMut,
+    /// The client's window leaves no room for `replies`, and must by then.
+    unread_until: Option<Monotonic>,
     method: Method,
     watch: Option<Watch>,
     /// What the client sends; `None` when nothing more is wanted of it.
@@ -80,6 +83,7 @@ impl Call {
             deadline: None,
             in_flight_count: 0,
             replies: BytesMut::new(),
+            unread_until: None,
             method,
             watch: None,
             requests: Some(requests),
@@ -133,7 +137,7 @@ impl Call {
                 Taken::Nothing
             }
             Err(error) => {
-                self.end_requests(error.into());
+                self.end_requests((&error.status()).into());
                 Taken::Nothing
             }
         }
@@ -148,6 +152,16 @@ impl Call {
     pub(super) fn release(&mut self) {
         let waiting = u32_from(self.assembler.pending_len());
         self.release_window(self.unreleased_size_bytes - waiting);
+    }
+
+    /// Whether something came that hasn't been looked at.
+    pub(super) fn has_unread(&self) -> bool {
+        self.requests.is_some() && (self.pending_len() > 0 || self.half_closed)
+    }
+
+    /// Bytes that haven't been looked at.
+    pub(super) fn pending_len(&self) -> usize {
+        self.assembler.pending_len()
     }
 
     /// Bytes of an incomplete message.
@@ -174,9 +188,9 @@ impl Call {
     }
 
     /// Hands out no more messages; ends the stream once those that were are answered. The first
-    /// end counts.
+    /// end counts, but a client's own end is no reason to tell it that all was well.
     pub(super) fn end_requests(&mut self, status: GrpcStatus) {
-        if self.requests_end.is_none() {
+        if self.requests_end.as_ref().is_none_or(|end| end.code == GrpcCode::Ok) {
             self.requests_end = Some(status);
             self.stop_receiving();
         }
@@ -201,7 +215,7 @@ impl Call {
 
     /// Hands at most `size_max` bytes of replies to h2, and no more than the client's window takes:
     /// h2 would queue them without bound. Returns how many.
-    pub(super) fn send(&mut self, size_max: usize) -> usize {
+    pub(super) fn send(&mut self, size_max: usize, now: Monotonic) -> usize {
         let wanted = self.replies.len().min(size_max);
         if wanted == 0 || self.over {
             return 0;
@@ -213,12 +227,33 @@ impl Call {
         stream.reserve_capacity(wanted);
         let size = stream.capacity().min(wanted);
         if size == 0 {
+            self.unread_until.get_or_insert_with(|| now.after_ns(UNREAD_NS_MAX));
             return 0;
         }
+        self.unread_until = (size < wanted).then(|| now.after_ns(UNREAD_NS_MAX));
         let bytes = self.replies.split_to(size).freeze();
         let Response::Begun(stream) = &mut self.response else { return 0 };
         self.over = stream.send_data(bytes, false).is_err();
         size
+    }
+
+    /// Resets the stream if the client has left its replies unread for too long: trailers could not
+    /// overtake them.
+    pub(super) fn reset_if_unread(&mut self, now: Monotonic) -> bool {
+        if self.over || self.unread_until.is_none_or(|until| now < until) {
+            return false;
+        }
+        if let Response::Begun(stream) = &mut self.response {
+            stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+        }
+        self.over = true;
+        true
+    }
+
+    /// When time runs out for it.
+    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
+        let deadline = self.deadline.filter(|_| !self.is_ending());
+        deadline.into_iter().chain(self.unread_until).min()
     }
 
     /// Sends the trailers if nothing stands before them any more.

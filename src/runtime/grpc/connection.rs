@@ -66,7 +66,10 @@ pub struct GrpcConnection {
     /// Where the next round over the calls begins, so that none of them always comes first.
     first: usize,
     opened_at: Option<Monotonic>,
-    read_paused: bool,
+    /// Messages that may still be handed out.
+    allowance_count: usize,
+    /// Streams that were reset because their replies stayed unread.
+    unread_count: u64,
     serving: bool,
     draining: bool,
 }
@@ -105,7 +108,8 @@ impl GrpcConnection {
             held_back: false,
             first: 0,
             opened_at: None,
-            read_paused: false,
+            allowance_count: usize::MAX,
+            unread_count: 0,
             serving,
             draining: false,
         }
@@ -158,7 +162,7 @@ impl GrpcConnection {
                 self.collect(cx);
             }
             self.read(messages);
-            self.write();
+            self.write(now);
             if !self.wake.is_raised() {
                 break;
             }
@@ -241,7 +245,8 @@ impl GrpcConnection {
         self.in_flight_count
     }
 
-    /// When to poll at the latest: a stream's `grpc-timeout`, or the client's sign of life.
+    /// When to poll at the latest: a stream's `grpc-timeout`, replies that a client leaves unread,
+    /// or the client's sign of life.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let connection = match &self.transport {
@@ -249,8 +254,7 @@ impl GrpcConnection {
             Transport::Open(_, keepalive) => Some(keepalive.deadline()),
             Transport::Closed(_) => return None,
         };
-        let running = self.calls.iter().filter(|call| !call.is_ending());
-        running.filter_map(|call| call.deadline).chain(connection).min()
+        self.calls.iter().filter_map(Call::next_deadline).chain(connection).min()
     }
 
     /// Says that the node is leaving: GOAWAY with the last stream that is served. No stream hands
@@ -278,14 +282,44 @@ impl GrpcConnection {
         self.touched = true;
     }
 
-    /// While paused, no message is handed out and no window given back: the client stops when its
-    /// windows are used up. Cancellations, pings and health checks go on.
-    pub fn set_read_paused(&mut self, paused: bool) {
-        self.read_paused = paused;
-        self.touched = true;
+    /// How many messages may be handed out until this is called again. While there are none to be
+    /// handed out, no window is given back either: the client stops when its windows are used up.
+    /// Cancellations, pings and health checks go on.
+    pub fn set_allowance(&mut self, count: usize) {
+        self.touched |= count > 0 && self.has_unread();
+        self.allowance_count = count;
     }
 
-    fn state(&self) -> ConnectionState {
+    /// Whether a poll with an allowance might hand out messages without further bytes.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.calls.iter().any(|call| call.feeds_shard() && call.has_unread())
+    }
+
+    /// Bytes that came and aren't messages yet.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let held = self.calls.iter().map(|call| call.pending_len() + call.partial_len());
+        self.pipe.borrow().input.len() + held.sum::<usize>()
+    }
+
+    /// How many streams were reset since the last call because their replies stayed unread.
+    pub fn take_unread_count(&mut self) -> u64 {
+        mem::take(&mut self.unread_count)
+    }
+
+    /// Ends all streams at once with a status, takes no more of them, and ends the connection when
+    /// the client has heard that.
+    pub fn refuse(&mut self, status: &GrpcStatus) {
+        for call in &mut self.calls {
+            call.end_with(status.clone());
+        }
+        self.shutdown();
+    }
+
+    /// What has become of it.
+    #[must_use]
+    pub fn state(&self) -> ConnectionState {
         match self.transport {
             Transport::Closed(reason) => ConnectionState::Closed(reason),
             _ if self.draining => ConnectionState::Draining,
@@ -315,6 +349,10 @@ impl GrpcConnection {
             if call.deadline.is_some_and(|deadline| deadline <= now) {
                 let text = "the stream's `grpc-timeout` has passed";
                 call.end_with(GrpcStatus::new(GrpcCode::DeadlineExceeded, text));
+            }
+            if call.reset_if_unread(now) {
+                self.unread_count += 1;
+                self.wake.raise();
             }
         }
     }
@@ -389,11 +427,12 @@ impl GrpcConnection {
         for place in self.round() {
             let call = &mut self.calls[place];
             while !call.feeds_shard()
-                || (!self.read_paused && self.in_flight_count < REQUESTS_PER_CONNECTION_MAX)
+                || (self.allowance_count > 0 && self.in_flight_count < REQUESTS_PER_CONNECTION_MAX)
             {
                 match call.take(self.serving) {
                     Taken::Message(payload) => {
                         self.in_flight_count += 1;
+                        self.allowance_count -= 1;
                         messages.push((call.id, payload));
                     }
                     Taken::Answered => {}
@@ -421,14 +460,14 @@ impl GrpcConnection {
     }
 
     /// Hands replies to h2 and ends streams.
-    fn write(&mut self) {
+    fn write(&mut self, now: Monotonic) {
         let output_size = self.pipe.borrow().output.len();
         self.held_back = false;
         for place in self.round() {
             let call = &mut self.calls[place];
             call.settle(self.serving);
             let room = GRPC_OUTPUT_SIZE_BYTES.saturating_sub(output_size + self.handed_size_bytes);
-            let size = call.send(room);
+            let size = call.send(room, now);
             call.finish();
             self.held_back |= size == room && !call.replies.is_empty();
             if size > 0 || call.is_over() {

@@ -1,12 +1,12 @@
 //! The answers of `grpc.health.v1.Health`. The node as a whole is known by the empty name.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::status::{GrpcCode, GrpcStatus};
-use crate::base::cast::u32_from;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::wire::frame::{self, Flag};
 
 const SERVICES: [&str; 2] = ["", "atomix.map.P2PMapService"];
 
@@ -66,7 +66,5 @@ const fn status(serving: bool) -> ServingStatus {
 
 fn append_response(replies: &mut BytesMut, status: ServingStatus) {
     let response = HealthCheckResponse { status: status.into() };
-    replies.put_u8(0);
-    replies.put_u32(u32_from(response.encoded_len()));
-    response.encode(replies).expect("a BytesMut grows as needed");
+    frame::encode(replies, Flag::Message, &response);
 }

@@ -1,6 +1,7 @@
 //! gRPC on a connection, as an object that a core's loop polls: HTTP/2 by h2 over two byte buffers
-//! in memory, no tokio runtime, no task of its own. It depends on `base` and on the generated types
-//! of the health service; what the messages of `Connect` mean is not its business.
+//! in memory, no tokio runtime, no task of its own. It depends on `base`, on the wire's frames and on
+//! the generated types of the health service; what the messages of `Connect` mean is not its
+//! business.
 //!
 //! It guarantees: whole messages only, in their stream's order, none longer than a frame may be; at
 //! most [`REQUESTS_PER_CONNECTION_MAX`](crate::base::limits::REQUESTS_PER_CONNECTION_MAX) of them

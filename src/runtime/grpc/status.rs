@@ -6,6 +6,7 @@ use std::fmt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::limits::GRPC_STATUS_MESSAGE_SIZE_BYTES_MAX;
+use crate::runtime::service::{StatusCode, WireStatus};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -89,6 +90,20 @@ impl GrpcStatus {
 impl fmt::Display for GrpcStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.code, self.message)
+    }
+}
+
+impl From<&WireStatus> for GrpcStatus {
+    fn from(status: &WireStatus) -> Self {
+        let code = match status.code {
+            StatusCode::InvalidArgument => GrpcCode::InvalidArgument,
+            StatusCode::PermissionDenied => GrpcCode::PermissionDenied,
+            StatusCode::ResourceExhausted => GrpcCode::ResourceExhausted,
+            StatusCode::Unimplemented => GrpcCode::Unimplemented,
+            StatusCode::Internal => GrpcCode::Internal,
+            StatusCode::Unavailable => GrpcCode::Unavailable,
+        };
+        Self::new(code, status.message.clone())
     }
 }
 

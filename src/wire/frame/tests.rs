@@ -7,31 +7,19 @@ fn frame(flag: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a connection does with its buffers.
-fn receive(assembler: &mut Assembler, mut buffer: &[u8]) -> Result<Vec<Vec<u8>>, FrameError> {
-    let mut payloads = Vec::new();
-    if let Some(frame) = assembler.complete(&mut buffer)? {
-        payloads.push(frame.payload.to_vec());
-    }
-    while let Some(frame) = split(&mut buffer)? {
-        payloads.push(frame.payload.to_vec());
-    }
-    assembler.keep(buffer);
-    Ok(payloads)
-}
-
 #[test]
-fn frames_come_out_one_by_one_and_the_rest_stays() {
+fn frames_are_found_one_behind_the_other() {
     let mut bytes = frame(0, b"first");
     bytes.extend(frame(2, b""));
     bytes.extend(&frame(0, b"third")[..7]);
-    let mut rest = &bytes[..];
-    let first = split(&mut rest).unwrap().unwrap();
-    assert_eq!((first.flag, first.payload), (Flag::Message, &b"first"[..]));
-    let second = split(&mut rest).unwrap().unwrap();
-    assert_eq!((second.flag, second.payload), (Flag::Hello, &b""[..]));
-    assert_eq!(split(&mut rest), Ok(None));
-    assert_eq!(rest, &frame(0, b"third")[..7]);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some((header, payload)) = next(&bytes[at..]).unwrap() {
+        found.push((header.flag, bytes[at..][payload.clone()].to_vec()));
+        at += payload.end;
+    }
+    assert_eq!(found, [(Flag::Message, b"first".to_vec()), (Flag::Hello, Vec::new())]);
+    assert_eq!(&bytes[at..], &frame(0, b"third")[..7]);
 }
 
 #[test]
@@ -58,54 +46,10 @@ fn lengths_beyond_the_limit_are_refused_from_the_prefix_alone() {
         bytes.extend_from_slice(&length.to_be_bytes());
         let error = FrameError::TooLong { payload_size_bytes: length };
         assert_eq!(next(&bytes).err(), refused.then_some(error));
-        let mut assembler = Assembler::default();
-        assembler.keep(&bytes[..3]);
-        let completed = assembler.complete(&mut &bytes[3..]);
-        assert_eq!(completed.err(), refused.then_some(error));
-        assert!(assembler.capacity_bytes() <= FRAME_PREFIX_SIZE_BYTES, "nothing is reserved");
-    }
-}
-
-#[test]
-fn frames_survive_any_cut() {
-    let mut bytes = frame(0, b"first");
-    bytes.extend(frame(0, b""));
-    bytes.extend(frame(2, &[7; 300]));
-    let whole = vec![b"first".to_vec(), Vec::new(), vec![7; 300]];
-    for cut in 0..bytes.len() {
-        for second in cut..bytes.len() {
-            let mut assembler = Assembler::default();
-            let mut payloads = receive(&mut assembler, &bytes[..cut]).unwrap();
-            payloads.extend(receive(&mut assembler, &bytes[cut..second]).unwrap());
-            payloads.extend(receive(&mut assembler, &bytes[second..]).unwrap());
-            assert_eq!(payloads, whole);
-            assert!(assembler.is_empty());
+        for len in 0..bytes.len() {
+            assert_eq!(next(&bytes[..len]), Ok(None), "{len} bytes say nothing yet");
         }
     }
-}
-
-#[test]
-fn memory_grows_with_the_bytes_received_and_never_beyond_the_frame() {
-    let payload = vec![1; FRAME_SIZE_BYTES_MAX - FRAME_PREFIX_SIZE_BYTES];
-    let bytes = frame(0, &payload);
-    let mut assembler = Assembler::default();
-    let mut received = 0;
-    for chunk in bytes.chunks(1_000) {
-        received += chunk.len();
-        let payloads = receive(&mut assembler, chunk).unwrap();
-        assert_eq!(payloads.len(), usize::from(received == bytes.len()));
-        assert!(assembler.capacity_bytes() <= 2 * received);
-        assert!(assembler.capacity_bytes() <= FRAME_SIZE_BYTES_MAX);
-    }
-    assert!(receive(&mut assembler, &[]).unwrap().is_empty());
-    assert!(assembler.capacity_bytes() <= FRAME_BUFFER_KEPT_SIZE_BYTES_MAX, "it was given back");
-}
-
-#[test]
-fn unfinished_frame_is_seen_at_the_end_of_a_stream() {
-    let mut assembler = Assembler::default();
-    assembler.keep(&[0]);
-    assert!(!assembler.is_empty());
 }
 
 #[test]
