@@ -107,6 +107,15 @@ impl Assembly {
         }
         let (records, ms) = (recovered.record_count, clock.monotonic().0 / 1_000_000);
         info!(%shard, records, ms, clean = recovered.start.clean, "recovered the log");
+        if durability(config.durability) == wal::Durability::None && recovered.record_count > 0 {
+            let path = data_dir.shard_folder(shard);
+            let message = format!(
+                "{} holds a log, which durability none would neither keep nor continue; choose \
+                 another --data-dir",
+                path.display()
+            );
+            return Err(Fatal::new(FatalReason::DataDirectory, message));
+        }
         let wal_config = data_dir.wal_config(
             shard,
             config.log_size_bytes_max,
