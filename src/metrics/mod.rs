@@ -76,6 +76,14 @@ pub struct ShardCounters {
     pub answers: u64,
     /// Requests answered with an error.
     pub failures: u64,
+    /// Commands refused because the partition was between two views, or the node going down.
+    pub refused_unavailable: u64,
+    /// Commands refused because too much waited for the log.
+    pub refused_unsynced: u64,
+    /// Commands refused because the log was full.
+    pub refused_log_full: u64,
+    /// Commands refused because the map was full.
+    pub refused_map_full: u64,
 }
 
 #[cfg(test)]

@@ -39,7 +39,15 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     if runtime.wait_until_ready()? {
         announce_ready(out, runtime.address()).map_err(stdout_failed)?;
     }
-    runtime.wait()
+    let node = runtime.node();
+    let ended = runtime.wait();
+    for (shard, core) in node.cores.iter().enumerate() {
+        let counted = core.counters().into_iter().filter(|(_, value)| *value > 0);
+        let counters: Vec<String> =
+            counted.map(|(name, value)| format!("{name}={value}")).collect();
+        info!(shard, counters = counters.join(" "), "what the loop counted");
+    }
+    ended
 }
 
 fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
@@ -99,6 +107,15 @@ impl Assembly {
         }
         let (records, ms) = (recovered.record_count, clock.monotonic().0 / 1_000_000);
         info!(%shard, records, ms, clean = recovered.start.clean, "recovered the log");
+        if durability(config.durability) == wal::Durability::None && recovered.record_count > 0 {
+            let path = data_dir.shard_folder(shard);
+            let message = format!(
+                "{} holds a log, which durability none would neither keep nor continue; choose \
+                 another --data-dir",
+                path.display()
+            );
+            return Err(Fatal::new(FatalReason::DataDirectory, message));
+        }
         let wal_config = data_dir.wal_config(
             shard,
             config.log_size_bytes_max,

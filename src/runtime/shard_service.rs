@@ -9,6 +9,7 @@ use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use crate::base::ids::{Origin, SegmentId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::time::{Monotonic, Now};
+use crate::metrics::ShardCounters;
 use crate::shard::{Effects, Input, RoutedRequest, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::wire::error::WireError;
@@ -68,6 +69,20 @@ impl ShardService {
         tracing::debug!(code = ?refusal.code, message = refusal.message, "refused a request");
         if let Some(buffer) = output.reply_buffer(origin, true) {
             response::encode_refusal(buffer, &self.prefix, refusal);
+        }
+    }
+
+    /// Says in the log which bound commands ran into.
+    fn tell_refusals(&self, before: ShardCounters) {
+        let now = self.shard.counters();
+        if now.refused_log_full > before.refused_log_full {
+            tracing::error!("the log is full: writes are refused, reads go on; raise --log-max");
+        }
+        if now.refused_map_full > before.refused_map_full {
+            tracing::error!("the map is full: writes are refused, reads and removals go on");
+        }
+        if now.refused_unsynced > before.refused_unsynced {
+            tracing::warn!("the disk is too slow: writes are refused until it has caught up");
         }
     }
 
@@ -134,7 +149,9 @@ impl Service for ShardService {
                 Err(refusal) => self.refuse(origin, &refusal, output),
             }
         }
+        let before = *self.shard.counters();
         self.shard.handle_batch(now, &requests, output);
+        self.tell_refusals(before);
         // After what stood before it in the stream: that is answered, as far as it can be at once.
         for (origin, error) in ended {
             self.end_stream(origin, error, output);
@@ -179,6 +196,7 @@ impl Service for ShardService {
     }
 
     fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>) {
+        tracing::info!(counters = ?self.shard.counters(), "the shard closes");
         self.shard.handle(now, Input::Close, output);
     }
 

@@ -10,6 +10,7 @@ use crate::base::limits::{
     MAP_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
     UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
 };
+use crate::metrics::ShardCounters;
 use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
 
@@ -55,6 +56,15 @@ impl Refused {
             Self::NoView | Self::Closing => Code::Unavailable,
             Self::Unsynced | Self::LogFull | Self::MapFull => Code::ResourceExhausted,
         }
+    }
+
+    pub(super) fn count(self, counters: &mut ShardCounters) {
+        *match self {
+            Self::NoView | Self::Closing => &mut counters.refused_unavailable,
+            Self::Unsynced => &mut counters.refused_unsynced,
+            Self::LogFull => &mut counters.refused_log_full,
+            Self::MapFull => &mut counters.refused_map_full,
+        } += 1;
     }
 
     pub(super) fn message(self) -> &'static str {

@@ -47,6 +47,7 @@ impl Shard {
         let admitted = self.core.admit(&self.partitions[place], bytes.len(), grows);
         let Partition { replica, view } = &mut self.partitions[place];
         if let Err(refused) = admitted {
+            refused.count(&mut self.core.counters);
             let mut world = World::new(view, &mut self.core, effects);
             world.fail(waiter, refused.code(), refused.message());
             return;

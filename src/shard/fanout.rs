@@ -18,6 +18,7 @@ use crate::wire::response;
 pub(super) struct Gather {
     asker: Asker,
     remaining: usize,
+    done: usize,
     entries: u64,
     failed: Option<(Code, String)>,
 }
@@ -33,6 +34,10 @@ impl Shard {
         };
         match request.request.body {
             Body::Command { bytes, command } => self.gather(asker, bytes, &command, effects),
+            Body::Query(query) if query.min_index > Index(0) => {
+                let message = "min_index: an index belongs to one partition; name it in the target";
+                self.core.fail_whole(asker, Code::InvalidArgument, message, effects);
+            }
             Body::Query(query) => {
                 self.core.counters.queries += 1;
                 match query.operation {
@@ -71,6 +76,7 @@ impl Shard {
         let gather = self.core.gathers.insert(Gather {
             asker,
             remaining: self.partitions.len(),
+            done: 0,
             entries: 0,
             failed: None,
         });
@@ -107,7 +113,10 @@ impl Core {
     pub(super) fn gathered(&mut self, place: usize, result: &[u8], effects: &mut impl Effects) {
         let gather = &mut self.gathers[place];
         match v1::Result::decode(result).map(|result| result.outcome) {
-            Ok(Some(result::Outcome::Cleared(cleared))) => gather.entries += cleared.entries,
+            Ok(Some(result::Outcome::Cleared(cleared))) => {
+                gather.done += 1;
+                gather.entries += cleared.entries;
+            }
             Ok(Some(result::Outcome::Error(error))) => {
                 gather.failed = Some((error.code(), error.message));
             }
@@ -137,9 +146,15 @@ impl Core {
         if self.gathers[place].remaining > 0 {
             return;
         }
-        let Gather { asker, entries, failed, .. } = self.gathers.remove(place);
+        let Gather { asker, done, entries, failed, .. } = self.gathers.remove(place);
         if let Some((code, message)) = failed {
-            self.fail_whole(asker, code, &message, effects);
+            if done == 0 {
+                self.fail_whole(asker, code, &message, effects);
+            } else {
+                // A definite error would say that nothing was changed.
+                let message = format!("{done} partitions were cleared, others not: {message}");
+                self.fail_whole(asker, Code::OutcomeUnknown, &message, effects);
+            }
             return;
         }
         let mut result = ResultBytes::new();

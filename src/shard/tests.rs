@@ -395,6 +395,39 @@ fn whole_map_is_counted_listed_and_cleared_across_partitions() {
 }
 
 #[test]
+fn whole_map_has_no_index_to_wait_for() {
+    let mut host = Host::start(Durability::None);
+    let query = v1::Query {
+        map: "m".into(),
+        min_index: 1,
+        operation: Some(query::Operation::Size(v1::Size {})),
+        ..v1::Query::default()
+    };
+    let correlation = host.send_query(&query);
+    assert_eq!(error_code(&host.answers()[&correlation]), Some(Code::InvalidArgument));
+}
+
+#[test]
+fn clear_that_was_not_done_everywhere_does_not_claim_that_nothing_was_changed() {
+    let mut host = Host::start(Durability::Sync);
+    // Fill what one partition may leave unstable, to the last byte that a clear could have.
+    for size in [1 << 20, 1 << 10, 1, 0] {
+        let value = "x".repeat(size);
+        let refused = loop {
+            let correlation = host.put("k", &value);
+            if let Some(answers) = host.answers().remove(&correlation) {
+                break answers;
+            }
+        };
+        assert_eq!(error_code(&refused), Some(Code::ResourceExhausted));
+    }
+    let cleared = host.command(command::Operation::Clear(v1::Clear {}));
+    host.run();
+    let answers = host.answers();
+    assert_eq!(error_code(&answers[&cleared]), Some(Code::OutcomeUnknown), "and the others aren't");
+}
+
+#[test]
 fn limited_listing_goes_on_where_it_ended() {
     let mut host = Host::start(Durability::None);
     for number in 0..50 {
