@@ -16,9 +16,12 @@ pub struct Node {
 
 impl Node {
     /// Starts a node on `data_dir` with further arguments, and waits until it is ready. The port
-    /// is one that the kernel picks.
+    /// is one that the kernel picks; the binary is the one that was built, or `P2PMAP_BIN` names
+    /// another.
     pub fn start(data_dir: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_p2pmap"))
+        let binary =
+            std::env::var_os("P2PMAP_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_p2pmap").into());
+        let mut child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .args(arguments)
