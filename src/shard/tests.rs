@@ -6,7 +6,9 @@ use prost::Message as _;
 use super::*;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, Index, Origin, SegmentId};
-use crate::base::limits::{FRAME_PREFIX_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN};
+use crate::base::limits::{
+    FRAME_PREFIX_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
+};
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_S, Timestamp};
 use crate::proto::atomix::map::{CommandRequest, Indexed, Message, QueryRequest, message};
@@ -319,6 +321,24 @@ fn put_with_async_durability_is_answered_at_once_and_written_soon() {
     assert!(host.asked.writes.is_empty(), "it gathers");
     host.wait();
     assert_eq!(host.asked.writes.len(), 1);
+}
+
+#[test]
+fn puts_with_async_durability_are_refused_while_too_much_is_unwritten() {
+    let mut host = Host::start(Durability::Async);
+    let value = "x".repeat(1 << 20);
+    // The disk is slow: nothing that is handed to it completes.
+    let most = UNSYNCED_SIZE_BYTES_MAX / value.len();
+    let refused = (0..=most).find_map(|_| {
+        let correlation = host.put("k", &value);
+        error_code(&host.answers()[&correlation])
+    });
+    assert_eq!(refused, Some(Code::ResourceExhausted));
+    assert_eq!(host.shard.counters().refused_unsynced, 1);
+
+    host.run();
+    let correlation = host.put("k", &value);
+    assert_eq!(error_code(&host.answers()[&correlation]), None, "the disk has caught up");
 }
 
 #[test]

@@ -118,6 +118,7 @@ pub struct Wal {
     filling: SegmentId,
     filled_block_count: usize,
     gathering: VecDeque<Batch>,
+    gathering_block_count: usize,
     next_batch: BatchId,
     appended: AppendId,
     /// The segment being written, and its next block.
@@ -164,6 +165,7 @@ impl Wal {
             filling: start.next_segment,
             filled_block_count: 0,
             gathering: VecDeque::new(),
+            gathering_block_count: 0,
             next_batch: first_batch,
             appended: AppendId(0),
             writing: None,
@@ -259,6 +261,7 @@ impl Wal {
             return None;
         }
         let batch = self.gathering.pop_front()?;
+        self.gathering_block_count -= batch.blocks.len();
         if let Some(segment) = batch.begins {
             self.prepared.pop_front();
             self.written_segment_count += 1;
@@ -387,8 +390,6 @@ impl Wal {
             self.segment_count_max().saturating_sub(planned)
         };
         let rest = block::offset_of(self.segment_block_count - self.filled_block_count);
-        let gathering_block_count: usize =
-            self.gathering.iter().map(|batch| batch.blocks.len()).sum();
         Space {
             used_size_bytes: on_disk * segment_size,
             size_bytes_max: self.config.log_size_bytes_max,
@@ -396,7 +397,7 @@ impl Wal {
                 0 => 0,
                 _ => rest + (further - 1) * segment_size,
             },
-            gathering_size_bytes: block::offset_of(gathering_block_count),
+            gathering_size_bytes: block::offset_of(self.gathering_block_count),
         }
     }
 
@@ -435,6 +436,7 @@ impl Wal {
             self.pool.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_BLOCK_COUNT_MAX));
         blocks.push(Block::ZERO);
         self.filled_block_count += 1;
+        self.gathering_block_count += 1;
         let last_append = self.appended;
         self.gathering.push_back(Batch {
             id: self.next_batch,
@@ -468,6 +470,7 @@ impl Wal {
                 batch.blocks.push(Block::ZERO);
                 batch.used = 0;
                 self.filled_block_count += 1;
+                self.gathering_block_count += 1;
             }
             _ => self.begin_batch(None),
         }
