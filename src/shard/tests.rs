@@ -498,6 +498,31 @@ fn closing_shard_refuses_commands_and_ends_its_log_cleanly() {
     assert_eq!(host.digests(), digests);
 }
 
+#[test]
+fn closing_shard_keeps_no_read_waiting_for_what_will_not_come() {
+    let mut host = Host::start(Durability::Sync);
+    host.put("k", "v");
+    let query = |min_index| v1::Query {
+        map: "m".into(),
+        min_index,
+        timeout_ms: 60_000,
+        operation: Some(get("k")),
+        ..v1::Query::default()
+    };
+    let (reached, hopeless) = (host.send_query(&query(1)), host.send_query(&query(2)));
+    host.handle(Input::Close);
+    assert!(host.answers().is_empty(), "the put is under way");
+    while !host.shard.is_drained() {
+        host.run();
+        host.wait();
+    }
+    let answers = host.answers();
+    assert!(matches!(&answers[&reached][..], [(1, Outcome::Found(_))]), "{answers:?}");
+    assert_eq!(error_code(&answers[&hopeless]), Some(Code::Unavailable));
+    let late = host.send_query(&query(2));
+    assert_eq!(error_code(&host.answers()[&late]), Some(Code::Unavailable));
+}
+
 /// Random load, completions in random order, and power cuts that leave any blocks of the writes in
 /// flight behind: whatever was answered is there, and what was not is there whole or not at all.
 #[test]
