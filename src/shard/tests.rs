@@ -29,6 +29,8 @@ const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
 struct Asked {
     replies: BytesMut,
     finished_count: usize,
+    /// The client takes no more answers.
+    gone: bool,
     writes: VecDeque<SegmentWrite>,
     segments: VecDeque<SegmentId>,
 }
@@ -36,7 +38,7 @@ struct Asked {
 impl Effects for Asked {
     fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
         self.finished_count += usize::from(last);
-        Some(&mut self.replies)
+        (!self.gone).then_some(&mut self.replies)
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -476,6 +478,18 @@ fn limited_listing_goes_on_where_it_ended() {
         start_after = next;
     }
     assert_eq!(found.len(), 50);
+}
+
+#[test]
+fn listing_whose_client_is_gone_is_finished_and_once() {
+    let mut host = Host::start(Durability::None);
+    host.put("k", "v");
+    host.asked.gone = true;
+    let before = host.asked.finished_count;
+    host.query(query::Operation::Entries(v1::Entries::default()));
+    host.wait();
+    assert_eq!(host.asked.finished_count, before + 1);
+    assert_eq!(host.shard.next_deadline(), None, "nothing goes on");
 }
 
 #[test]
