@@ -167,6 +167,7 @@ impl Shard {
             return;
         }
         self.core.sweep_later();
+        self.core.reads_due |= self.core.closed;
         self.core.waiting_reads.push(WaitingRead {
             asker,
             partition,
