@@ -129,6 +129,7 @@ impl Shard {
             unsynced_size_bytes: unsynced,
             gathers: Slab::new(),
             waiting_reads: Vec::new(),
+            reads_due: false,
             streams: VecDeque::new(),
             sweeping: VecDeque::new(),
             sweep_due: None,
