@@ -6,7 +6,8 @@
 # N (10,000 by default) puts and as many gets go over one stream, and again over eight at once.
 #
 # The packages grpcio and grpcio-tools are installed from PyPI into a virtual environment under
-# target/, once. P2PMAP_BIN names a binary to test instead of a release build of this tree;
+# target/, once; where Python's venv is missing, Debian's packages are installed first (as root).
+# P2PMAP_BIN names a binary to test instead of a release build of this tree;
 # P2PMAP_ADDRESS names a node that runs already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +17,11 @@ stubs=target/interop-stubs
 python=$venv/bin/python
 
 if ! "$python" -c 'import grpc, grpc_tools' 2>/dev/null; then
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        echo "installing python3 and python3-venv with apt-get"
+        apt-get -qq update
+        apt-get -qq install --yes --no-install-recommends python3 python3-venv
+    fi
     echo "installing grpcio and grpcio-tools from PyPI into $venv"
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check grpcio grpcio-tools

@@ -1,10 +1,12 @@
 //! gRPC through the loop's own sockets: an independent client against the echo.
 #![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use p2pmap::base::limits::SEND_QUEUE_SIZE_BYTES_MAX;
 use p2pmap::proto::atomix::map::message::Message as Kind;
 use p2pmap::proto::atomix::map::{CommandRequest, Message};
 use p2pmap::proto::health::health_check_response::ServingStatus;
@@ -129,6 +131,44 @@ fn stream_whose_answers_are_not_read_stops_the_sender_and_goes_on_later() {
         }
         for id in 0..sent {
             assert!(answers.message().await.unwrap() == Some(message(id, 100_000)));
+        }
+    });
+}
+
+#[test]
+fn client_that_never_reads_is_bounded_and_raw_and_grpc_clients_are_served_meanwhile() {
+    run(async {
+        let runtime = start(1);
+        let mut deaf = dial(&runtime).await;
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            streams.push(open(&mut deaf).await);
+        }
+        let stalls = Duration::from_millis(300);
+        for (sender, _) in &streams {
+            let mut sent = 0;
+            while tokio::time::timeout(stalls, sender.send(message(1, 500_000))).await.is_ok() {
+                sent += 1;
+                assert!(sent < 1_000, "the server reads without limit");
+            }
+        }
+        let core = &runtime.node().cores[0];
+        let received = usize::try_from(core.counter("received_size_bytes")).unwrap();
+        assert!(received < 2 * SEND_QUEUE_SIZE_BYTES_MAX, "{received} bytes of a deaf client");
+        assert!(core.counter("reads_stopped_count") >= 1);
+
+        let mut client = dial(&runtime).await;
+        let (sender, mut answers) = open(&mut client).await;
+        for id in 0..100 {
+            sender.send(message(id, 1_000)).await.unwrap();
+            assert_eq!(answers.message().await.unwrap(), Some(message(id, 1_000)));
+        }
+        let mut raw = std::net::TcpStream::connect(runtime.address()).unwrap();
+        for _ in 0..100 {
+            raw.write_all(b"\x00\x00\x00\x00\x03raw").unwrap();
+            let mut answer = [0; 8];
+            raw.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"\x00\x00\x00\x00\x03raw");
         }
     });
 }

@@ -242,6 +242,49 @@ async fn tonic_puts_and_gets_over_eight_streams_at_once() {
     }
 }
 
+/// Puts and gets over raw frames, pipelined.
+fn put_and_get_raw(address: SocketAddr, name: &str, count: u64) {
+    let mut socket = connect_raw(address);
+    let key = |place: u64| format!("{name}/{place}").into_bytes();
+    for from in (0..count).step_by(WINDOW_COUNT) {
+        let places = from..count.min(from + u64::try_from(WINDOW_COUNT).unwrap());
+        for place in places.clone() {
+            send_raw(&mut socket, &put(place, &key(place), name.as_bytes()).encode_to_vec());
+            send_raw(&mut socket, &get(place, &key(place)).encode_to_vec());
+        }
+        for place in places.flat_map(|place| [place, place]) {
+            let answer = answer(atomix::Message::decode(receive_raw(&mut socket)).unwrap());
+            assert_eq!(answer.message_id, place);
+            match answer.outcome {
+                Outcome::Written(_) => {}
+                Outcome::Found(v1::Found { entry: Some(entry) }) => {
+                    assert_eq!(entry.value, name.as_bytes());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_grpc_and_raw_clients_work_at_once() {
+    let node = Node::start();
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        // A connection of its own each, with two streams.
+        let channel = node.connect().await;
+        for stream in 0..2 {
+            let (channel, name) = (channel.clone(), format!("mixed-{number}-{stream}"));
+            clients.spawn(async move { put_and_get(channel, &name, 1_000).await });
+        }
+        let address = node.address;
+        clients.spawn_blocking(move || put_and_get_raw(address, &format!("raw-{number}"), 2_000));
+    }
+    while let Some(outcome) = clients.join_next().await {
+        outcome.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn tonic_hears_that_the_node_is_healthy() {
     let node = Node::start();

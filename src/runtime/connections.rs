@@ -366,10 +366,10 @@ impl Connections {
         None
     }
 
-    /// Whether some connection waits to be read on.
+    /// How many connections wait to be read on.
     #[must_use]
-    pub fn has_resumable(&self) -> bool {
-        !self.resumable.is_empty()
+    pub fn resumable_count(&self) -> usize {
+        self.resumable.len()
     }
 
     /// A send ended: its buffer comes back.

@@ -137,7 +137,7 @@ impl<S: Service> EventLoop<S> {
         self.ring.reap(&mut self.completions, room);
         self.now = self.clock.now();
         self.yield_to_writes();
-        let mut busy = !self.completions.is_empty() || self.connections.has_resumable();
+        let mut busy = !self.completions.is_empty() || self.connections.resumable_count() > 0;
         self.turn_frames = 0;
         busy |= self.begin();
         self.resume_stopped();
@@ -309,7 +309,11 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn resume_stopped(&mut self) {
-        while self.turn_frames < TURN_FRAME_COUNT_MAX {
+        // Those that are queued meanwhile have had their part of this turn.
+        for _ in 0..self.connections.resumable_count() {
+            if self.turn_frames >= TURN_FRAME_COUNT_MAX {
+                return;
+            }
             let Some(key) = self.connections.next_resumable() else { return };
             self.resume(key);
         }

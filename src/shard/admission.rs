@@ -102,7 +102,7 @@ impl Core {
         {
             return Err(Refused::Unsynced);
         }
-        if self.log.space().client_size_bytes < u64_from(size_bytes) {
+        if self.log.client_size_bytes() < u64_from(size_bytes) {
             return Err(Refused::LogFull);
         }
         if grows && self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {

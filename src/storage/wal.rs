@@ -375,27 +375,33 @@ impl Wal {
         self.closing && self.gathering.is_empty() && self.in_flight.is_empty() && !self.proof_owed
     }
 
-    /// How full the log is.
+    /// Bytes that clients' commands may still fill; see [`Space::client_size_bytes`]. Cheap enough
+    /// for every command.
     #[must_use]
-    pub fn space(&self) -> Space {
-        let segment_size = u64_from(self.config.segment_size_bytes);
-        let on_disk = self.written_segment_count + u64_from(self.prepared.len());
-        let planned = u64_from(self.state.segments.len()) + 1;
+    pub fn client_size_bytes(&self) -> u64 {
         let further = if self.prepare_failed_at.is_some() {
             u64_from(self.prepared.iter().filter(|&&segment| segment > self.filling).count())
         } else {
+            let planned = u64_from(self.state.segments.len()) + 1;
             self.segment_count_max().saturating_sub(planned)
         };
         let rest = block::offset_of(self.segment_block_count - self.filled_block_count);
+        match further {
+            0 => 0,
+            _ => rest + (further - 1) * u64_from(self.config.segment_size_bytes),
+        }
+    }
+
+    /// How full the log is.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let on_disk = self.written_segment_count + u64_from(self.prepared.len());
         let gathering_block_count: usize =
             self.gathering.iter().map(|batch| batch.blocks.len()).sum();
         Space {
-            used_size_bytes: on_disk * segment_size,
+            used_size_bytes: on_disk * u64_from(self.config.segment_size_bytes),
             size_bytes_max: self.config.log_size_bytes_max,
-            client_size_bytes: match further {
-                0 => 0,
-                _ => rest + (further - 1) * segment_size,
-            },
+            client_size_bytes: self.client_size_bytes(),
             gathering_size_bytes: block::offset_of(gathering_block_count),
         }
     }

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Response};
 use p2pmap::base::limits::{
     FRAME_PREFIX_SIZE_BYTES, FRAME_SIZE_BYTES_MAX, GRPC_HEADER_LIST_SIZE_BYTES_MAX,
     GRPC_KEEPALIVE_IDLE_NS, GRPC_KEEPALIVE_TIMEOUT_NS, GRPC_OUTPUT_SIZE_BYTES_MAX,
-    GRPC_STREAM_WINDOW_SIZE_BYTES, REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX,
+    GRPC_STREAM_WINDOW_SIZE_BYTES, REQUESTS_PER_CONNECTION_MAX, STREAM_COUNT_MAX, UNREAD_NS_MAX,
 };
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_MS};
@@ -602,6 +602,34 @@ fn a_slow_reader_gets_what_its_window_takes_and_the_rest_when_it_reads() {
 }
 
 #[test]
+fn a_stream_whose_replies_stay_unread_is_reset_and_the_others_go_on() {
+    const WINDOW: usize = 1_000;
+    let builder = &mut h2::client::Builder::new();
+    builder.initial_window_size(WINDOW.try_into().unwrap());
+    let mut pair = Pair::with_client(builder.initial_connection_window_size(1 << 24));
+    let mut deaf = pair.call(CONNECT);
+    let mut slow = pair.call(CONNECT);
+    let begun_at = pair.now;
+    deaf.send(&mut pair, &[1; 3 * WINDOW]);
+    slow.send(&mut pair, &[2; 3 * WINDOW]);
+    let until = begun_at.after_ns(UNREAD_NS_MAX);
+    assert_eq!(pair.server.next_deadline(), Some(until));
+
+    // Whoever reads but a little is no nuisance.
+    pair.at(Monotonic(until.0 - 1));
+    slow.read().unwrap();
+    pair.run();
+    assert_eq!(pair.server.take_unread_count(), 0);
+    pair.at(until);
+    assert_eq!(pair.server.take_unread_count(), 1);
+    assert_eq!(pair.state, ConnectionState::Open);
+    assert_eq!(deaf.read().unwrap_err().reason(), Some(Reason::ENHANCE_YOUR_CALM));
+    assert_eq!(slow.messages(&mut pair), [&[2; 3 * WINDOW][..]]);
+    assert_eq!(pair.server.queued_bytes(), 0);
+    assert_ne!(pair.server.next_deadline(), Some(until));
+}
+
+#[test]
 fn replies_wait_while_the_socket_takes_no_more() {
     let builder = &mut h2::client::Builder::new();
     builder.initial_window_size(1 << 30);
@@ -652,6 +680,64 @@ fn a_paused_connection_stops_its_client_and_goes_on_when_resumed() {
     for (number, message) in (0_u32..).zip(messages) {
         assert_eq!(message, &number.to_be_bytes()[..]);
     }
+}
+
+#[test]
+fn no_more_messages_are_handed_out_than_are_allowed() {
+    let mut pair = Pair::new();
+    pair.echoes = false;
+    pair.server.set_allowance(3);
+    let mut calls: Vec<_> = (0..4).map(|_| pair.call(CONNECT)).collect();
+    for call in &mut calls {
+        for byte in 0_u8..5 {
+            call.stream.send_data(frame(&[byte]), false).unwrap();
+        }
+    }
+    pair.run();
+    assert_eq!(pair.messages.len(), 3);
+    assert!(pair.server.has_unread());
+    assert_eq!(pair.server.held_bytes(), 17 * frame(&[0]).len());
+    while pair.server.has_unread() {
+        let before = pair.messages.len();
+        pair.server.set_allowance(3);
+        pair.run();
+        assert_eq!(pair.messages.len(), (before + 3).min(20));
+    }
+    assert_eq!((pair.messages.len(), pair.server.held_bytes()), (20, 0));
+    for call in &calls {
+        let stream = StreamId(call.stream.stream_id().into());
+        let bytes = pair.messages.iter().filter(|(id, _)| *id == stream).map(|(_, bytes)| bytes[0]);
+        assert!(bytes.eq(0..5), "a stream's messages stay in order");
+    }
+}
+
+#[test]
+fn a_client_that_is_refused_hears_why_and_is_then_rid_of() {
+    let mut pair = Pair::new();
+    let mut call = pair.call(CONNECT);
+    call.stream.send_data(frame(b"begun").slice(..7), false).unwrap();
+    pair.run();
+    assert!(pair.server.held_bytes() > 0);
+    pair.server.refuse(&GrpcStatus::new(GrpcCode::ResourceExhausted, "too much"));
+    pair.run();
+    assert_eq!(pair.server.held_bytes(), 0);
+    assert_eq!(call.status(&mut pair), Some(number(GrpcCode::ResourceExhausted)));
+    pair.run();
+    assert_eq!(pair.state, ConnectionState::Closed(CloseReason::Finished));
+}
+
+#[test]
+fn a_bad_message_is_not_excused_by_the_clients_own_end() {
+    let mut pair = Pair::new();
+    pair.echoes = false;
+    let mut call = pair.call(CONNECT);
+    call.stream.send_data(frame(b"bad"), true).unwrap();
+    pair.run();
+    let (stream, _) = pair.messages.remove(0);
+    pair.server.reply_done(stream);
+    pair.server.finish_stream(stream, GrpcStatus::new(GrpcCode::InvalidArgument, "bad"));
+    pair.run();
+    assert_eq!(call.status(&mut pair), Some(number(GrpcCode::InvalidArgument)));
 }
 
 #[test]
