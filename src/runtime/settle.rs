@@ -129,6 +129,10 @@ impl Connections {
                 connection.phase_by = None;
             }
             (Phase::Open, Protocol::Sniffing) if phase_is_over => {
+                tracing::warn!(
+                    slot = key.slot,
+                    "a connection didn't say what it speaks: it is cut"
+                );
                 self.cut(key, DropReason::SniffTimeout, metrics);
             }
             // A deadline of its streams: settling it acts on it.
