@@ -122,6 +122,11 @@ const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES
 pub const PASS_COUNT_MAX: usize = 64;
 /// Connections of a shard.
 pub const CONNECTION_COUNT_MAX: usize = 100_000;
+/// Open files that are a node's own and never connections: a log that can't open its next segment
+/// is a log that can't be written.
+pub const DESCRIPTOR_COUNT_RESERVED: usize = 64;
+/// The same, for each of its shards.
+pub const DESCRIPTOR_COUNT_RESERVED_PER_SHARD: usize = 32;
 /// Requests in flight of one connection.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
 /// Requests in flight of a shard.

@@ -105,7 +105,7 @@ impl<S: Service> EventLoop<S> {
         let clock = Clock::start();
         Self {
             ring,
-            connections: Connections::default(),
+            connections: Connections::new(node.connection_count_max),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
