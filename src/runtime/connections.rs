@@ -256,8 +256,23 @@ impl Connections {
         if queued >= SEND_QUEUE_SIZE_BYTES_MAX || crowded && queued > 0 {
             return 0;
         }
-        let room = REQUESTS_PER_CONNECTION_MAX.saturating_sub(connection.requests_in_flight);
-        room.min(shard_room)
+        // How long an answer is isn't known before: when it is crowded, one at a time.
+        let most = if crowded { 1 } else { REQUESTS_PER_CONNECTION_MAX };
+        most.saturating_sub(connection.requests_in_flight).min(shard_room)
+    }
+
+    /// Counts what was queued for the connections of a pass, which others of the same turn must
+    /// see, and returns how much that is.
+    pub(super) fn recount_origins(&mut self, origins: impl Iterator<Item = Origin>) -> usize {
+        let before = self.queued_size;
+        let mut last = None;
+        for key in origins.map(key_of) {
+            // Most passes have many frames of one connection in a row.
+            if last.replace(key) != Some(key) && self.find(key).is_some() {
+                self.recount(key);
+            }
+        }
+        self.queued_size.saturating_sub(before)
     }
 
     /// A frame of this connection is handed over. There must be room for it.

@@ -64,7 +64,7 @@ impl Connections {
     }
 
     /// Keeps the shard's count of queued bytes true.
-    fn recount(&mut self, key: Key) {
+    pub(super) fn recount(&mut self, key: Key) {
         let connection = self.of(key);
         let queued = connection.queued_size();
         let counted = std::mem::replace(&mut connection.counted_queued_size, queued);
