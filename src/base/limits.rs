@@ -66,7 +66,7 @@ pub const SWEEP_COUNT_MAX: usize = 64;
 
 /// Stamped but not yet stable slots of a partition.
 pub const UNSYNCED_COUNT_MAX: u64 = 65_536;
-/// Bytes of stamped but not yet stable slots of a shard.
+/// Bytes of stamped but not yet stable slots of a shard, and of what came of them.
 pub const UNSYNCED_SIZE_BYTES_MAX: usize = 256 << 20;
 /// The same, of one partition.
 pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
@@ -122,6 +122,11 @@ const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES
 pub const PASS_COUNT_MAX: usize = 64;
 /// Connections of a shard.
 pub const CONNECTION_COUNT_MAX: usize = 100_000;
+/// Open files that are a node's own and never connections: a log that can't open its next segment
+/// is a log that can't be written.
+pub const DESCRIPTOR_COUNT_RESERVED: usize = 64;
+/// The same, for each of its shards.
+pub const DESCRIPTOR_COUNT_RESERVED_PER_SHARD: usize = 32;
 /// Requests in flight of one connection.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 4_096;
 /// Requests in flight of a shard.
@@ -132,7 +137,7 @@ pub const SEND_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
 /// of connections that aren't read at the moment.
 pub const HELD_SIZE_BYTES_MAX: usize = 256 << 20;
 /// Bytes that wait for all clients of a shard to read them; beyond it those that are behind aren't
-/// read, however short their own queue is.
+/// read, however short their own queue is, and the others have one request at a time.
 pub const SEND_QUEUES_SIZE_BYTES_MAX: usize = 256 << 20;
 /// How long a client may leave its full queue unread before it is cut.
 pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;

@@ -52,6 +52,8 @@ counters! {
         passes_count,
         /// Answers, counting each last answer to a request.
         answers_count,
+        /// Requests that were understood and refused before they reached the shard.
+        refusals_count,
         /// Times that the reading of a connection was stopped by a bound.
         reads_stopped_count,
         /// Times that the receive pool was empty.

@@ -133,6 +133,13 @@ impl Connection {
         }
     }
 
+    /// Whether the beginning of a frame came and not its end. (What is stopped holds whole frames,
+    /// which are still served.)
+    #[must_use]
+    pub fn is_mid_frame(&self) -> bool {
+        self.phase == Phase::Open && !self.stopped && !self.held.is_empty()
+    }
+
     /// When something of it is overdue.
     #[must_use]
     pub fn deadline(&self) -> Option<Monotonic> {

@@ -17,7 +17,7 @@ use super::uring::Key;
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
 use crate::base::ids::Origin;
 use crate::base::limits::{
-    CONNECTION_COUNT_MAX, HELD_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX,
+    HELD_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX,
     SEND_QUEUE_SIZE_BYTES_MAX, SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
 };
 use crate::base::time::Monotonic;
@@ -42,6 +42,7 @@ pub struct Connections {
     slots: Vec<Slot>,
     free: Vec<u32>,
     count: usize,
+    count_max: usize,
     pub(super) dirty: Vec<u32>,
     /// When something of a connection is overdue: what, depends on its phase.
     pub(super) deadlines: Deadlines,
@@ -56,6 +57,12 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// None yet, and `count_max` at most.
+    #[must_use]
+    pub fn new(count_max: usize) -> Self {
+        Self { count_max, ..Self::default() }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -82,7 +89,9 @@ impl Connections {
 
     /// Takes a new connection in, or closes it if there are too many.
     pub fn open(&mut self, socket: OwnedFd, now: Monotonic, metrics: &mut LoopMetrics) {
-        if self.count >= CONNECTION_COUNT_MAX {
+        if self.count >= self.count_max {
+            let count = self.count;
+            tracing::warn!(count, "there are as many connections as there may be: one is closed");
             metrics.drops.count(DropReason::ConnectionLimit);
             return;
         }
@@ -247,8 +256,23 @@ impl Connections {
         if queued >= SEND_QUEUE_SIZE_BYTES_MAX || crowded && queued > 0 {
             return 0;
         }
-        let room = REQUESTS_PER_CONNECTION_MAX.saturating_sub(connection.requests_in_flight);
-        room.min(shard_room)
+        // How long an answer is isn't known before: when it is crowded, one at a time.
+        let most = if crowded { 1 } else { REQUESTS_PER_CONNECTION_MAX };
+        most.saturating_sub(connection.requests_in_flight).min(shard_room)
+    }
+
+    /// Counts what was queued for the connections of a pass, which others of the same turn must
+    /// see, and returns how much that is.
+    pub(super) fn recount_origins(&mut self, origins: impl Iterator<Item = Origin>) -> usize {
+        let before = self.queued_size;
+        let mut last = None;
+        for key in origins.map(key_of) {
+            // Most passes have many frames of one connection in a row.
+            if last.replace(key) != Some(key) && self.find(key).is_some() {
+                self.recount(key);
+            }
+        }
+        self.queued_size.saturating_sub(before)
     }
 
     /// A frame of this connection is handed over. There must be room for it.

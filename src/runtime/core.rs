@@ -14,6 +14,8 @@ use crate::metrics::LoopMetrics;
 pub struct Node {
     /// The cores, by shard.
     pub cores: Vec<Core>,
+    /// Connections that each of them may have.
+    pub connection_count_max: usize,
     /// Log writes in flight in the whole process. While there are any, every loop yields to the
     /// scheduler now and then: on devices without FUA a kernel thread on *some* core finishes each.
     pub writes_in_flight: CachePadded<AtomicUsize>,
@@ -38,14 +40,15 @@ pub struct Core {
 }
 
 impl Node {
-    /// A node with so many cores.
+    /// A node with so many cores, which may have `connection_count_max` connections each.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn new(core_count: usize) -> std::io::Result<Self> {
+    pub fn new(core_count: usize, connection_count_max: usize) -> std::io::Result<Self> {
         let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
         let shutdown = AtomicBool::new(false);
-        Ok(Self { cores, writes_in_flight: CachePadded::default(), shutdown })
+        let writes_in_flight = CachePadded::default();
+        Ok(Self { cores, connection_count_max, writes_in_flight, shutdown })
     }
 
     /// Tells all cores to finish what is in flight and stop.

@@ -34,6 +34,7 @@ struct Pending {
 /// The open segments of a shard.
 #[derive(Debug)]
 pub struct Disk {
+    /// The one that is being written and those after it: those before it are full.
     segments: Vec<(SegmentId, OwnedFd)>,
     /// To be submitted at the end of the turn.
     outgoing: VecDeque<SegmentWrite>,
@@ -132,7 +133,18 @@ impl Disk {
             Ok(written) => Err(WriteError::Short { written, wanted }),
             Err(error) => Err(WriteError::Failed(error)),
         };
+        self.close_full(segment);
         (SegmentWrite { batch, segment, offset, blocks }, result)
+    }
+
+    /// A log is written from segment to segment: when a write to one has ended, those before it
+    /// are full, unless another write to one of them is still under way. A log of thousands of
+    /// segments must not hold thousands of descriptors.
+    fn close_full(&mut self, written: SegmentId) {
+        let in_flight = self.in_flight.iter().map(|(_, pending)| pending.segment);
+        let outgoing = self.outgoing.iter().map(|write| write.segment);
+        let first = in_flight.chain(outgoing).fold(written, SegmentId::min);
+        self.segments.retain(|(id, _)| *id >= first);
     }
 
     /// Whether nothing is being written.
@@ -195,7 +207,7 @@ mod tests {
 
     /// A disk with one segment on a real file, and a write of two blocks in flight.
     fn writing() -> (Disk, Uring, Arc<Node>) {
-        let node = Arc::new(Node::new(1).expect("a node"));
+        let node = Arc::new(Node::new(1, 100).expect("a node"));
         let mut disk = Disk::new(Arc::clone(&node), None);
         let file = tempfile::tempfile().expect("a file");
         disk.adopt(SegmentId(3), file.into());
@@ -253,7 +265,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a segment is prepared before it is written")]
     fn write_to_a_segment_that_is_not_open_is_a_defect() {
-        let node = Arc::new(Node::new(1).expect("a node"));
+        let node = Arc::new(Node::new(1, 100).expect("a node"));
         let blocks = vec![Block([7; BLOCK_SIZE_BYTES])];
         let write = SegmentWrite { batch: BatchId(1), segment: SegmentId(1), offset: 0, blocks };
         Disk::new(node, None).write(write);

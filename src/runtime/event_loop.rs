@@ -32,6 +32,9 @@ use crate::metrics::{DropReason, LoopMetrics};
 const TURN_COMPLETION_COUNT_MAX: usize = 64;
 /// Frames after which a turn leaves the rest of its completions to the next one.
 pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
+/// So many bytes of answers weigh as much as a frame: else a turn of reads of the largest values
+/// would take seconds and gigabytes.
+const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
 /// How often a loop that doesn't sleep shows its counters.
@@ -105,7 +108,7 @@ impl<S: Service> EventLoop<S> {
         let clock = Clock::start();
         Self {
             ring,
-            connections: Connections::default(),
+            connections: Connections::new(node.connection_count_max),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
@@ -332,7 +335,8 @@ impl<S: Service> EventLoop<S> {
         self.service.frames(self.now, &frames, output);
         self.metrics.passes_count += 1;
         self.metrics.frames_count += u64_from(frames.len());
-        self.turn_frames += frames.len();
+        let queued = self.connections.recount_origins(frames.iter().map(|frame| frame.origin));
+        self.turn_frames += frames.len() + queued / TURN_FRAME_SIZE_BYTES;
         drop(frames);
         self.pass.clear(self.ring.buffers_mut());
     }

@@ -137,10 +137,10 @@ impl Connections {
         if let ConnectionState::Closed(reason) = grpc.state()
             && is_open
         {
-            tracing::debug!(slot = key.slot, %reason, "a gRPC connection is over");
             connection.phase = Phase::Finishing;
-            if let Some(reason) = drop_reason(reason) {
-                metrics.drops.count(reason);
+            if let Some(counted) = drop_reason(reason) {
+                tracing::warn!(slot = key.slot, %reason, "a gRPC connection is closed");
+                metrics.drops.count(counted);
             }
         }
         let served = connection.requests_in_flight == 0 && connection.queued_size() == 0;

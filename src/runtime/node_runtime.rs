@@ -16,7 +16,9 @@ use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
 use super::segment_workshop::{SegmentPlace, Workshop};
 use super::service::Service;
-use crate::base::limits::CONNECTION_COUNT_MAX;
+use crate::base::limits::{
+    CONNECTION_COUNT_MAX, DESCRIPTOR_COUNT_RESERVED, DESCRIPTOR_COUNT_RESERVED_PER_SHARD,
+};
 
 /// A loop that made no turn for so long is reported.
 const STALL: Duration = Duration::from_millis(100);
@@ -74,9 +76,10 @@ impl Runtime {
     {
         let Options { listen: address, cores, idle, segments } = options;
         assert!(segments.is_empty() || segments.len() == cores.len(), "one place for each core");
-        raise_descriptor_limit();
         let environment = |error| Fatal::new(FatalReason::Environment, error);
-        let node = Arc::new(Node::new(cores.len()).map_err(environment)?);
+        let connection_count_max = connection_count_max(raise_descriptor_limit(), cores.len())?;
+        let node = Node::new(cores.len(), connection_count_max).map_err(environment)?;
+        let node = Arc::new(node);
         let (listeners, address) =
             listen(address, cores.len()).map_err(|error| Fatal::new(FatalReason::Listen, error))?;
         let (bell, bell_rope) = UnixStream::pair().map_err(environment)?;
@@ -210,17 +213,38 @@ fn ring(mut rope: &UnixStream) {
     let _ = std::io::Write::write(&mut rope, &[0]);
 }
 
-/// Raises the soft limit of open files to the hard one, and says so if that isn't enough.
-fn raise_descriptor_limit() {
+/// Raises the soft limit of open files to the hard one, and returns what it is then.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let limit = getrlimit(Resource::Nofile).current;
-    let wanted = crate::base::cast::u64_from(CONNECTION_COUNT_MAX);
-    if raised.is_err() || limit.is_some_and(|limit| limit < wanted) {
-        let limit = limit.unwrap_or(u64::MAX);
-        tracing::info!(limit, "open files are limited: fewer connections than usual fit");
+    // If that is refused, what counts is the limit that there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// How many connections each core may have under a limit on open files. Says so if that is fewer
+/// than otherwise.
+fn connection_count_max(limit: usize, core_count: usize) -> Result<usize, Fatal> {
+    let reserved = DESCRIPTOR_COUNT_RESERVED + core_count * DESCRIPTOR_COUNT_RESERVED_PER_SHARD;
+    let count = limit.saturating_sub(reserved) / core_count;
+    if count == 0 {
+        let message = format!(
+            "a limit of {limit} open files leaves none for connections: raise it (ulimit -n) \
+             above {}",
+            reserved + core_count
+        );
+        return Err(Fatal::new(FatalReason::Environment, message));
     }
+    if count < CONNECTION_COUNT_MAX {
+        tracing::warn!(
+            limit,
+            connections = count,
+            "open files are limited, and so are a shard's connections: raise the hard limit \
+             (ulimit -Hn) for more"
+        );
+    }
+    Ok(count.min(CONNECTION_COUNT_MAX))
 }
 
 /// Runs a service until a signal stops it: what the commands call.

@@ -54,10 +54,8 @@ impl<S: Service> EventLoop<S> {
         if let Protocol::Grpc(grpc) = &mut connection.protocol {
             grpc.received_eof();
         }
-        // A connection that is stopped holds whole frames, which are still served.
-        let mid_frame = !connection.held.is_empty() && !connection.stopped;
-        if mid_frame && connection.phase == Phase::Open {
-            tracing::debug!(slot = key.slot, "a peer closed its side in the middle of a frame");
+        if connection.is_mid_frame() {
+            tracing::warn!(slot = key.slot, "a client closed its side in the middle of a frame");
             self.metrics.drops.count(DropReason::CutMidFrame);
         }
         self.connections.mark_dirty(key.slot);
@@ -69,9 +67,17 @@ impl<S: Service> EventLoop<S> {
             Some(libc::ECANCELED) => {}
             Some(libc::ENOBUFS) => self.metrics.receive_pool_empty_count += 1,
             _ => {
-                tracing::debug!(slot = key.slot, %error, "a connection failed");
-                self.connections.of(key).ended = true;
-                self.connections.cut(key, DropReason::ConnectionFailed, &mut self.metrics);
+                let connection = self.connections.of(key);
+                connection.ended = true;
+                let reason = if connection.is_mid_frame() {
+                    tracing::warn!(slot = key.slot, %error, "cut in the middle of a frame");
+                    DropReason::CutMidFrame
+                } else {
+                    // Clients that end without a goodbye are nothing unusual.
+                    tracing::debug!(slot = key.slot, %error, "a connection failed");
+                    DropReason::ConnectionFailed
+                };
+                self.connections.cut(key, reason, &mut self.metrics);
             }
         }
     }
@@ -125,7 +131,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn refuse_foreign(&mut self, key: Key, foreign: Foreign) {
-        tracing::debug!(slot = key.slot, ?foreign, "a connection speaks what isn't spoken here");
+        tracing::warn!(slot = key.slot, ?foreign, "a connection speaks what isn't spoken here");
         let connections = &mut self.connections;
         connections.end_with(key, foreign.answer(), foreign.drop_reason(), &mut self.metrics);
     }
@@ -214,7 +220,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn refuse_frame(&mut self, key: Key, error: FrameRefusal) {
-        tracing::debug!(slot = key.slot, %error, "a connection is closed for a frame");
+        tracing::warn!(slot = key.slot, %error, "a connection is closed for a frame");
         let connections = &mut self.connections;
         connections.refuse(key, &error.status(), error.drop_reason(), &mut self.metrics);
     }

@@ -64,7 +64,7 @@ impl Connections {
     }
 
     /// Keeps the shard's count of queued bytes true.
-    fn recount(&mut self, key: Key) {
+    pub(super) fn recount(&mut self, key: Key) {
         let connection = self.of(key);
         let queued = connection.queued_size();
         let counted = std::mem::replace(&mut connection.counted_queued_size, queued);
@@ -129,6 +129,10 @@ impl Connections {
                 connection.phase_by = None;
             }
             (Phase::Open, Protocol::Sniffing) if phase_is_over => {
+                tracing::warn!(
+                    slot = key.slot,
+                    "a connection didn't say what it speaks: it is cut"
+                );
                 self.cut(key, DropReason::SniffTimeout, metrics);
             }
             // A deadline of its streams: settling it acts on it.

@@ -66,7 +66,8 @@ impl ShardService {
     }
 
     fn refuse(&self, origin: Origin, refusal: &Refusal, output: &mut Output<'_>) {
-        tracing::debug!(code = ?refusal.code, message = refusal.message, "refused a request");
+        tracing::info!(code = ?refusal.code, reason = refusal.message, "refused a request");
+        output.metrics.refusals_count += 1;
         if let Some(buffer) = output.reply_buffer(origin, true) {
             response::encode_refusal(buffer, &self.prefix, refusal);
         }

@@ -96,8 +96,10 @@ impl Core {
         }
         let log = replica.log();
         if log.last().since(replica.sync_point()) >= UNSYNCED_COUNT_MAX
-            || view.unsynced_size_bytes + size_bytes > UNSYNCED_PARTITION_SIZE_BYTES_MAX
-            || self.unsynced_size_bytes + size_bytes > UNSYNCED_SIZE_BYTES_MAX
+            || view.unsynced_size_bytes + replica.results_size_bytes() + size_bytes
+                > UNSYNCED_PARTITION_SIZE_BYTES_MAX
+            || self.unsynced_size_bytes + self.results_size_bytes + size_bytes
+                > UNSYNCED_SIZE_BYTES_MAX
             || self.awaiting.len() >= REQUESTS_PER_SHARD_MAX
         {
             return Err(Refused::Unsynced);

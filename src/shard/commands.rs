@@ -58,8 +58,10 @@ impl Shard {
         view.collector.register(stamp.message_id, waiter);
         let value = self.core.payloads.copy(bytes);
         let parsed = Parsed { index: stamp.index, command, hash };
+        let before = replica.results_size_bytes();
         let mut world = World::new(view, &mut self.core, effects).with_parsed(parsed);
         replica.on_command(stamp, value, &mut world);
+        self.core.results_size_bytes += replica.results_size_bytes() - before;
         if self.core.config.durability == Durability::Sync {
             self.core.sweep_later();
         } else {

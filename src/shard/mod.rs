@@ -91,6 +91,8 @@ struct Core {
     payloads: admission::Payloads,
     /// Bytes of slots that aren't stable yet.
     unsynced_size_bytes: usize,
+    /// Bytes of results that may not be given out yet.
+    results_size_bytes: usize,
     gathers: Slab<Gather>,
     waiting_reads: Vec<WaitingRead>,
     /// Something has happened that may end a wait of theirs.
@@ -234,7 +236,10 @@ impl Shard {
             self.core.awaiting.pop_front();
             self.core.reads_due = true;
             let (replica, mut world) = self.partition(partition, effects);
+            let before = replica.results_size_bytes();
             replica.on_persisted(persisted, &mut world);
+            let after = replica.results_size_bytes();
+            self.core.results_size_bytes = self.core.results_size_bytes + after - before;
         }
     }
 

@@ -127,6 +127,7 @@ impl Shard {
             awaiting: VecDeque::new(),
             payloads: Payloads::default(),
             unsynced_size_bytes: unsynced,
+            results_size_bytes: 0,
             gathers: Slab::new(),
             waiting_reads: Vec::new(),
             reads_due: false,

@@ -79,6 +79,8 @@ pub struct Replica {
     sync_point_written: Index,
     /// What came of the slots (responded, applied].
     results: VecDeque<ResultBytes>,
+    /// How many bytes `results` holds.
+    results_size_bytes: usize,
     /// For each member, the highest view that it asked for.
     endorsed: Vec<TermId>,
     votes: Vec<Option<Vote>>,
@@ -117,6 +119,7 @@ impl Replica {
             sync_point: restored.sync_point,
             sync_point_written: restored.sync_point,
             results: VecDeque::new(),
+            results_size_bytes: 0,
             endorsed: vec![TermId(0); count],
             votes: vec![None; count],
             adopting: None,
@@ -157,6 +160,13 @@ impl Replica {
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Bytes of results that may not be given out yet. A command of a few bytes can have a whole
+    /// value as its result.
+    #[must_use]
+    pub fn results_size_bytes(&self) -> usize {
+        self.results_size_bytes
     }
 
     /// The first slot in the durable log.

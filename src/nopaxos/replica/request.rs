@@ -37,9 +37,16 @@ impl Replica {
                 Some(_) => effects.execute(index, slot),
                 None => ResultBytes::new(),
             };
+            self.results_size_bytes += result.len();
             self.results.push_back(result);
             self.applied = index;
         }
+    }
+
+    /// Forgets the results of slots for which nobody waits any more.
+    pub(super) fn drop_results(&mut self) {
+        self.results.clear();
+        self.results_size_bytes = 0;
     }
 
     /// Gives the results of what is durable to the collector (W3).
@@ -47,6 +54,7 @@ impl Replica {
         while self.responded < self.durable.min(self.applied) {
             let index = self.responded.next();
             let result = self.results.pop_front().expect("an executed slot has a result");
+            self.results_size_bytes -= result.len();
             effects.respond(index, result);
             self.responded = index;
         }

@@ -109,7 +109,7 @@ impl Replica {
     fn adopt(&mut self, base: Index, effects: &mut impl Effects) {
         effects.undo_to(self.sync_point);
         self.applied = self.sync_point;
-        self.results.clear();
+        self.drop_results();
         self.adopting = Some((self.view, base));
         effects.persist(Persist::Adopt {
             term: self.view,
@@ -140,7 +140,7 @@ impl Replica {
         if leading {
             self.execute(effects);
             // Nobody of this term waits for what came of the slots of earlier ones.
-            self.results.clear();
+            self.drop_results();
             self.responded = self.applied;
             self.sync(effects);
             self.write_sync_point(effects);

@@ -73,7 +73,7 @@ impl Service for Script {
 }
 
 fn event_loop(service: Script) -> (EventLoop<Script>, SocketAddr) {
-    let node = Arc::new(Node::new(1).expect("a node"));
+    let node = Arc::new(Node::new(1, 100).expect("a node"));
     let (mut listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
     let ring = Uring::new(RingSize::default()).expect("a ring");
     let disk = Disk::new(Arc::clone(&node), None);
