@@ -1,5 +1,5 @@
-//! What a shard takes for a request of a pass, from the parsed request to the encoded reply, without
-//! a log: stamp, append, execute, collect, encode.
+//! What a shard takes for a request of a pass, from the decoded request to the encoded reply,
+//! without a log: stamp, append, execute, collect, encode.
 
 use std::hint::black_box;
 

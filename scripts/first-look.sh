@@ -109,8 +109,12 @@ durable() {
     stop
 }
 
-echo "$("$bin" --version), $(uname -sr), $rounds rounds of $seconds s," \
-    "node on core $node_core, load on core $load_core"
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+git diff --quiet HEAD 2>/dev/null || commit=$commit-dirty
+cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
+echo "$("$bin" --version) ($commit), $(uname -sr), $(nproc) x $cpu"
+echo "$rounds rounds of $seconds s, node on core $node_core, load on core $load_core;" \
+    "log on $(stat -f -c %T "$work"), load average before: $(cut -d ' ' -f 1-3 /proc/loadavg)"
 for round in $(seq "$rounds"); do
     for idle in spin park; do
         memory "$round" "$idle"

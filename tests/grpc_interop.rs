@@ -2,14 +2,15 @@
 //! around them. Each test starts a node of its own, from the binary that was built or from the one
 //! that `P2PMAP_BIN` names.
 #![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
+#![allow(clippy::disallowed_methods, reason = "a test of a real node looks at a real clock")]
+
+mod support;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
@@ -41,7 +42,7 @@ const WAIT: Duration = Duration::from_secs(60);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 struct Node {
-    process: Child,
+    process: support::Node,
     address: SocketAddr,
     _data_dir: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -51,29 +52,9 @@ impl Node {
     fn start() -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let data_dir = tempfile::tempdir().unwrap();
-        let binary =
-            std::env::var_os("P2PMAP_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_p2pmap").into());
-        let mut process = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--durability", "none", "--data-dir"])
-            .arg(data_dir.path().join("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = lines_of(process.stdout.take().unwrap());
-        let mut address = None;
-        loop {
-            let Ok(line) = lines.recv_timeout(WAIT) else {
-                let _ = process.kill();
-                panic!("the node did not become ready: {:?}", process.wait());
-            };
-            if let Some(text) = line.strip_prefix("listening on ") {
-                address = Some(text.parse().unwrap());
-            }
-            if line == "ready" {
-                break;
-            }
-        }
-        let address = address.expect("a node says where it listens before it is ready");
+        let arguments = ["--durability", "none"];
+        let process = support::Node::start(&data_dir.path().join("data"), &arguments);
+        let address = process.address().parse().unwrap();
         Self { process, address, _data_dir: data_dir, _turn: turn }
     }
 
@@ -81,24 +62,6 @@ impl Node {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         endpoint.timeout(WAIT).connect().await.unwrap()
     }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The lines of an output, read to its end by a thread: a full pipe would stop the node.
-fn lines_of(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let _ = sender.send(line);
-        }
-    });
-    receiver
 }
 
 fn message(kind: Kind) -> atomix::Message {
@@ -295,6 +258,21 @@ async fn tonic_hears_that_the_node_is_healthy() {
     let request = Request::new(HealthCheckRequest { service: String::new() });
     let response = client.unary(request, path, codec).await.unwrap().into_inner();
     assert_eq!(response.status(), ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn node_that_is_asked_to_end_answers_and_ends_while_streams_are_open() {
+    let node = Node::start();
+    let (sender, mut responses) = open(node.connect().await).await;
+    sender.send(put(1, b"key", b"value").encode_to_vec().into()).await.unwrap();
+    responses.message().await.unwrap().unwrap();
+    let begun_at = Instant::now();
+    let Node { process, .. } = node;
+    let ended = tokio::task::spawn_blocking(move || process.terminate());
+    let status = responses.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(ended.await.unwrap().success());
+    assert!(begun_at.elapsed() < Duration::from_secs(5), "{:?}", begun_at.elapsed());
 }
 
 #[tokio::test]

@@ -30,12 +30,12 @@ pub use self::filesystem::{Filesystem, Keeps};
 pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
-use crate::base::limits::BLOCK_SIZE_BYTES;
+use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
 use crate::storage::replay::Apply;
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
-use crate::storage::wal::{Durability, WalConfig};
+use crate::storage::wal::{Durability, WalConfig, WalStart};
 
 const IDENTITY: &str = "IDENTITY";
 const LOCK: &str = "LOCK";
@@ -238,6 +238,32 @@ impl DataDir {
             writes_in_flight,
             durability,
         }
+    }
+
+    /// Whether a log that may become `log_size_bytes_max` long has room for the segment that each
+    /// boot begins: without it a shard would wait for one for ever.
+    ///
+    /// # Errors
+    /// If it hasn't, or if the directory's segments are too long for so small a log.
+    pub fn check_log_size(
+        &self,
+        shard: ShardId,
+        start: &WalStart,
+        log_size_bytes_max: u64,
+    ) -> Result<(), DataDirError> {
+        let segment_count = u64_from(start.state.segments.len());
+        let segment_size_bytes = self.current.segment_size_bytes;
+        let needed_size_bytes = (segment_count + 1).max(LOG_SEGMENT_COUNT_MIN) * segment_size_bytes;
+        if log_size_bytes_max >= needed_size_bytes {
+            return Ok(());
+        }
+        let path = self.shard_folder(shard);
+        Err(DataDirError::LogTooSmall {
+            path,
+            segment_count,
+            segment_size_bytes,
+            needed_size_bytes,
+        })
     }
 
     /// Reads a shard's log and makes what was found durable. Shards may be recovered in parallel.

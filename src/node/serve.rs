@@ -119,9 +119,13 @@ impl Assembly {
             );
             return Err(Fatal::new(FatalReason::DataDirectory, message));
         }
+        let log_size_bytes_max = config.log_size_bytes_max;
+        data_dir
+            .check_log_size(shard, &recovered.start, log_size_bytes_max)
+            .map_err(data_dir_failed)?;
         let wal_config = data_dir.wal_config(
             shard,
-            config.log_size_bytes_max,
+            log_size_bytes_max,
             config.writes_in_flight,
             durability(config.durability),
         );

@@ -223,14 +223,16 @@ fn prepare(
     pause_factor: u32,
 ) -> Result<OwnedFd, PrepareError> {
     let path = place.path(segment);
-    if let Some(file) = open_prepared(place, &path) {
-        return Ok(file);
-    }
-    let unfinished = place.preparing_path(segment);
     let at = |step, path: &Path| {
         let path = path.to_path_buf();
         move |error: rustix::io::Errno| PrepareError { path, step, error: error.into() }
     };
+    if let Some(file) = open_prepared(place, &path) {
+        // Whoever named it may have been stopped, or have failed, before the name was durable.
+        sync_directory(&place.directory).map_err(at("sync the directory of", &path))?;
+        return Ok(file);
+    }
+    let unfinished = place.preparing_path(segment);
     let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
     let create = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | direct;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
@@ -251,8 +253,9 @@ fn prepare(
     Ok(file)
 }
 
-/// A segment that a former process prepared and never wrote: recovery found nothing but zeros in
-/// it, or it would not be asked for.
+/// A segment that a former process prepared and never wrote, or this one when the directory could
+/// not be synced. What has that name is zeros: recovery found nothing else in it, or it would not
+/// be asked for.
 fn open_prepared(place: &SegmentPlace, path: &Path) -> Option<OwnedFd> {
     let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
     let synced = OFlags::WRONLY | OFlags::DSYNC | OFlags::CLOEXEC | direct;

@@ -104,7 +104,12 @@ impl Core {
         {
             return Err(Refused::Unsynced);
         }
-        if self.log.client_size_bytes() < u64_from(size_bytes) {
+        let space = self.log.space();
+        // Without `sync` nothing above waits for the device, but memory does.
+        if space.gathering_size_bytes + u64_from(size_bytes) > u64_from(UNSYNCED_SIZE_BYTES_MAX) {
+            return Err(Refused::Unsynced);
+        }
+        if space.client_size_bytes < u64_from(size_bytes) {
             return Err(Refused::LogFull);
         }
         if grows && self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {

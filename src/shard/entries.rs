@@ -128,7 +128,11 @@ impl Shard {
         }
         let is_end = !page.next.is_empty() || number == last;
         if !page.items.is_empty() || !page.next.is_empty() || is_end && !stream.sent_page {
-            let Some(buffer) = effects.reply_buffer(asker.origin, false) else { return Step::Done };
+            let Some(buffer) = effects.reply_buffer(asker.origin, false) else {
+                // Nobody reads on, but the host counts the request until its answer has ended.
+                let _ = effects.reply_buffer(asker.origin, true);
+                return Step::Done;
+            };
             let mut result = ResultBytes::new();
             Outcome::Page(page).encode(&mut result);
             let correlation = asker.correlation;

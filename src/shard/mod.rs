@@ -95,6 +95,8 @@ struct Core {
     results_size_bytes: usize,
     gathers: Slab<Gather>,
     waiting_reads: Vec<WaitingRead>,
+    /// Something has happened that may end a wait of theirs.
+    reads_due: bool,
     streams: Streams,
     /// Partitions in which cleared maps have left entries that are to be freed.
     sweeping: VecDeque<PartitionId>,
@@ -232,6 +234,7 @@ impl Shard {
                 break;
             }
             self.core.awaiting.pop_front();
+            self.core.reads_due = true;
             let (replica, mut world) = self.partition(partition, effects);
             let before = replica.results_size_bytes();
             replica.on_persisted(persisted, &mut world);
@@ -242,7 +245,7 @@ impl Shard {
 
     /// What follows from the inputs once all of them were taken: a bounded piece of work.
     fn finish(&mut self, effects: &mut impl Effects) {
-        if !self.core.waiting_reads.is_empty() {
+        if std::mem::take(&mut self.core.reads_due) {
             self.answer_waiting_reads(effects);
         }
         if !self.core.streams.is_empty() {
@@ -278,6 +281,7 @@ impl Shard {
         let now = self.core.now.monotonic;
         if self.core.sweep_due.is_some_and(|due| due <= now) {
             self.core.sweep_due = None;
+            self.core.reads_due = true;
             self.give_up_expired(effects);
         }
     }
@@ -288,6 +292,7 @@ impl Shard {
             return;
         }
         self.core.closed = true;
+        self.core.reads_due = true;
         for Partition { replica, view } in &mut self.partitions {
             replica.write_sync_point(&mut execute::World::new(view, &mut self.core, effects));
         }

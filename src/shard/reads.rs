@@ -167,6 +167,7 @@ impl Shard {
             return;
         }
         self.core.sweep_later();
+        self.core.reads_due |= self.core.closed;
         self.core.waiting_reads.push(WaitingRead {
             asker,
             partition,
@@ -178,9 +179,9 @@ impl Shard {
         });
     }
 
-    /// Answers the waiting reads whose index is reached, and those whose time is up.
+    /// Answers the waiting reads whose index is reached, and those that have no time left.
     pub(super) fn answer_waiting_reads(&mut self, effects: &mut impl Effects) {
-        let now = self.core.now.monotonic;
+        let (now, closed) = (self.core.now.monotonic, self.core.closed);
         let waiting = std::mem::take(&mut self.core.waiting_reads);
         for read in waiting {
             let query = read.query();
@@ -188,9 +189,12 @@ impl Shard {
                 Ok(as_of) if as_of >= read.min_index => {
                     self.answer(read.partition, read.asker, &query, None, as_of, effects);
                 }
-                _ if read.asker.deadline <= now => {
+                _ if closed || read.asker.deadline <= now => {
                     let prefix = &self.partitions[self.place(read.partition)].view.prefix;
-                    let message = "min_index was not reached in time";
+                    let message = match closed {
+                        true => "the node is going down",
+                        false => "min_index was not reached in time",
+                    };
                     self.core.fail(read.asker, prefix, Code::Unavailable, message, effects);
                 }
                 _ => self.core.waiting_reads.push(read),

@@ -130,6 +130,7 @@ impl Shard {
             results_size_bytes: 0,
             gathers: Slab::new(),
             waiting_reads: Vec::new(),
+            reads_due: false,
             streams: VecDeque::new(),
             sweeping: VecDeque::new(),
             sweep_due: None,

@@ -6,7 +6,9 @@ use prost::Message as _;
 use super::*;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, Index, Origin, SegmentId};
-use crate::base::limits::{FRAME_PREFIX_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN};
+use crate::base::limits::{
+    FRAME_PREFIX_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
+};
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_S, Timestamp};
 use crate::proto::atomix::map::{CommandRequest, Indexed, Message, QueryRequest, message};
@@ -27,6 +29,8 @@ const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
 struct Asked {
     replies: BytesMut,
     finished_count: usize,
+    /// The client takes no more answers.
+    gone: bool,
     writes: VecDeque<SegmentWrite>,
     segments: VecDeque<SegmentId>,
 }
@@ -34,7 +38,7 @@ struct Asked {
 impl Effects for Asked {
     fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
         self.finished_count += usize::from(last);
-        Some(&mut self.replies)
+        (!self.gone).then_some(&mut self.replies)
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -322,6 +326,24 @@ fn put_with_async_durability_is_answered_at_once_and_written_soon() {
 }
 
 #[test]
+fn puts_with_async_durability_are_refused_while_too_much_is_unwritten() {
+    let mut host = Host::start(Durability::Async);
+    let value = "x".repeat(1 << 20);
+    // The disk is slow: nothing that is handed to it completes.
+    let most = UNSYNCED_SIZE_BYTES_MAX / value.len();
+    let refused = (0..=most).find_map(|_| {
+        let correlation = host.put("k", &value);
+        error_code(&host.answers()[&correlation])
+    });
+    assert_eq!(refused, Some(Code::ResourceExhausted));
+    assert_eq!(host.shard.counters().refused_unsynced, 1);
+
+    host.run();
+    let correlation = host.put("k", &value);
+    assert_eq!(error_code(&host.answers()[&correlation]), None, "the disk has caught up");
+}
+
+#[test]
 fn answer_is_given_up_when_the_log_is_too_slow_and_given_once() {
     let mut host = Host::start(Durability::Sync);
     let correlation = host.put("k", "v");
@@ -459,6 +481,18 @@ fn limited_listing_goes_on_where_it_ended() {
 }
 
 #[test]
+fn listing_whose_client_is_gone_is_finished_and_once() {
+    let mut host = Host::start(Durability::None);
+    host.put("k", "v");
+    host.asked.gone = true;
+    let before = host.asked.finished_count;
+    host.query(query::Operation::Entries(v1::Entries::default()));
+    host.wait();
+    assert_eq!(host.asked.finished_count, before + 1);
+    assert_eq!(host.shard.next_deadline(), None, "nothing goes on");
+}
+
+#[test]
 fn closing_shard_refuses_commands_and_ends_its_log_cleanly() {
     let mut host = Host::start(Durability::Sync);
     let before = host.put("k", "v");
@@ -476,6 +510,31 @@ fn closing_shard_refuses_commands_and_ends_its_log_cleanly() {
     let mut host = Host::boot(host.disk, Durability::Sync, 2);
     assert_eq!(host.get("k").as_deref(), Some("v"));
     assert_eq!(host.digests(), digests);
+}
+
+#[test]
+fn closing_shard_keeps_no_read_waiting_for_what_will_not_come() {
+    let mut host = Host::start(Durability::Sync);
+    host.put("k", "v");
+    let query = |min_index| v1::Query {
+        map: "m".into(),
+        min_index,
+        timeout_ms: 60_000,
+        operation: Some(get("k")),
+        ..v1::Query::default()
+    };
+    let (reached, hopeless) = (host.send_query(&query(1)), host.send_query(&query(2)));
+    host.handle(Input::Close);
+    assert!(host.answers().is_empty(), "the put is under way");
+    while !host.shard.is_drained() {
+        host.run();
+        host.wait();
+    }
+    let answers = host.answers();
+    assert!(matches!(&answers[&reached][..], [(1, Outcome::Found(_))]), "{answers:?}");
+    assert_eq!(error_code(&answers[&hopeless]), Some(Code::Unavailable));
+    let late = host.send_query(&query(2));
+    assert_eq!(error_code(&host.answers()[&late]), Some(Code::Unavailable));
 }
 
 /// Random load, completions in random order, and power cuts that leave any blocks of the writes in

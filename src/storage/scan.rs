@@ -259,6 +259,7 @@ impl<'l> Tail<'l> {
         reader: &mut Reader<'_, S>,
         segment: &Segment,
     ) -> Result<(), StorageError> {
+        let mut complete_end = 0;
         let header = reader.own_header(segment, 0)?;
         if let Some(header) = header.filter(|header| header.segment == segment.id) {
             let boot = boot_of(header.batch);
@@ -273,16 +274,28 @@ impl<'l> Tail<'l> {
                 self.missing = batch.next();
                 stream.clear();
             }
+            complete_end = cursor.next;
         }
-        self.scan(reader, segment, 0)
+        self.look(reader, segment, 0, complete_end)
     }
 
-    /// Looks at a segment from a block on.
+    /// Looks at a segment from the end of its complete batches on.
     pub(super) fn scan<S: SegmentSource>(
         &mut self,
         reader: &mut Reader<'_, S>,
         segment: &Segment,
+        complete_end: usize,
+    ) -> Result<(), StorageError> {
+        self.look(reader, segment, complete_end, complete_end)
+    }
+
+    /// Looks at a segment from `begin` on; writes in flight began at `complete_end`.
+    fn look<S: SegmentSource>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        segment: &Segment,
         begin: usize,
+        complete_end: usize,
     ) -> Result<(), StorageError> {
         // The first block here that isn't a whole one of this segment.
         let mut first_bad = None;
@@ -307,7 +320,7 @@ impl<'l> Tail<'l> {
             if !void {
                 continue;
             }
-            if number - begin >= REACH_BLOCK_COUNT {
+            if number >= complete_end + REACH_BLOCK_COUNT {
                 return Err(reader.damaged(segment, number, self.missing, Damage::Stray));
             }
             self.void_block_count += 1;

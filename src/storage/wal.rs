@@ -118,6 +118,7 @@ pub struct Wal {
     filling: SegmentId,
     filled_block_count: usize,
     gathering: VecDeque<Batch>,
+    gathering_block_count: usize,
     next_batch: BatchId,
     appended: AppendId,
     /// The segment being written, and its next block.
@@ -164,6 +165,7 @@ impl Wal {
             filling: start.next_segment,
             filled_block_count: 0,
             gathering: VecDeque::new(),
+            gathering_block_count: 0,
             next_batch: first_batch,
             appended: AppendId(0),
             writing: None,
@@ -259,6 +261,7 @@ impl Wal {
             return None;
         }
         let batch = self.gathering.pop_front()?;
+        self.gathering_block_count -= batch.blocks.len();
         if let Some(segment) = batch.begins {
             self.prepared.pop_front();
             self.written_segment_count += 1;
@@ -375,34 +378,26 @@ impl Wal {
         self.closing && self.gathering.is_empty() && self.in_flight.is_empty() && !self.proof_owed
     }
 
-    /// Bytes that clients' commands may still fill; see [`Space::client_size_bytes`]. Cheap enough
-    /// for every command.
-    #[must_use]
-    pub fn client_size_bytes(&self) -> u64 {
-        let further = if self.prepare_failed_at.is_some() {
-            u64_from(self.prepared.iter().filter(|&&segment| segment > self.filling).count())
-        } else {
-            let planned = u64_from(self.state.segments.len()) + 1;
-            self.segment_count_max().saturating_sub(planned)
-        };
-        let rest = block::offset_of(self.segment_block_count - self.filled_block_count);
-        match further {
-            0 => 0,
-            _ => rest + (further - 1) * u64_from(self.config.segment_size_bytes),
-        }
-    }
-
     /// How full the log is.
     #[must_use]
     pub fn space(&self) -> Space {
+        let segment_size = u64_from(self.config.segment_size_bytes);
         let on_disk = self.written_segment_count + u64_from(self.prepared.len());
-        let gathering_block_count: usize =
-            self.gathering.iter().map(|batch| batch.blocks.len()).sum();
+        let planned = u64_from(self.state.segments.len()) + 1;
+        let further = if self.prepare_failed_at.is_some() {
+            u64_from(self.prepared.iter().filter(|&&segment| segment > self.filling).count())
+        } else {
+            self.segment_count_max().saturating_sub(planned)
+        };
+        let rest = block::offset_of(self.segment_block_count - self.filled_block_count);
         Space {
-            used_size_bytes: on_disk * u64_from(self.config.segment_size_bytes),
+            used_size_bytes: on_disk * segment_size,
             size_bytes_max: self.config.log_size_bytes_max,
-            client_size_bytes: self.client_size_bytes(),
-            gathering_size_bytes: block::offset_of(gathering_block_count),
+            client_size_bytes: match further {
+                0 => 0,
+                _ => rest + (further - 1) * segment_size,
+            },
+            gathering_size_bytes: block::offset_of(self.gathering_block_count),
         }
     }
 
@@ -441,6 +436,7 @@ impl Wal {
             self.pool.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_BLOCK_COUNT_MAX));
         blocks.push(Block::ZERO);
         self.filled_block_count += 1;
+        self.gathering_block_count += 1;
         let last_append = self.appended;
         self.gathering.push_back(Batch {
             id: self.next_batch,
@@ -474,6 +470,7 @@ impl Wal {
                 batch.blocks.push(Block::ZERO);
                 batch.used = 0;
                 self.filled_block_count += 1;
+                self.gathering_block_count += 1;
             }
             _ => self.begin_batch(None),
         }

@@ -34,9 +34,12 @@ pub struct Ended {
     pub log: Vec<String>,
 }
 
-/// `p2pmap serve` on a port that the kernel picks, unless the arguments name one.
+/// `p2pmap serve` on a port that the kernel picks, unless the arguments name one. The binary is the
+/// one that was built, or `P2PMAP_BIN` names another.
 pub fn serve(data_dir: &Path, arguments: &[&str]) -> Command {
-    serve_with(env!("CARGO_BIN_EXE_p2pmap"), &[], data_dir, arguments)
+    let named = std::env::var("P2PMAP_BIN");
+    let binary = named.as_deref().unwrap_or(env!("CARGO_BIN_EXE_p2pmap"));
+    serve_with(binary, &[], data_dir, arguments)
 }
 
 /// `p2pmap serve` by way of another program, which is given `before` and then the whole command.

@@ -70,6 +70,17 @@ pub enum DataDirError {
         /// The filesystem.
         filesystem: Filesystem,
     },
+    /// The log may not become as large as a start needs it.
+    LogTooSmall {
+        /// The shard's folder.
+        path: PathBuf,
+        /// The segments that it holds.
+        segment_count: u64,
+        /// How long each is.
+        segment_size_bytes: u64,
+        /// How large the log must be allowed to be at least.
+        needed_size_bytes: u64,
+    },
     /// A shard's log is damaged.
     Storage(StorageError),
 }
@@ -111,6 +122,14 @@ impl fmt::Display for DataDirError {
                  another filesystem or pass --allow-cow",
                 path.display()
             ),
+            Self::LogTooSmall { path, segment_count, segment_size_bytes, needed_size_bytes } => {
+                write!(
+                    f,
+                    "{} holds {segment_count} segments of {segment_size_bytes} bytes and each \
+                     start begins another: raise --log-max to {needed_size_bytes} bytes at least",
+                    path.display()
+                )
+            }
             Self::Storage(error) => error.fmt(f),
         }
     }

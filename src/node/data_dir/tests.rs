@@ -262,3 +262,33 @@ fn partitions_spread_over_shards_in_ranges() {
         (0..3).map(|shard| data_dir.partitions_of(ShardId(shard)).map(|p| p.0).collect()).collect();
     assert_eq!(ranges, [vec![0, 1, 2], vec![3, 4], vec![5, 6]]);
 }
+
+#[test]
+fn log_without_room_for_the_segment_that_a_start_begins_is_refused() {
+    let (_folder, path) = folder();
+    for value in [b"a", b"b", b"c", b"d"] {
+        write_log(&DataDir::open(&options(&path)).unwrap(), &[value]);
+    }
+    let data_dir = DataDir::open(&options(&path)).unwrap();
+    let log = data_dir.recover_shard(ShardId(0), &mut Applied(vec![])).unwrap();
+    let size = u64_from(SEGMENT_SIZE_BYTES_MIN);
+    let check = |count| data_dir.check_log_size(ShardId(0), &log.recovered.start, count * size);
+    check(5).unwrap();
+    let error = check(4).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("holds 4 segments") && text.contains("--log-max to 41943040"), "{text}");
+}
+
+#[test]
+fn log_too_small_for_the_segments_of_its_directory_is_refused() {
+    let (_folder, path) = folder();
+    drop(DataDir::open(&options(&path)).unwrap());
+    // The configuration's segments would fit, but the directory keeps its own.
+    let data_dir = DataDir::open(&DataDirOptions { segment_size_bytes: 1, ..options(&path) });
+    let data_dir = data_dir.unwrap();
+    let start = data_dir.recover_shard(ShardId(0), &mut Applied(vec![])).unwrap().recovered.start;
+    let size = u64_from(SEGMENT_SIZE_BYTES_MIN);
+    data_dir.check_log_size(ShardId(0), &start, LOG_SEGMENT_COUNT_MIN * size).unwrap();
+    let error = data_dir.check_log_size(ShardId(0), &start, 2 * size).unwrap_err();
+    assert!(matches!(error, DataDirError::LogTooSmall { segment_count: 0, .. }), "{error}");
+}

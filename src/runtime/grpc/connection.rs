@@ -38,7 +38,8 @@ const PASS_COUNT_MAX: usize = 8;
 /// come. Nothing else wakes it: there is work only after bytes came, replies were appended or
 /// reported done, a stream was closed, or output was taken away. A turn therefore is
 ///
-/// 1. [`GrpcConnection::receive`], then `poll`: messages come out;
+/// 1. [`GrpcConnection::receive`] and [`GrpcConnection::set_allowance`], then `poll`: messages come
+///    out; again while [`GrpcConnection::has_unread`] and more are allowed;
 /// 2. for each reply that is ready, [`GrpcConnection::reply_buffer`] and, after the last one to a
 ///    message, [`GrpcConnection::reply_done`];
 /// 3. `poll` if `needs_poll`, once for all replies of the turn: they leave together;

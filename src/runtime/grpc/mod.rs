@@ -1,6 +1,6 @@
 //! gRPC on a connection, as an object that a core's loop polls: HTTP/2 by h2 over two byte buffers
-//! in memory, no tokio runtime, no task of its own. It depends on `base`, on the wire's frames and on
-//! the generated types of the health service; what the messages of `Connect` mean is not its
+//! in memory, no tokio runtime, no task of its own. It depends on `base`, on the wire's frames and
+//! on the generated types of the health service; what the messages of `Connect` mean is not its
 //! business.
 //!
 //! It guarantees: whole messages only, in their stream's order, none longer than a frame may be; at
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Flow control, from the client: h2's window for a stream is given back when the bytes have become
-//! messages; while reading is paused, or too much is unanswered, it is not. To the client: encoded
+//! messages; while none are allowed, or too much is unanswered, it is not. To the client: encoded
 //! replies stay in the stream's own buffer, and h2 gets only what the client's window and a small
 //! output buffer take. [`GrpcConnection::queued_bytes`] tells the loop how far a reader is behind.
 

@@ -10,7 +10,8 @@ use crate::base::cast::{u16_from, usize_from};
 use crate::base::chain::Chain;
 use crate::base::ids::{Incarnation, Index, MessageId, ShardId, TermId};
 use crate::base::limits::{
-    BLOCK_SIZE_BYTES, COMMAND_SIZE_BYTES_MAX, PROOF_DELAY_NS, SEGMENT_SIZE_BYTES_MIN,
+    BLOCK_SIZE_BYTES, COMMAND_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, PROOF_DELAY_NS,
+    SEGMENT_SIZE_BYTES_MIN,
 };
 use crate::base::time::{Monotonic, Timestamp};
 
@@ -546,6 +547,37 @@ fn record_torn_between_its_batches_is_not_there_at_all() {
     boot.append(&entry(2, b"b"));
     let (recovered, _) = boot.image.recover(3).unwrap();
     assert_eq!(unstable(&recovered), [(1, some(b"a")), (2, some(b"b"))]);
+}
+
+#[test]
+fn torn_tail_behind_a_long_snapshot_reaches_as_far_as_behind_any_other_batch() {
+    let partitions: Vec<PartitionId> = (0..PARTITION_COUNT_MAX).map(PartitionId).collect();
+    let states = partitions.iter().map(|&partition| PartitionSnapshot::empty(partition)).collect();
+    let start = WalStart {
+        state: ShardSnapshot { partitions: states, ..ShardSnapshot::default() },
+        next_segment: SegmentId(1),
+        ..WalStart::default()
+    };
+    let mut wal = open_wal(1, start);
+    let mut image = Image::default();
+    image.files.extend(wal.wants_segment(Monotonic(0)));
+    wal.on_segment_prepared(SegmentId(1));
+    wal.append(&Record::Entry(slot(PartitionId(0), 1, &vec![3; COMMAND_SIZE_BYTES_MAX])));
+
+    let complete = wal.poll_write(Monotonic(0)).unwrap();
+    image.write(&complete);
+    wal.on_written(complete);
+    let in_flight: Vec<_> = std::iter::from_fn(|| wal.poll_write(Monotonic(0))).collect();
+    // The snapshot's end is lost; what was in flight with it isn't.
+    in_flight[1..].iter().for_each(|write| image.write(write));
+    let end = in_flight.last().map(|write| usize_from(write.offset) / BLOCK_SIZE_BYTES).unwrap();
+    assert!(end >= 4 * BATCH_BLOCK_COUNT_MAX, "four writes behind a complete one");
+
+    let files = image.files();
+    let folder = LogFolder { partitions: &partitions, ..folder(2, &files) };
+    let recovered = recover(&folder, &mut &image, &mut Applied::default()).unwrap();
+    assert!(recovered.torn.is_some());
+    assert_eq!(recovered.start.next_segment, SegmentId(2));
 }
 
 #[test]
