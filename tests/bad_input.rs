@@ -2,6 +2,7 @@
 //! don't notice, and what was refused is counted and has a line in the log, but not one for each.
 //!
 //! `P2PMAP_FUZZ_SEED` repeats a run's random bytes.
+#![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
 
 mod support;
 
@@ -234,7 +235,8 @@ fn fuzzed_requests_are_answered_or_refused() {
     let abused = Abused::start();
     let mut prng = random("fuzzed requests");
     abused.abuse(|| {
-        for round in 0..300 {
+        let mut answered_count = 0;
+        for _ in 0..300 {
             let mut bytes = Vec::new();
             for message_id in 1..=20 {
                 let mut frame = some_request(&mut prng, message_id);
@@ -246,9 +248,10 @@ fn fuzzed_requests_are_answered_or_refused() {
                 }
                 bytes.extend(frame);
             }
-            let answer = abused.say(&bytes);
-            assert!(answer.len() > 5, "round {round}: nothing was answered");
+            // Nothing, if the first frame was made longer than all of them.
+            answered_count += usize::from(!abused.say(&bytes).is_empty());
         }
+        assert!(answered_count > 200, "{answered_count} connections got an answer");
     });
     abused.grew_by_less_than(GROWTH_SIZE_BYTES_MAX);
     abused.end(&[
@@ -360,7 +363,7 @@ fn many_clients_that_never_read_share_one_bound() {
         streams
     });
     // The queues of all clients, and the answers of the pass that filled them.
-    let limit = GROWTH_SIZE_BYTES_MAX + (256 << 20) + (2 * 64 << 20);
+    let limit = GROWTH_SIZE_BYTES_MAX + (256 << 20) + (128 << 20);
     assert!(peak < limit, "resident memory grew by {} MiB", peak >> 20);
     drop(streams);
     let ended = abused.end(&[]);
@@ -456,8 +459,8 @@ fn node_that_runs_out_of_descriptors_says_so_and_serves_those_that_it_has() {
     });
     abused.grew_by_less_than(GROWTH_SIZE_BYTES_MAX);
     abused.end(&[
-        ("drop_connection_limit", 100, "more connections than"),
-        ("log_writes_count", 40, "open files are limited"),
+        ("drop_connection_limit", 100, "as many connections as there may be"),
+        ("log_writes_count", 20, "open files are limited"),
     ]);
 }
 

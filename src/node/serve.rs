@@ -33,6 +33,9 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
 
     let options = options(config, &data_dir);
     let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
+    // The loops are the last to write to the directory, and live as long as the process: so must
+    // its lock, whatever becomes of what made them.
+    std::mem::forget(Arc::clone(&assembly));
     let make = move |shard| assembly.make(ShardId(u16_from(shard)));
     let mut runtime = Runtime::start(options, make)?;
     runtime.stop_on_signals()?;
