@@ -249,6 +249,11 @@ impl Wal {
             if !self.proof_is_due(now) {
                 return None;
             }
+            if self.closing && self.filled_block_count == self.segment_block_count {
+                // Another segment would begin with a snapshot, and the boot not end with its end.
+                self.proof_owed = false;
+                return None;
+            }
             self.make_room(1);
             if self.gathering.is_empty() {
                 self.begin_batch(None);

@@ -581,6 +581,19 @@ fn torn_tail_behind_a_long_snapshot_reaches_as_far_as_behind_any_other_batch() {
 }
 
 #[test]
+fn boot_that_is_closed_with_the_last_block_of_a_segment_begins_no_other() {
+    let mut boot = Boot::open(Image::default(), 1);
+    for index in 1..u64_from(SEGMENT_SIZE_BYTES_MIN / BLOCK_SIZE_BYTES) - 1 {
+        boot.append(&entry(index, b"a"));
+    }
+    let image = boot.close();
+    assert_eq!(image.blocks.len(), SEGMENT_SIZE_BYTES_MIN / BLOCK_SIZE_BYTES);
+    let (recovered, _) = image.recover(2).unwrap();
+    assert!(recovered.start.clean);
+    assert_eq!(recovered.start.state.segments.len(), 1);
+}
+
+#[test]
 fn missing_cut_and_doubled_files_are_refused_by_name() {
     let mut image = Boot::open(Image::default(), 1).close();
     image = Boot::open(image, 2).close();
