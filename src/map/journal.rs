@@ -55,6 +55,31 @@ pub(super) enum Change {
     },
 }
 
+/// How a command changed a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Write {
+    /// The life of the map that it wrote to.
+    pub(super) map: MapId,
+    /// The key.
+    pub(super) hash: KeyHash,
+    /// The record before, if any; it may stand for a removal.
+    pub(super) old: Option<RecordRef>,
+    /// The record that was written; it may stand for a removal.
+    pub(super) new: RecordRef,
+}
+
+impl UndoRecord {
+    /// The key's change, if it was one key's.
+    fn write(&self) -> Option<Write> {
+        let map = self.map;
+        match self.change {
+            Change::Put { hash, old, new } => Some(Write { map, hash, old, new }),
+            Change::Removed { hash, old, new } => Some(Write { map, hash, old: Some(old), new }),
+            Change::Cleared { .. } => None,
+        }
+    }
+}
+
 /// The undo records of a partition, in the order of the log.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
@@ -87,17 +112,18 @@ impl Journal {
         if is_undone { self.records.pop_back() } else { None }
     }
 
-    /// The record that was replaced by `new`, which the command at `index` wrote.
-    pub(super) fn replaced_by(&self, new: RecordRef, index: Index) -> Option<RecordRef> {
+    /// How `new` came to be, which the command at `index` wrote.
+    pub(super) fn write_of(&self, new: RecordRef, index: Index) -> Write {
         let position = self.records.partition_point(|record| record.index < index);
         let record = self.records.get(position).expect("a version that isn't stable is journaled");
-        match record.change {
-            Change::Put { old, new: written, .. } if written == new => old,
-            Change::Removed { old, new: written, .. } if written == new => Some(old),
-            Change::Put { .. } | Change::Removed { .. } | Change::Cleared { .. } => {
-                panic!("a record's version is the index of the command that wrote it")
-            }
-        }
+        let write = record.write().filter(|write| write.new == new);
+        write.expect("a record's version is the index of the command that wrote it")
+    }
+
+    /// What the commands after `index` did, the oldest first; `None`: not to one key.
+    pub(super) fn writes_after(&self, index: Index) -> impl Iterator<Item = Option<Write>> + '_ {
+        let position = self.records.partition_point(|record| record.index <= index);
+        self.records.range(position..).map(UndoRecord::write)
     }
 
     /// What a map held as of `as_of`, if a later command wrote to it.

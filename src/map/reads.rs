@@ -4,6 +4,7 @@ use crate::base::{cast::usize_from_u32, ids::Index, limits};
 
 use super::arena::{Arena, RecordRef};
 use super::hasher::KeyHash;
+use super::journal::Write;
 use super::maps::MapSize;
 use super::operation::QueryOperation;
 use super::outcome::{Outcome, Page, Sink, Versioned};
@@ -204,15 +205,44 @@ impl PartitionMap {
         if record.map == id { self.visible(arena, at, as_of) } else { None }
     }
 
-    /// From the newest record of a key back to the one that was valid at `as_of`.
+    /// The record that was valid at `as_of` of the key that `at` is the newest record of.
     #[inline]
-    fn visible<'a>(&self, arena: &'a Arena, mut at: RecordRef, as_of: Index) -> Option<Record<'a>> {
+    fn visible<'a>(&self, arena: &'a Arena, at: RecordRef, as_of: Index) -> Option<Record<'a>> {
+        let newest = arena.records.record(at);
+        let record = match newest.version <= as_of {
+            true => newest,
+            false => self.replaced(arena, (at, newest), as_of)?,
+        };
+        (!record.removed).then_some(record)
+    }
+
+    /// The record of a key as of `as_of`, where the newest is newer. It is looked for from both
+    /// ends: the key's changes lead back from the newest one, and among all changes since `as_of`
+    /// its first one says what it replaced. Of `n` changes that takes `2 √n` steps or so, for
+    /// either the key has few of them or the first isn't far.
+    fn replaced<'a>(
+        &self,
+        arena: &'a Arena,
+        (at, newest): (RecordRef, Record<'a>),
+        as_of: Index,
+    ) -> Option<Record<'a>> {
+        let mut write = self.journal.write_of(at, newest.version);
+        let (map, hash) = (write.map, write.hash);
+        let is_key = |write: &Write| {
+            (write.map, write.hash) == (map, hash)
+                && arena.records.record(write.new).key() == newest.key()
+        };
+        let mut since = self.journal.writes_after(as_of);
         loop {
-            let record = arena.records.record(at);
-            if record.version <= as_of {
-                return (!record.removed).then_some(record);
+            if let Some(first) = since.next().flatten().filter(is_key) {
+                return first.old.map(|old| arena.records.record(old));
             }
-            at = self.journal.replaced_by(at, record.version)?;
+            let old = write.old?;
+            let record = arena.records.record(old);
+            if record.version <= as_of {
+                return Some(record);
+            }
+            write = self.journal.write_of(old, record.version);
         }
     }
 

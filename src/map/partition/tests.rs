@@ -658,3 +658,23 @@ fn digest_does_not_depend_on_what_was_undone() {
         assert_eq!(straight.digest(), detour.digest());
     }
 }
+
+/// A read that looked at each pending write of its key would take minutes here.
+#[test]
+fn key_with_many_pending_writes_is_read_as_of_any_of_them() {
+    let (mut arena, mut partition) = world();
+    for index in 1..=60_000_u64 {
+        let key: &[u8] = if index.is_multiple_of(7) { b"rare" } else { b"hot" };
+        let value = &index.to_le_bytes();
+        let put = Operation::Put { key, value, condition: None, want_previous: false };
+        execute(&mut partition, &mut arena, Undo::Keep, "m", put);
+    }
+    let hash = partition.hasher.hash("m", b"hot");
+    for as_of in (1..60_000_u64).step_by(2) {
+        let get = QueryOperation::Get { key: b"hot" };
+        let answer = partition.answer(&arena, Index(as_of), ("m", &get), hash);
+        let Outcome::Found(Some(entry)) = answer else { panic!("{answer:?}") };
+        let version = if as_of.is_multiple_of(7) { as_of - 1 } else { as_of };
+        assert_eq!((entry.version, entry.value), (Index(version), &version.to_le_bytes()[..]));
+    }
+}
