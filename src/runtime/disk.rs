@@ -263,6 +263,25 @@ mod tests {
     }
 
     #[test]
+    fn full_segment_is_closed_once_no_write_to_it_is_under_way() {
+        let (mut disk, mut ring, _node) = writing();
+        for segment in [2, 4] {
+            disk.adopt(SegmentId(segment), tempfile::tempfile().expect("a file").into());
+        }
+        let blocks = vec![Block([7; BLOCK_SIZE_BYTES])];
+        disk.write(SegmentWrite { batch: BatchId(10), segment: SegmentId(4), offset: 0, blocks });
+        disk.submit(&mut ring);
+        let open = |disk: &Disk| [2, 3, 4].map(|id| disk.file(SegmentId(id)).is_some());
+        for _ in 0..2 {
+            let (key, blocks, result) = completion(&mut ring);
+            disk.written(key, blocks, result).1.expect("a whole write");
+            let oldest_is_closed = !open(&disk)[0];
+            assert!(oldest_is_closed, "all writes are to later segments");
+        }
+        assert_eq!(open(&disk), [false, false, true]);
+    }
+
+    #[test]
     #[should_panic(expected = "a segment is prepared before it is written")]
     fn write_to_a_segment_that_is_not_open_is_a_defect() {
         let node = Arc::new(Node::new(1, 100).expect("a node"));
