@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use zerocopy::IntoBytes;
@@ -24,12 +24,31 @@ pub struct ShardLog {
     pub notices: Vec<Notice>,
 }
 
-/// Reads files that stay open, with `O_DIRECT` where there is such a thing.
-struct Files(Vec<File>);
+/// Reads files with `O_DIRECT` where there is such a thing. One is open at a time: a log can have
+/// more of them than a process may have open.
+struct Files {
+    paths: Vec<PathBuf>,
+    direct: bool,
+    open: Option<(usize, File)>,
+}
+
+impl Files {
+    fn open(&self, file: usize) -> io::Result<File> {
+        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
+        let flags = direct.bits().cast_signed();
+        OpenOptions::new().read(true).custom_flags(flags).open(&self.paths[file])
+    }
+}
 
 impl SegmentSource for Files {
     fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
-        self.0[file].read_exact_at(blocks.as_mut_bytes(), offset_of(first_block))
+        let open = match self.open.take() {
+            Some((number, open)) if number == file => open,
+            _ => self.open(file)?,
+        };
+        let read = open.read_exact_at(blocks.as_mut_bytes(), offset_of(first_block));
+        self.open = Some((file, open));
+        read
     }
 }
 
@@ -40,16 +59,8 @@ pub(super) fn recover_shard(
 ) -> Result<ShardLog, DataDirError> {
     let folder = data_dir.shard_folder(shard);
     let files = list(&folder)?;
-    let open = |file: &SegmentFile| {
-        let path = data_dir.segment_path(shard, file.name);
-        let direct = if data_dir.direct { OFlags::DIRECT } else { OFlags::empty() };
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(direct.bits().cast_signed())
-            .open(&path)
-            .map_err(doing("opening", &path))
-    };
-    let mut source = Files(files.iter().map(open).collect::<Result<_, _>>()?);
+    let paths = files.iter().map(|file| data_dir.segment_path(shard, file.name)).collect();
+    let mut source = Files { paths, direct: data_dir.direct, open: None };
     let partitions: Vec<PartitionId> = data_dir.partitions_of(shard).collect();
     let log = LogFolder {
         key: data_dir.log_key(shard),
@@ -61,9 +72,8 @@ pub(super) fn recover_shard(
     let recovered = recover(&log, &mut source, apply).map_err(DataDirError::Storage)?;
     // What was read may so far be in the device's cache only, of a write that the last process
     // didn't see complete. From now on others rely on it.
-    for (file, name) in source.0.iter().zip(&files) {
-        let path = data_dir.segment_path(shard, name.name);
-        file.sync_data().map_err(doing("syncing", &path))?;
+    for (file, path) in source.paths.iter().enumerate() {
+        source.open(file).and_then(|file| file.sync_data()).map_err(doing("syncing", path))?;
     }
     remove_garbage(data_dir, shard, &recovered)?;
     let notices = recovered.torn.map(|tail| Notice::Torn { shard, tail });
