@@ -128,10 +128,6 @@ impl Disk {
         self.node.writes_in_flight.fetch_sub(1, Ordering::Relaxed);
         let pending = self.in_flight.remove(usize_from_u32(key.slot));
         let Pending { batch, segment, offset, size: wanted } = pending;
-        // The log never goes back: what is before this segment is open for writes in flight only.
-        let in_flight = &self.in_flight;
-        let is_written = |id| in_flight.iter().any(|(_, pending)| pending.segment == id);
-        self.segments.retain(|(id, _)| *id >= segment || is_written(*id));
         let result = match result {
             Ok(written) if written == wanted => Ok(()),
             Ok(written) => Err(WriteError::Short { written, wanted }),
@@ -252,33 +248,6 @@ mod tests {
         assert_eq!(write.blocks.len(), 2);
         assert_eq!(node.writes_in_flight.load(Ordering::Relaxed), 0);
         assert!(disk.is_idle());
-    }
-
-    #[test]
-    fn segment_is_closed_when_the_log_has_left_it_and_its_last_write_is_complete() {
-        let (mut disk, mut ring, _node) = writing();
-        let file = tempfile::tempfile().expect("a file");
-        disk.adopt(SegmentId(4), file.into());
-        let blocks = vec![Block([8; BLOCK_SIZE_BYTES])];
-        disk.write(SegmentWrite { batch: BatchId(10), segment: SegmentId(4), offset: 0, blocks });
-        disk.submit(&mut ring);
-        let mut writes = [completion(&mut ring), completion(&mut ring)];
-        writes.sort_by_key(|(_, blocks, _)| blocks.len());
-        let [(next_key, next_blocks, next), (key, blocks, last)] = writes;
-        disk.written(next_key, next_blocks, next).1.expect("a whole write");
-        assert!(disk.file(SegmentId(3)).is_some(), "a write of it is in flight");
-        disk.written(key, blocks, last).1.expect("a whole write");
-        let blocks = vec![Block([8; BLOCK_SIZE_BYTES])];
-        disk.write(SegmentWrite {
-            batch: BatchId(11),
-            segment: SegmentId(4),
-            offset: 4_096,
-            blocks,
-        });
-        disk.submit(&mut ring);
-        let (key, blocks, result) = completion(&mut ring);
-        disk.written(key, blocks, result).1.expect("a whole write");
-        assert!(disk.file(SegmentId(3)).is_none() && disk.file(SegmentId(4)).is_some());
     }
 
     #[test]
