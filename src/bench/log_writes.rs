@@ -259,7 +259,8 @@ mod tests {
                 preparing: false,
             };
             let report = run(&options).expect("a disk");
-            assert!(report.latencies_ns.len() > 2, "{report}");
+            // The first ones are always measured; how many follow is the disk's affair.
+            assert!(report.latencies_ns.len() >= 2, "{report}");
         }
     }
 }
