@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use p2pmap::base::cast::{u64_from, usize_from};
+use p2pmap::base::payload::ResultBytes;
 use p2pmap::base::{ids::Index, prng::Prng, time::Timestamp};
 use p2pmap::map::arena::Arena;
 use p2pmap::map::hasher::{KeyHash, KeyHasher};
 use p2pmap::map::operation::{Command, Operation, QueryOperation};
-use p2pmap::map::outcome::ResultBytes;
 use p2pmap::map::partition::{Execution, PartitionMap, Undo};
 
 const PARTITION_COUNT: usize = 64;

@@ -81,8 +81,6 @@ pub const ENTRY_STREAM_COUNT_MAX: usize = 1_024;
 pub const OPERATION_TIMEOUT_NS_DEFAULT: u64 = NS_PER_S;
 /// How long an operation may take at most.
 pub const OPERATION_TIMEOUT_NS_MAX: u64 = 60 * NS_PER_S;
-/// How far the sequencer's timestamp may be ahead of the members' median clock.
-pub const CLOCK_AHEAD_NS_MAX: u64 = 500 * NS_PER_MS;
 /// Slots after which a new sync point is written to the log.
 pub const SYNC_BATCH_COUNT: u64 = 256;
 

@@ -16,7 +16,7 @@ use crate::runtime::disk::PrepareError;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason};
 use crate::runtime::node_runtime::{Options, Runtime};
-use crate::runtime::segment_workshop::{SegmentPlace, probe};
+use crate::runtime::segment_workshop::{SegmentPlace, takes_direct_io};
 use crate::runtime::service::{Frame, Output, Service, WriteError};
 use crate::storage::block::{Block, SegmentWrite};
 
@@ -72,11 +72,11 @@ pub fn run(options: &LogWriteOptions) -> Result<LogWriteReport, Fatal> {
         let place = options.directory.display();
         Fatal::new(FatalReason::DataDirectory, format!("can't use {place}: {error}"))
     };
-    let facts = probe(&options.directory).map_err(unusable)?;
+    let direct = takes_direct_io(&options.directory).map_err(unusable)?;
     let place = SegmentPlace {
         directory: options.directory.clone(),
         segment_size_bytes: SEGMENT_SIZE_BYTES_DEFAULT,
-        direct: facts.direct,
+        direct,
     };
     // They are deleted at the end only: on a filesystem that is mounted with `discard` a deletion
     // stops the device for a while, and a node uses its segments again.
@@ -107,7 +107,7 @@ pub fn run(options: &LogWriteOptions) -> Result<LogWriteReport, Fatal> {
         // Most of them were never made.
         let _ = std::fs::remove_file(path);
     }
-    waited.map(|()| LogWriteReport { latencies_ns, prepared_count, direct: facts.direct })
+    waited.map(|()| LogWriteReport { latencies_ns, prepared_count, direct })
 }
 
 type Measured = (Histogram<u64>, u64);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
+use super::node_address::NodeAddress;
 use super::{Verdict, engine};
 use crate::base::cast;
 use crate::base::limits::{
@@ -30,15 +31,8 @@ pub(super) enum BenchCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct BenchRunArgs {
-    /// The node to load.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "P2PMAP_NODE",
-        hide_env_values = true,
-        default_value = "127.0.0.1:5678"
-    )]
-    pub(super) node: String,
+    #[command(flatten)]
+    pub(super) address: NodeAddress,
     /// Connections.
     #[arg(
         long,

@@ -34,8 +34,8 @@ pub(super) fn echo(config: &Config) -> Result<Verdict, Failure> {
 
 /// Loads a node and prints the figures.
 pub(super) fn bench_run(args: &BenchRunArgs) -> Result<Verdict, Failure> {
-    let unknown = || Failure::new(format!("--node {:?}: expected HOST:PORT", args.node));
-    let mut addresses = args.node.to_socket_addrs().map_err(|_| unknown())?;
+    let unknown = || Failure::new(format!("--node {:?}: expected HOST:PORT", args.address.node));
+    let mut addresses = args.address.node.to_socket_addrs().map_err(|_| unknown())?;
     let options = LoadOptions {
         address: addresses.next().ok_or_else(unknown)?,
         core: args.core,

@@ -9,8 +9,9 @@ use super::output::Output;
 use crate::client::Client;
 use crate::node::config::quantity::parse_duration;
 
+/// Which node.
 #[derive(Debug, Args)]
-pub(super) struct NodeArgs {
+pub(super) struct NodeAddress {
     /// The node to talk to.
     #[arg(
         long,
@@ -19,7 +20,13 @@ pub(super) struct NodeArgs {
         hide_env_values = true,
         default_value = "127.0.0.1:5678"
     )]
-    node: String,
+    pub(super) node: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    #[command(flatten)]
+    address: NodeAddress,
     /// How long to wait for the connection, and then for each answer.
     #[arg(
         long,
@@ -37,7 +44,7 @@ pub(super) struct NodeArgs {
 
 impl NodeArgs {
     pub(super) fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.node, self.timeout)?)
+        Ok(Client::connect(&self.address.node, self.timeout)?)
     }
 
     pub(super) fn output(&self) -> Output {

@@ -10,7 +10,8 @@ use smallvec::SmallVec;
 use crate::base::{cast::u64_from, ids::Index};
 use crate::proto::p2pmap::v1::error::Code;
 
-use super::record::{Record, varint_size_bytes};
+use super::record::Record;
+use crate::proto::reader::varint_size_bytes;
 
 /// Where encoded results go.
 pub trait Sink {
@@ -41,9 +42,6 @@ where
         self.extend_from_slice(bytes);
     }
 }
-
-/// A result as it is kept until it may be sent. Results without entries need no allocation.
-pub type ResultBytes = SmallVec<[u8; 24]>;
 
 /// What came of a command or query. Borrows from the map.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use crate::base::{
     cast::{low_u64, u64_from, usize_from},
     ids::Index,
 };
+use crate::proto::reader::varint_size_bytes;
 
 /// A member's own number for one life of a named map: it ends when the map is cleared. Never leaves
 /// the member.
@@ -165,13 +166,6 @@ impl<'a> Record<'a> {
     pub(super) const fn body(&self) -> &'a [u8] {
         self.body
     }
-}
-
-/// How many bytes `value` takes as a LEB128 varint.
-#[inline]
-pub(super) const fn varint_size_bytes(value: u64) -> usize {
-    // Seven bits a byte: ⌈bits / 7⌉ for 1 to 64 bits.
-    ((64 - (value | 1).leading_zeros() as usize) * 9 + 64) / 64
 }
 
 #[inline]

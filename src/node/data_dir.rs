@@ -31,6 +31,7 @@ pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
+use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
 use crate::storage::replay::Apply;
@@ -452,7 +453,7 @@ fn create_folder(path: &Path) -> Result<(), DataDirError> {
 }
 
 fn sync_folder(path: &Path) -> Result<(), DataDirError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(doing("syncing", path))
+    sync_directory(path).map_err(|error| doing("syncing", path)(error.into()))
 }
 
 /// A file that is there whole or not at all.

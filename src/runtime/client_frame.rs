@@ -42,7 +42,7 @@ impl FrameRefusal {
             Self::Malformed(error) => error.status(),
             Self::Hello => WireError::HelloForbidden.status(),
         };
-        WireStatus { code: code.into(), message: self.to_string() }
+        WireStatus { code, message: self.to_string() }
     }
 
     /// How it is counted.
@@ -71,7 +71,7 @@ impl std::error::Error for FrameRefusal {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::service::StatusCode;
+    use crate::wire::error::StatusCode;
 
     #[test]
     fn size_is_known_once_the_prefix_is_there() {

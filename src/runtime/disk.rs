@@ -73,17 +73,6 @@ impl Disk {
         workshop.prepare(segment);
     }
 
-    /// Closes and deletes a segment.
-    pub fn remove(&mut self, segment: SegmentId) {
-        assert!(
-            self.in_flight.iter().all(|(_, pending)| pending.segment != segment),
-            "a segment is removed after its last write"
-        );
-        self.segments.retain(|(id, _)| *id != segment);
-        let workshop = self.workshop.as_mut().expect("a service with a log has a directory");
-        workshop.remove(segment);
-    }
-
     /// Looks whether segments became ready, or failed to.
     pub fn poll_prepared(&mut self) -> bool {
         if let Some(workshop) = &mut self.workshop {

@@ -10,13 +10,14 @@ use super::client_frame::{FrameRefusal, frame_size};
 use super::connection::{Phase, Protocol, Receive};
 use super::event_loop::EventLoop;
 use super::pass::Chunk;
-use super::service::{Service, StatusCode, WireStatus};
+use super::service::{Service, WireStatus};
 use super::sniff::{Foreign, Sniffed, sniff};
 use super::uring::Key;
 use crate::base::cast::u64_from;
 use crate::base::ids::Origin;
 use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::metrics::DropReason;
+use crate::wire::error::StatusCode;
 
 impl<S: Service> EventLoop<S> {
     /// Something came in on a connection, or its receive ended.

@@ -3,16 +3,15 @@
 use bytes::BytesMut;
 use prost::Message as _;
 
-use super::service::{StatusCode, WireStatus};
+use super::service::WireStatus;
 use crate::proto::atomix::map::{CommandResponse, Message, message};
-use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::{Error, Result as Outcome, result};
 use crate::wire::frame::{self, Flag};
 
 /// Appends a frame with an error `Result` whose `message_id` is 0: no request's.
 pub fn append(status: &WireStatus, output: &mut BytesMut) {
     let error = Error {
-        code: code(status.code).into(),
+        code: status.code.code().into(),
         message: status.message.clone(),
         ..Error::default()
     };
@@ -24,19 +23,11 @@ pub fn append(status: &WireStatus, output: &mut BytesMut) {
     frame::encode(output, Flag::Message, &message);
 }
 
-const fn code(code: StatusCode) -> Code {
-    match code {
-        StatusCode::InvalidArgument | StatusCode::PermissionDenied => Code::InvalidArgument,
-        StatusCode::ResourceExhausted => Code::ResourceExhausted,
-        StatusCode::Unimplemented => Code::Unimplemented,
-        StatusCode::Internal => Code::Internal,
-        StatusCode::Unavailable => Code::Unavailable,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::p2pmap::v1::error::Code;
+    use crate::wire::error::StatusCode;
 
     #[test]
     fn refusal_is_a_frame_with_an_error_and_no_correlation_id() {

@@ -40,7 +40,7 @@ pub struct SegmentPlace {
     pub directory: PathBuf,
     /// The size of every segment.
     pub segment_size_bytes: usize,
-    /// Whether direct I/O is used; [`probe`] says whether it can be.
+    /// Whether direct I/O is used; [`takes_direct_io`] says whether it can be.
     pub direct: bool,
 }
 
@@ -56,35 +56,28 @@ impl SegmentPlace {
     pub fn preparing_path(&self, segment: SegmentId) -> PathBuf {
         self.directory.join(segment_file_name(segment) + PREPARING_SUFFIX)
     }
+
+    fn open_flags(&self) -> OFlags {
+        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
+        OFlags::WRONLY | OFlags::CLOEXEC | direct
+    }
 }
 
-/// What a directory's filesystem can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectoryFacts {
-    /// It takes direct I/O.
-    pub direct: bool,
-    /// It lies in memory: nothing on it is durable.
-    pub in_memory: bool,
-}
-
-/// Finds out what a directory's filesystem can do, by trying.
+/// Finds out whether a directory's filesystem takes direct I/O, by trying.
 ///
 /// # Errors
 /// If no file can be made there.
-pub fn probe(directory: &Path) -> io::Result<DirectoryFacts> {
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+pub fn takes_direct_io(directory: &Path) -> io::Result<bool> {
     let path = directory.join("probe.preparing");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
-    let plain = rustix::fs::open(&path, flags, mode)?;
-    let magic = rustix::fs::fstatfs(&plain)?.f_type;
+    drop(rustix::fs::open(&path, flags, mode)?);
     let direct = match rustix::fs::open(&path, flags | OFlags::DIRECT, mode) {
         Ok(file) => rustix::io::pwrite(&file, zero_blocks(1).as_bytes(), 0).is_ok(),
         Err(_) => false,
     };
     rustix::fs::unlink(&path)?;
-    Ok(DirectoryFacts { direct, in_memory: magic == TMPFS_MAGIC || magic == RAMFS_MAGIC })
+    Ok(direct)
 }
 
 /// Why a segment could not be made ready.
@@ -111,12 +104,6 @@ impl fmt::Display for PrepareError {
 
 impl std::error::Error for PrepareError {}
 
-#[derive(Debug)]
-enum Job {
-    Prepare(SegmentId),
-    Remove(SegmentId),
-}
-
 /// A segment that became ready, or didn't.
 #[derive(Debug)]
 pub struct Prepared {
@@ -129,7 +116,7 @@ pub struct Prepared {
 /// The loop's end of the helper thread.
 #[derive(Debug)]
 pub struct Workshop {
-    jobs: Sender<Job>,
+    jobs: Sender<SegmentId>,
     results: Receiver<Prepared>,
     outstanding: usize,
 }
@@ -154,18 +141,13 @@ impl Workshop {
             // Without it the thread is only less considerate.
             let _ = rustix::process::setpriority_process(None, NICE);
             let mut pause_factor = 0;
-            while let Ok(job) = inbox.recv() {
-                match job {
-                    Job::Prepare(segment) => {
-                        let file = prepare(&place, segment, pause_factor);
-                        pause_factor = PAUSE_FACTOR;
-                        if outbox.send(Prepared { segment, file }).is_err() {
-                            return;
-                        }
-                        notify();
-                    }
-                    Job::Remove(segment) => remove(&place, segment),
+            while let Ok(segment) = inbox.recv() {
+                let file = prepare(&place, segment, pause_factor);
+                pause_factor = PAUSE_FACTOR;
+                if outbox.send(Prepared { segment, file }).is_err() {
+                    return;
                 }
+                notify();
             }
         };
         std::thread::Builder::new()
@@ -178,12 +160,7 @@ impl Workshop {
     /// Begins to prepare a segment.
     pub fn prepare(&mut self, segment: SegmentId) {
         self.outstanding += 1;
-        self.jobs.send(Job::Prepare(segment)).expect("the helper lives as long as its shard");
-    }
-
-    /// Deletes a segment.
-    pub fn remove(&mut self, segment: SegmentId) {
-        self.jobs.send(Job::Remove(segment)).expect("the helper lives as long as its shard");
+        self.jobs.send(segment).expect("the helper lives as long as its shard");
     }
 
     /// The next result, if there is one.
@@ -209,13 +186,6 @@ fn discard_unfinished(directory: &Path) {
     }
 }
 
-fn remove(place: &SegmentPlace, segment: SegmentId) {
-    let path = place.path(segment);
-    if let Err(error) = rustix::fs::unlink(&path) {
-        tracing::warn!(path = %path.display(), %error, "a segment can't be deleted");
-    }
-}
-
 /// Makes a segment ready and opens it for synced writes.
 fn prepare(
     place: &SegmentPlace,
@@ -233,8 +203,7 @@ fn prepare(
         return Ok(file);
     }
     let unfinished = place.preparing_path(segment);
-    let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
-    let create = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | direct;
+    let create = place.open_flags() | OFlags::CREATE | OFlags::TRUNC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
     let file = rustix::fs::open(&unfinished, create, mode).map_err(at("create", &unfinished))?;
     let size = u64_from(place.segment_size_bytes);
@@ -246,7 +215,7 @@ fn prepare(
     fill(&file, place.segment_size_bytes, pause_factor).map_err(at("fill", &unfinished))?;
     rustix::fs::fsync(&file).map_err(at("sync", &unfinished))?;
     drop(file);
-    let synced = OFlags::WRONLY | OFlags::DSYNC | OFlags::CLOEXEC | direct;
+    let synced = place.open_flags() | OFlags::DSYNC;
     let file = rustix::fs::open(&unfinished, synced, mode).map_err(at("open", &unfinished))?;
     rustix::fs::rename(&unfinished, &path).map_err(at("name", &path))?;
     sync_directory(&place.directory).map_err(at("sync the directory of", &path))?;
@@ -257,8 +226,7 @@ fn prepare(
 /// not be synced. What has that name is zeros: recovery found nothing else in it, or it would not
 /// be asked for.
 fn open_prepared(place: &SegmentPlace, path: &Path) -> Option<OwnedFd> {
-    let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
-    let synced = OFlags::WRONLY | OFlags::DSYNC | OFlags::CLOEXEC | direct;
+    let synced = place.open_flags() | OFlags::DSYNC;
     let file = rustix::fs::open(path, synced, Mode::empty()).ok()?;
     let size = rustix::fs::fstat(&file).ok()?.st_size;
     (u64::try_from(size).ok()? == u64_from(place.segment_size_bytes)).then_some(file)
@@ -302,11 +270,10 @@ mod tests {
     use super::*;
 
     fn place(directory: &Path) -> SegmentPlace {
-        let facts = probe(directory).expect("a directory");
         SegmentPlace {
             directory: directory.into(),
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
-            direct: facts.direct,
+            direct: takes_direct_io(directory).expect("a directory"),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::base::ids::{Origin, SegmentId};
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::LoopMetrics;
 use crate::storage::block::SegmentWrite;
-use crate::wire::error;
+use crate::wire::error::StatusCode;
 
 /// A whole frame of some stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +26,7 @@ pub struct Frame<'a> {
 /// A service that a loop can host.
 pub trait Service {
     /// The loop begins: what has to be done before the first frame.
-    fn start(&mut self, now: Now, output: &mut Output<'_>) {
-        let (_, _) = (now, output);
-    }
+    fn start(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     /// Whether requests are served. Asked after each turn until it is true; no connection is
     /// accepted before.
@@ -104,35 +102,6 @@ impl std::fmt::Display for WriteError {
 
 impl std::error::Error for WriteError {}
 
-/// gRPC's codes, as far as a stream can end with them here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum StatusCode {
-    /// What came can't be understood.
-    InvalidArgument = 3,
-    /// The sender may not send that.
-    PermissionDenied = 7,
-    /// A bound was reached.
-    ResourceExhausted = 8,
-    /// We don't know how.
-    Unimplemented = 12,
-    /// A defect of ours.
-    Internal = 13,
-    /// Not now, or not here.
-    Unavailable = 14,
-}
-
-impl From<error::StatusCode> for StatusCode {
-    fn from(code: error::StatusCode) -> Self {
-        match code {
-            error::StatusCode::InvalidArgument => Self::InvalidArgument,
-            error::StatusCode::PermissionDenied => Self::PermissionDenied,
-            error::StatusCode::ResourceExhausted => Self::ResourceExhausted,
-            error::StatusCode::Unimplemented => Self::Unimplemented,
-        }
-    }
-}
-
 /// How a stream ends when it ends badly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireStatus {
@@ -176,10 +145,5 @@ impl Output<'_> {
     /// ready.
     pub fn prepare_segment(&mut self, segment: SegmentId) {
         self.disk.prepare(segment);
-    }
-
-    /// Closes and deletes a segment that nobody needs any more.
-    pub fn remove_segment(&mut self, segment: SegmentId) {
-        self.disk.remove(segment);
     }
 }

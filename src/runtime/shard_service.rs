@@ -98,7 +98,7 @@ impl ShardService {
             let code = error.status().code();
             response::encode_connection_error(buffer, &self.prefix, code, &message);
         }
-        output.close(origin, &WireStatus { code: error.status().into(), message });
+        output.close(origin, &WireStatus { code: error.status(), message });
     }
 }
 

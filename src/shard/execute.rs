@@ -15,7 +15,6 @@ use crate::nopaxos::{self, Persist, Persisted, ViewStarted};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::storage::record::{Entry, Record};
 use crate::storage::wal::Durability;
-use crate::wire::request::Kind;
 use crate::wire::response::{self, ErrorOutcome, ResponsePrefix, View};
 
 /// The world of one partition's replica, for the time of one step.
@@ -55,25 +54,7 @@ impl<'a, E: Effects> World<'a, E> {
     /// Answers a client.
     pub(super) fn reply(&mut self, asker: Asker, index: Index, result: &[u8]) {
         self.core.counters.answers += 1;
-        if let Some(buffer) = self.effects.reply_buffer(asker.origin, true) {
-            let prefix = &self.view.prefix;
-            match asker.kind {
-                Kind::Command => response::encode_command_response(
-                    buffer,
-                    prefix,
-                    asker.correlation,
-                    index,
-                    result,
-                ),
-                Kind::Query => response::encode_query_response(
-                    buffer,
-                    prefix,
-                    asker.correlation,
-                    index,
-                    result,
-                ),
-            }
-        }
+        asker.reply(&self.view.prefix, index, result, self.effects);
     }
 
     /// Tells whoever waits that nothing came of it, or that nobody knows what did.

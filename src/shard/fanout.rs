@@ -10,8 +10,7 @@ use crate::map::operation::{Command, Query, QueryOperation};
 use crate::map::outcome::Outcome;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::{self, result};
-use crate::wire::request::{Body, Kind};
-use crate::wire::response;
+use crate::wire::request::Body;
 
 /// A command to all partitions, until the last of them has answered.
 #[derive(Debug)]
@@ -170,15 +169,6 @@ impl Core {
     /// Answers for all partitions: with index 0, for there is no one log to speak of.
     fn reply_whole(&mut self, asker: Asker, result: &[u8], effects: &mut impl Effects) {
         self.counters.answers += 1;
-        let Some(buffer) = effects.reply_buffer(asker.origin, true) else { return };
-        let (prefix, correlation) = (&self.prefix, asker.correlation);
-        match asker.kind {
-            Kind::Command => {
-                response::encode_command_response(buffer, prefix, correlation, Index(0), result);
-            }
-            Kind::Query => {
-                response::encode_query_response(buffer, prefix, correlation, Index(0), result);
-            }
-        }
+        asker.reply(&self.prefix, Index(0), result, effects);
     }
 }

@@ -1,11 +1,12 @@
 //! One partition of a shard: the machines of its protocol and its slice of the maps.
 
+use super::Effects;
 use crate::base::ids::{Index, Origin, TermId};
 use crate::base::time::Monotonic;
 use crate::map::partition::PartitionMap;
 use crate::nopaxos::{Collector, Group, Replica, Sequencer};
 use crate::wire::request::Kind;
-use crate::wire::response::ResponsePrefix;
+use crate::wire::response::{self, ResponsePrefix};
 
 /// A partition. Its replica stands apart from what the replica acts upon.
 #[derive(Debug)]
@@ -58,6 +59,24 @@ pub(super) struct Asker {
     pub(super) kind: Kind,
     /// When it gives up.
     pub(super) deadline: Monotonic,
+}
+
+impl Asker {
+    /// Gives the client its answer, if it is still there.
+    pub(super) fn reply(
+        &self,
+        prefix: &ResponsePrefix,
+        index: Index,
+        result: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        let Some(buffer) = effects.reply_buffer(self.origin, true) else { return };
+        let encode = match self.kind {
+            Kind::Command => response::encode_command_response,
+            Kind::Query => response::encode_query_response,
+        };
+        encode(buffer, prefix, self.correlation, index, result);
+    }
 }
 
 impl Waiter {

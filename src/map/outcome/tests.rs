@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::base::payload::ResultBytes;
 use crate::proto::p2pmap::v1;
 
 type OwnedVersioned = (Vec<u8>, u64, u64, u64);

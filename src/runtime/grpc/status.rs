@@ -6,7 +6,8 @@ use std::fmt;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::limits::GRPC_STATUS_MESSAGE_SIZE_BYTES_MAX;
-use crate::runtime::service::{StatusCode, WireStatus};
+use crate::runtime::service::WireStatus;
+use crate::wire::error::StatusCode;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -100,8 +101,6 @@ impl From<&WireStatus> for GrpcStatus {
             StatusCode::PermissionDenied => GrpcCode::PermissionDenied,
             StatusCode::ResourceExhausted => GrpcCode::ResourceExhausted,
             StatusCode::Unimplemented => GrpcCode::Unimplemented,
-            StatusCode::Internal => GrpcCode::Internal,
-            StatusCode::Unavailable => GrpcCode::Unavailable,
         };
         Self::new(code, status.message.clone())
     }
