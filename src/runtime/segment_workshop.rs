@@ -32,6 +32,10 @@ const PAUSE_FACTOR: u32 = 3;
 /// A lower priority than the loops', but not the lowest: with it a thread hardly runs at all where
 /// every core spins, and the log would wait for its next segment.
 const NICE: i32 = 5;
+/// How long to wait, and how often, when the system is short of descriptors or memory: some
+/// seconds in all, many times as long as a burst of connections takes to be turned away.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
+const SHORTAGE_RETRY_COUNT_MAX: usize = 500;
 
 /// Where a shard's segments lie.
 #[derive(Clone, Debug)]
@@ -89,6 +93,14 @@ pub struct PrepareError {
 }
 
 impl PrepareError {
+    /// Whether the system was short of something that comes back by itself: a burst of connections
+    /// takes more descriptors than they may keep, until those beyond the limit are closed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EINTR];
+        self.error.raw_os_error().is_some_and(|code| shortages.contains(&code))
+    }
+
     /// Whether there was no room: the node goes on, and refuses writes when its log is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -142,7 +154,7 @@ impl Workshop {
             let _ = rustix::process::setpriority_process(None, NICE);
             let mut pause_factor = 0;
             while let Ok(segment) = inbox.recv() {
-                let file = prepare(&place, segment, pause_factor);
+                let file = patiently(|| prepare(&place, segment, pause_factor));
                 pause_factor = PAUSE_FACTOR;
                 if outbox.send(Prepared { segment, file }).is_err() {
                     return;
@@ -184,6 +196,18 @@ fn discard_unfinished(directory: &Path) {
             tracing::warn!(path = %path.display(), %error, "an unfinished segment stays");
         }
     }
+}
+
+/// Tries again while the system is short of something that comes back by itself. The log goes on
+/// gathering meanwhile; only what lasts is reported, for it makes the log refuse writes.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, PrepareError>) -> Result<T, PrepareError> {
+    for _ in 0..SHORTAGE_RETRY_COUNT_MAX {
+        match attempt() {
+            Err(error) if error.is_transient() => std::thread::park_timeout(SHORTAGE_PAUSE),
+            result => return result,
+        }
+    }
+    attempt()
 }
 
 /// Makes a segment ready and opens it for synced writes.
@@ -309,6 +333,30 @@ mod tests {
         let _workshop = Workshop::start(place.clone(), || {}).expect("a helper");
         assert!(!unfinished.exists());
         assert!(place.path(SegmentId(6)).exists());
+    }
+
+    fn failure(code: i32) -> PrepareError {
+        let error = io::Error::from_raw_os_error(code);
+        PrepareError { path: "a segment".into(), step: "create", error }
+    }
+
+    #[test]
+    fn shortage_of_descriptors_is_waited_out_and_other_errors_are_not() {
+        let mut attempts = 0;
+        let result = patiently(|| {
+            attempts += 1;
+            if attempts < 4 { Err(failure(libc::EMFILE)) } else { Ok(attempts) }
+        });
+        assert_eq!(result.expect("the shortage ended"), 4);
+        for lasting in [libc::ENOSPC, libc::EIO, libc::EACCES] {
+            let mut attempts = 0;
+            let result: Result<(), _> = patiently(|| {
+                attempts += 1;
+                Err(failure(lasting))
+            });
+            result.expect_err("it doesn't pass by itself");
+            assert_eq!(attempts, 1, "error {lasting}");
+        }
     }
 
     #[test]
