@@ -265,6 +265,17 @@ impl Records {
         RecordRef::from_number(number).expect("one was added")
     }
 
+    /// How much [`Records::free`] gives back.
+    pub(super) fn size_bytes(&self, at: RecordRef) -> u64 {
+        match at.at() {
+            At::Page { page, word } => {
+                let class = self.pages[page].spans[word / WORDS_PER_SPAN].class;
+                u64::from(class) * u64_from(WORD_SIZE_BYTES)
+            }
+            At::Large { chunk, position } => u64_from(self.large[chunk][position].len()),
+        }
+    }
+
     /// Gives a record's memory back. Its reference must not be used again.
     #[inline]
     pub(super) fn free(&mut self, at: RecordRef) {

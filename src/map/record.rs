@@ -30,7 +30,7 @@ const FLAG_AGE: u8 = 1;
 /// The record says that the key was removed by a command that may yet be undone.
 const FLAG_REMOVED: u8 = 2;
 /// Milliseconds fit six bytes until the year 10889, nanoseconds since 1970 fit `u64` until 2554.
-const MS_MAX: u64 = (1 << 48) - 1;
+pub(super) const MS_MAX: u64 = (1 << 48) - 1;
 const _: () = assert!(u64::MAX / crate::base::time::NS_PER_MS <= MS_MAX);
 
 /// What a new record is made of.
