@@ -13,8 +13,9 @@ use p2pmap::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
 use p2pmap::bench::workload::Workload;
 use p2pmap::shard::{Config, Effects, Loading, RoutedRequest, Shard};
 use p2pmap::storage::block::{LogKey, SegmentWrite};
+use p2pmap::storage::carry::SegmentRead;
 use p2pmap::storage::recovery::{LogFolder, SegmentSource, recover};
-use p2pmap::storage::wal::{Durability, Wal, WalConfig};
+use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use p2pmap::wire::frame;
 use p2pmap::wire::request::{Acceptance, decode_hot};
 use p2pmap::wire::route::Router;
@@ -37,7 +38,11 @@ impl Effects for Sink {
         unreachable!("there is no log");
     }
 
-    fn prepare_segment(&mut self, _segment: SegmentId) {
+    fn read_segment(&mut self, _read: SegmentRead) {}
+
+    fn report_damage(&mut self, _segment: SegmentId, _offset: u64) {}
+
+    fn prepare_segment(&mut self, _wanted: SegmentWanted) {
         unreachable!("there is no log");
     }
 }

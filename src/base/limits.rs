@@ -105,6 +105,17 @@ pub const WRITE_BATCH_SIZE_BYTES_MAX: usize = 256 << 10;
 pub const WRITES_IN_FLIGHT_DEFAULT: usize = 2;
 /// Log writes in flight at most.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// Segments that clients' commands leave free: for the protocol and for making room.
+pub const SPARE_SEGMENT_COUNT: u64 = 3;
+/// How large a shard's log may become at least before somebody must move, if it is allowed to: twice
+/// as much as it should be then.
+pub const LOG_TARGET_SIZE_BYTES_MIN: u64 = 1 << 30;
+/// A partition with no more bytes than this above its checkpoint is carried over to a new segment
+/// when it keeps an old one; another one takes a checkpoint.
+pub const CARRY_SIZE_BYTES_MAX: u64 = 256 << 10;
+/// How often in a row, a second apart, a segment can't be prepared for another reason than want of
+/// space before the node gives up.
+pub const PREPARE_FAILURE_COUNT_MAX: u32 = 30;
 /// Idle time after which an empty batch proves the last one complete.
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.

@@ -19,6 +19,7 @@ use crate::runtime::node_runtime::{Options, Runtime};
 use crate::runtime::segment_workshop::{SegmentPlace, takes_direct_io};
 use crate::runtime::service::{Frame, Output, Service, WriteError};
 use crate::storage::block::{Block, SegmentWrite};
+use crate::storage::wal::SegmentWanted;
 
 /// Segments prepared during a run at most: they take room until its end.
 const PREPARED_COUNT_MAX: u64 = 16;
@@ -150,7 +151,7 @@ impl Writer {
 
     fn prepare(&mut self, output: &mut Output<'_>) {
         self.last_asked = self.last_asked.next();
-        output.prepare_segment(self.last_asked);
+        output.prepare_segment(SegmentWanted { segment: self.last_asked, from: None });
     }
 }
 

@@ -86,6 +86,10 @@ pub struct ShardCounters {
     pub refused_log_full: u64,
     /// Commands refused because the map was full.
     pub refused_map_full: u64,
+    /// Slots appended again so that an old segment could be let go.
+    pub carried: u64,
+    /// Reports of damage in segments that were written.
+    pub damaged: u64,
 }
 
 #[cfg(test)]

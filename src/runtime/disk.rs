@@ -13,12 +13,16 @@ use std::sync::atomic::Ordering;
 use slab::Slab;
 
 use super::core::Node;
-use super::segment_workshop::{Prepared, Workshop};
+use super::segment_workshop::{News, Prepared, Workshop};
 use super::service::WriteError;
 use super::uring::{Key, Uring};
 use crate::base::cast::{u32_from, usize_from_u32};
 use crate::base::ids::{BatchId, SegmentId};
+use crate::base::limits::PREPARE_FAILURE_COUNT_MAX;
+use crate::shard::SegmentBlocks;
 use crate::storage::block::{Block, SegmentWrite};
+use crate::storage::carry::SegmentRead;
+use crate::storage::wal::SegmentWanted;
 
 pub use super::segment_workshop::PrepareError;
 
@@ -31,6 +35,17 @@ struct Pending {
     size: usize,
 }
 
+/// What comes of the helper's work.
+#[derive(Debug)]
+pub enum DiskNews {
+    /// A segment is ready, or can't be.
+    Prepared(SegmentId, Result<(), PrepareError>),
+    /// Blocks were read.
+    Read(SegmentBlocks),
+    /// So many bytes are left.
+    Space(u64),
+}
+
 /// The open segments of a shard.
 #[derive(Debug)]
 pub struct Disk {
@@ -40,7 +55,9 @@ pub struct Disk {
     outgoing: VecDeque<SegmentWrite>,
     in_flight: Slab<Pending>,
     workshop: Option<Workshop>,
-    ready: VecDeque<Prepared>,
+    news: VecDeque<News>,
+    /// How often in a row a segment couldn't be prepared, other than for want of space.
+    failures_count: u32,
     node: Arc<Node>,
 }
 
@@ -53,7 +70,8 @@ impl Disk {
             outgoing: VecDeque::new(),
             in_flight: Slab::new(),
             workshop,
-            ready: VecDeque::new(),
+            news: VecDeque::new(),
+            failures_count: 0,
             node,
         }
     }
@@ -68,25 +86,49 @@ impl Disk {
     }
 
     /// Begins to prepare a segment.
-    pub fn prepare(&mut self, segment: SegmentId) {
-        let workshop = self.workshop.as_mut().expect("a service with a log has a directory");
-        workshop.prepare(segment);
+    pub fn prepare(&mut self, wanted: SegmentWanted) {
+        self.workshop().prepare(wanted);
     }
 
-    /// Looks whether segments became ready, or failed to.
-    pub fn poll_prepared(&mut self) -> bool {
+    /// Begins to read blocks of a segment.
+    pub fn read(&mut self, read: SegmentRead) {
+        self.workshop().read(read);
+    }
+
+    fn workshop(&mut self) -> &mut Workshop {
+        self.workshop.as_mut().expect("a service with a log has a directory")
+    }
+
+    /// Looks whether the helper has something to say.
+    pub fn poll_news(&mut self) -> bool {
         if let Some(workshop) = &mut self.workshop {
-            self.ready.extend(std::iter::from_fn(|| workshop.next_prepared()));
+            self.news.extend(std::iter::from_fn(|| workshop.next_news()));
         }
-        !self.ready.is_empty()
+        !self.news.is_empty()
     }
 
-    /// The next segment that became ready, or failed to.
-    pub fn next_prepared(&mut self) -> Option<(SegmentId, Result<(), PrepareError>)> {
-        self.poll_prepared();
-        let Prepared { segment, file } = self.ready.pop_front()?;
-        let result = file.map(|file| self.segments.push((segment, file)));
-        Some((segment, result))
+    /// What the helper has to say next.
+    pub fn next_news(&mut self) -> Option<DiskNews> {
+        self.poll_news();
+        Some(match self.news.pop_front()? {
+            News::Prepared(Prepared { segment, file }) => {
+                let result = file.map(|file| self.segments.push((segment, file)));
+                match &result {
+                    Ok(()) => self.failures_count = 0,
+                    // Space may come back whenever somebody makes some.
+                    Err(error) => self.failures_count += u32::from(!error.is_full()),
+                }
+                DiskNews::Prepared(segment, result)
+            }
+            News::Read(read) => DiskNews::Read(read),
+            News::Space(left_size_bytes) => DiskNews::Space(left_size_bytes),
+        })
+    }
+
+    /// Whether segments can't be prepared for a reason that doesn't pass.
+    #[must_use]
+    pub const fn cannot_prepare(&self) -> bool {
+        self.failures_count >= PREPARE_FAILURE_COUNT_MAX
     }
 
     /// Whether writes wait to be submitted.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::clock::Clock;
 use super::connections::Connections;
 use super::core::{Core, Node};
-use super::disk::Disk;
+use super::disk::{Disk, DiskNews};
 use super::fatal::{Fatal, FatalReason};
 use super::grpc::StreamId;
 use super::pass::Pass;
@@ -149,6 +149,7 @@ impl<S: Service> EventLoop<S> {
             self.complete(completion)?;
         }
         self.deliver();
+        busy |= self.take_disk_news()?;
         busy |= self.run_deadlines();
         let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
         self.service.turn_end(self.now, output);
@@ -186,7 +187,7 @@ impl<S: Service> EventLoop<S> {
             self.shutdown_by.is_none() && self.node.shutdown.load(Ordering::Acquire);
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
-            && !self.disk.poll_prepared()
+            && !self.disk.poll_news()
             && !shutdown_is_news;
         if idle {
             self.metrics.parks_count += 1;
@@ -341,17 +342,37 @@ impl<S: Service> EventLoop<S> {
         self.pass.clear(self.ring.buffers_mut());
     }
 
+    /// Passes on what the disk's helper has to say.
+    fn take_disk_news(&mut self) -> Result<bool, Fatal> {
+        let mut busy = false;
+        while let Some(news) = self.disk.next_news() {
+            busy = true;
+            let now = self.now;
+            let failure = match &news {
+                DiskNews::Prepared(segment, Err(error)) => {
+                    tracing::error!(%segment, %error, "a segment can't be prepared");
+                    let message = || format!("segments can't be prepared: {error}");
+                    let fatal = || Fatal::new(FatalReason::SegmentPreparation, message());
+                    self.disk.cannot_prepare().then(fatal)
+                }
+                _ => None,
+            };
+            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
+            match news {
+                DiskNews::Prepared(segment, result) => {
+                    output.metrics.segments_prepared_count += u64::from(result.is_ok());
+                    self.service.segment_prepared(now, segment, result, output);
+                }
+                DiskNews::Read(read) => self.service.segment_read(now, read, output),
+                DiskNews::Space(left) => self.service.disk_space(now, left, output),
+            }
+            failure.map_or(Ok(()), Err)?;
+        }
+        Ok(busy)
+    }
+
     fn run_deadlines(&mut self) -> bool {
         let mut busy = false;
-        while let Some((segment, result)) = self.disk.next_prepared() {
-            busy = true;
-            self.metrics.segments_prepared_count += u64::from(result.is_ok());
-            if let Err(error) = &result {
-                tracing::error!(%error, "a segment can't be prepared");
-            }
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-            self.service.segment_prepared(self.now, segment, result, output);
-        }
         let now = self.now.monotonic;
         if self.service.next_deadline().is_some_and(|deadline| deadline <= now) {
             busy = true;

@@ -11,7 +11,10 @@ use super::disk::PrepareError;
 use crate::base::ids::{Origin, SegmentId};
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::LoopMetrics;
+use crate::shard::SegmentBlocks;
 use crate::storage::block::SegmentWrite;
+use crate::storage::carry::SegmentRead;
+use crate::storage::wal::SegmentWanted;
 use crate::wire::error::StatusCode;
 
 /// A whole frame of some stream.
@@ -58,6 +61,15 @@ pub trait Service {
         result: Result<(), PrepareError>,
         output: &mut Output<'_>,
     );
+
+    /// Blocks of a segment that were asked for.
+    fn segment_read(&mut self, _now: Now, _read: SegmentBlocks, _output: &mut Output<'_>) {}
+
+    /// A segment isn't what was written to it.
+    fn segment_damaged(&mut self, _now: Now, _segment: SegmentId, _output: &mut Output<'_>) {}
+
+    /// So many bytes are left where the log lies. Said now and then.
+    fn disk_space(&mut self, _now: Now, _left_size_bytes: u64, _output: &mut Output<'_>) {}
 
     /// All inputs of this turn were given: what was gathered can go out.
     fn turn_end(&mut self, now: Now, output: &mut Output<'_>);
@@ -141,9 +153,13 @@ impl Output<'_> {
         self.disk.write(write);
     }
 
-    /// Prepares a new segment in the background; [`Service::segment_prepared`] says when it is
-    /// ready.
-    pub fn prepare_segment(&mut self, segment: SegmentId) {
-        self.disk.prepare(segment);
+    /// Prepares a segment in the background; [`Service::segment_prepared`] says when it is ready.
+    pub fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        self.disk.prepare(wanted);
+    }
+
+    /// Reads blocks of a segment in the background; [`Service::segment_read`] says what is there.
+    pub fn read_segment(&mut self, read: SegmentRead) {
+        self.disk.read(read);
     }
 }

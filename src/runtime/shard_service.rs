@@ -10,8 +10,10 @@ use crate::base::ids::{Origin, SegmentId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::ShardCounters;
-use crate::shard::{Effects, Input, RoutedRequest, Shard};
+use crate::shard::{Effects, Input, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
+use crate::storage::carry::SegmentRead;
+use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
 use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
 use crate::wire::response::{self, ResponsePrefix};
@@ -186,6 +188,18 @@ impl Service for ShardService {
         self.shard.handle(now, input, output);
     }
 
+    fn segment_read(&mut self, now: Now, read: SegmentBlocks, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::SegmentRead(read), output);
+    }
+
+    fn segment_damaged(&mut self, now: Now, segment: SegmentId, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::SegmentDamaged(segment), output);
+    }
+
+    fn disk_space(&mut self, now: Now, left_size_bytes: u64, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::DiskSpace(left_size_bytes), output);
+    }
+
     fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -215,7 +229,15 @@ impl Effects for Output<'_> {
         Output::write(self, write);
     }
 
-    fn prepare_segment(&mut self, segment: SegmentId) {
-        Output::prepare_segment(self, segment);
+    fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        Output::prepare_segment(self, wanted);
+    }
+
+    fn read_segment(&mut self, read: SegmentRead) {
+        Output::read_segment(self, read);
+    }
+
+    fn report_damage(&mut self, segment: SegmentId, offset: u64) {
+        tracing::error!(%segment, offset, "a segment of the log is damaged, or can't be read");
     }
 }

@@ -4,6 +4,8 @@ use bytes::BytesMut;
 
 use crate::base::ids::{Origin, SegmentId};
 use crate::storage::block::SegmentWrite;
+use crate::storage::carry::SegmentRead;
+use crate::storage::wal::SegmentWanted;
 
 /// The world as a [`Shard`](super::Shard) sees it: the runtime and the simulator implement it.
 /// Calls are synchronous and do no I/O themselves; a host performs them after the call.
@@ -16,8 +18,15 @@ pub trait Effects {
     /// [`Input::Written`](super::Input::Written); a failure ends the node.
     fn write(&mut self, write: SegmentWrite);
 
-    /// Makes a zero-filled segment ready. The host says
+    /// Makes a segment ready: of a free one, or a new one full of zeros. The host says
     /// [`Input::SegmentPrepared`](super::Input::SegmentPrepared) or
     /// [`Input::SegmentRefused`](super::Input::SegmentRefused).
-    fn prepare_segment(&mut self, segment: SegmentId);
+    fn prepare_segment(&mut self, wanted: SegmentWanted);
+
+    /// Reads blocks of a segment that was written. The host says
+    /// [`Input::SegmentRead`](super::Input::SegmentRead).
+    fn read_segment(&mut self, read: SegmentRead);
+
+    /// Says that a segment is damaged, and where.
+    fn report_damage(&mut self, segment: SegmentId, offset: u64);
 }

@@ -1,5 +1,6 @@
 //! What a host tells a shard.
 
+use super::carry::SegmentBlocks;
 use crate::base::ids::{Origin, SegmentId};
 use crate::storage::block::SegmentWrite;
 use crate::wire::request::Request;
@@ -14,8 +15,14 @@ pub enum Input<'a> {
     Written(SegmentWrite),
     /// A segment that was asked for is ready.
     SegmentPrepared(SegmentId),
-    /// A segment that was asked for could not be made, for want of space.
+    /// A segment that was asked for could not be made, for want of space as a rule.
     SegmentRefused(SegmentId),
+    /// Blocks of a segment that were asked for.
+    SegmentRead(SegmentBlocks),
+    /// A segment isn't what was written to it, or can't be read.
+    SegmentDamaged(SegmentId),
+    /// So many bytes are left where the log lies.
+    DiskSpace(u64),
     /// Time has passed: the shard's deadline is due.
     Deadline,
     /// The node is going down: nothing more will be asked; make everything durable.

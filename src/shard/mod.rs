@@ -12,6 +12,7 @@
 //! host that repeats its inputs repeats its run.
 
 mod admission;
+mod carry;
 mod commands;
 mod effects;
 mod entries;
@@ -26,6 +27,8 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
+use self::carry::Carrying;
+pub use self::carry::SegmentBlocks;
 pub use self::effects::Effects;
 use self::entries::Streams;
 use self::fanout::Gather;
@@ -88,6 +91,10 @@ struct Core {
     log: Wal,
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
+    carrying: Carrying,
+    /// Partitions that should take a checkpoint whatever they have logged: a segment that they need
+    /// is damaged.
+    checkpoints_wanted: VecDeque<PartitionId>,
     payloads: admission::Payloads,
     /// Bytes of slots that aren't stable yet.
     unsynced_size_bytes: usize,
@@ -132,6 +139,9 @@ impl Shard {
             Input::SegmentRefused(segment) => {
                 self.core.log.on_segment_failed(segment, now.monotonic)
             }
+            Input::SegmentRead(read) => self.core.on_segment_read(&read, effects),
+            Input::SegmentDamaged(segment) => self.core.on_damage(segment),
+            Input::DiskSpace(left_size_bytes) => self.core.log.on_disk_space(left_size_bytes),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
@@ -269,11 +279,12 @@ impl Shard {
     /// Hands out what the log wants written, and the segments that it will need.
     fn pump_log(&mut self, effects: &mut impl Effects) {
         let now = self.core.now.monotonic;
+        self.core.carry(effects);
         while let Some(write) = self.core.log.poll_write(now) {
             effects.write(write);
         }
-        if let Some(segment) = self.core.log.wants_segment(now) {
-            effects.prepare_segment(segment);
+        if let Some(wanted) = self.core.log.wants_segment(now) {
+            effects.prepare_segment(wanted);
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use slab::Slab;
 
 use super::admission::Payloads;
+use super::carry::Carrying;
 use super::execute::prefix;
 use super::partition::{Partition, PartitionView};
 use super::{Config, Core, Effects, Shard};
@@ -125,6 +126,8 @@ impl Shard {
             arena,
             log,
             awaiting: VecDeque::new(),
+            carrying: Carrying::default(),
+            checkpoints_wanted: VecDeque::new(),
             payloads: Payloads::default(),
             unsynced_size_bytes: unsynced,
             results_size_bytes: 0,

@@ -16,8 +16,9 @@ use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{self, command, query};
 use crate::storage::block::{Block, LogKey, SegmentWrite};
+use crate::storage::carry::SegmentRead;
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
-use crate::storage::wal::{WalConfig, WalStart};
+use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
 
 const PARTITION_COUNT: u32 = 8;
@@ -32,7 +33,9 @@ struct Asked {
     /// The client takes no more answers.
     gone: bool,
     writes: VecDeque<SegmentWrite>,
-    segments: VecDeque<SegmentId>,
+    segments: VecDeque<SegmentWanted>,
+    reads: VecDeque<SegmentRead>,
+    damaged: Vec<(SegmentId, u64)>,
 }
 
 impl Effects for Asked {
@@ -45,8 +48,16 @@ impl Effects for Asked {
         self.writes.push_back(write);
     }
 
-    fn prepare_segment(&mut self, segment: SegmentId) {
-        self.segments.push_back(segment);
+    fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        self.segments.push_back(wanted);
+    }
+
+    fn read_segment(&mut self, read: SegmentRead) {
+        self.reads.push_back(read);
+    }
+
+    fn report_damage(&mut self, segment: SegmentId, offset: u64) {
+        self.damaged.push((segment, offset));
     }
 }
 
@@ -140,9 +151,21 @@ impl Host {
     /// Does one of the things that were asked; `choice` says which of the writes.
     fn step(&mut self, choice: u64) -> bool {
         self.advance(1_000);
-        if let Some(segment) = self.asked.segments.pop_front() {
-            self.disk.0.insert(segment, vec![block(); SEGMENT_SIZE / size_of::<Block>()]);
+        if let Some(SegmentWanted { segment, from }) = self.asked.segments.pop_front() {
+            let former = from.and_then(|free| self.disk.0.remove(&free.segment));
+            let blocks = match former.filter(|_| from.is_some_and(|free| !free.wipe)) {
+                Some(former) => former,
+                None => vec![block(); SEGMENT_SIZE / size_of::<Block>()],
+            };
+            self.disk.0.insert(segment, blocks);
             self.handle(Input::SegmentPrepared(segment));
+            return true;
+        }
+        if let Some(read) = self.asked.reads.pop_front() {
+            let blocks = self.disk.0.get(&read.segment).map(|blocks| {
+                blocks[read.first_block..read.first_block + read.block_count].to_vec()
+            });
+            self.handle(Input::SegmentRead(SegmentBlocks { read, blocks }));
             return true;
         }
         let count = u64_from(self.asked.writes.len());

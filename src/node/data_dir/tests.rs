@@ -8,7 +8,7 @@ use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::storage::error::StorageError;
 use crate::storage::record::{Entry, Record};
-use crate::storage::wal::Wal;
+use crate::storage::wal::{SegmentWanted, Wal};
 
 fn options(path: &Path) -> DataDirOptions {
     DataDirOptions {
@@ -70,7 +70,7 @@ fn write_log(data_dir: &DataDir, values: &[&[u8]]) {
     }
     wal.close();
     while !wal.is_closed() {
-        while let Some(segment) = wal.wants_segment(Monotonic(0)) {
+        while let Some(SegmentWanted { segment, .. }) = wal.wants_segment(Monotonic(0)) {
             let preparing = data_dir.preparing_path(ShardId(0), segment);
             fs::write(&preparing, vec![0; SEGMENT_SIZE_BYTES_MIN]).unwrap();
             fs::rename(&preparing, data_dir.segment_path(ShardId(0), segment)).unwrap();
