@@ -120,7 +120,26 @@ pub const PREPARE_FAILURE_COUNT_MAX: u32 = 30;
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// The longest write to a checkpoint's file.
+pub const CHECKPOINT_CHUNK_SIZE_BYTES: usize = 256 << 10;
+/// Entries that one turn adds to a checkpoint.
+pub const CHECKPOINT_SLICE_COUNT: usize = 256;
+/// Bytes that one turn adds to a checkpoint, but for its last entry.
+pub const CHECKPOINT_SLICE_SIZE_BYTES: usize = 64 << 10;
+/// How far apart such turns are at least.
+pub const CHECKPOINT_SLICE_INTERVAL_NS: u64 = 200 * NS_PER_US;
+/// Bytes logged in a shard between two checkpoints of all of its partitions, if they are small.
+pub const CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT: u64 = 64 << 20;
+/// The same at least: each checkpoint is a file that is made durable.
+pub const CHECKPOINT_INTERVAL_SIZE_BYTES_MIN: u64 = 1 << 20;
+/// Files of superseded checkpoints that a shard keeps to write over.
+pub const CHECKPOINT_SPARE_COUNT_MAX: usize = 2;
+/// What is cut off a file at once that goes away.
+pub const FILE_CUT_SIZE_BYTES: usize = 1 << 20;
+/// How long a checkpoint rests after its file could not be written.
+pub const CHECKPOINT_RETRY_NS: u64 = 10 * NS_PER_S;
 
+const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
 const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));

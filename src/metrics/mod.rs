@@ -90,6 +90,12 @@ pub struct ShardCounters {
     pub carried: u64,
     /// Reports of damage in segments that were written.
     pub damaged: u64,
+    /// Checkpoints recorded.
+    pub checkpoints: u64,
+    /// Bytes of their files.
+    pub checkpoint_size_bytes: u64,
+    /// Checkpoints given up because their file could not be written.
+    pub checkpoint_failures: u64,
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
-use crate::shard::{self, Loading, Shard};
+use crate::shard::{self, Installing, Loading, Shard};
 use crate::storage::wal::{self, Wal, WalStart};
 
 /// Runs a node until a signal stops it. `out` is told what is starting and when it is ready.
@@ -27,7 +27,8 @@ use crate::storage::wal::{self, Wal, WalStart};
 /// Why the node can't start, or had to stop.
 pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     exit_on_panic();
-    let data_dir = open_data_dir(config)?;
+    let mut data_dir = open_data_dir(config)?;
+    rehome(config, &mut data_dir)?;
     let partition_count = data_dir.identity().partition_count;
     announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
 
@@ -73,6 +74,24 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     Ok(data_dir)
 }
 
+/// Moves the partitions, if the node has another number of cores than before.
+fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
+    let shard_count = u16_from(config.cores.count());
+    let from = data_dir.current().shard_count;
+    if from == shard_count {
+        return Ok(());
+    }
+    let clock = Clock::start();
+    let load = |data_dir: &DataDir, shard| {
+        let partitions = data_dir.partition_range(shard);
+        Loading::new(shard_config(config, data_dir, shard, partitions, &clock))
+    };
+    data_dir.rehome(shard_count, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    let ms = clock.monotonic().0 / 1_000_000;
+    info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
+    Ok(())
+}
+
 fn options(config: &Config, data_dir: &DataDir) -> Options {
     let shards = 0..u16_from(config.cores.count());
     let segments = shards.map(|shard| SegmentPlace {
@@ -99,9 +118,16 @@ impl Assembly {
     fn make(&self, shard: ShardId) -> Result<ShardService, Fatal> {
         let Self { config, data_dir } = self;
         let clock = Clock::start();
-        let loading_config = self.shard_config(shard, &clock);
+        let partitions = data_dir.partition_range(shard);
+        let loading_config = shard_config(config, data_dir, shard, partitions, &clock);
         let mut loading = Loading::new(loading_config);
-        let log = data_dir.recover_shard(shard, &mut loading).map_err(data_dir_failed)?;
+        let mut checkpoints = data_dir.checkpoint_reader(shard);
+        let salt = data_dir.log_key(shard).salt;
+        let mut installing = Installing::new(&mut loading, &mut checkpoints, salt);
+        let log = data_dir.recover_shard(shard, &mut installing).map_err(data_dir_failed)?;
+        installing.finish().map_err(|error| {
+            data_dir_failed(DataDirError::Checkpoint { path: data_dir.shard_folder(shard), error })
+        })?;
         let recovered = log.recovered;
         if let Some(torn) = recovered.torn {
             let (segment, offset) = (torn.place.segment, torn.place.offset);
@@ -130,9 +156,10 @@ impl Assembly {
             durability(config.durability),
         );
         // What is prepared is opened when the log asks for it, like any other segment.
+        let stale = data_dir.stale_checkpoints(shard, &recovered.start).map_err(data_dir_failed)?;
         let start = WalStart { prepared: Vec::new(), ..recovered.start };
         let wal = Wal::open(wal_config, start);
-        let shard = Shard::new(loading, recovered.partitions, wal);
+        let shard = Shard::new(loading, recovered.partitions, wal, stale);
         let requests = RequestConfig {
             cluster: config.cluster.clone(),
             member: config.node_id.clone(),
@@ -141,27 +168,33 @@ impl Assembly {
         };
         Ok(ShardService::new(shard, requests))
     }
+}
 
-    fn shard_config(&self, shard: ShardId, clock: &Clock) -> shard::Config {
-        let Self { config, data_dir } = self;
-        let durability = durability(config.durability);
-        let mut owned = data_dir.partitions_of(shard);
-        let first = owned.next().expect("there are at least as many partitions as cores").0;
-        let end = owned.last().map_or(first, |partition| partition.0) + 1;
-        shard::Config {
-            cluster: config.cluster.clone(),
-            member: config.node_id.clone(),
-            shard,
-            partitions: first..end,
-            partition_count: data_dir.identity().partition_count,
-            durability,
-            first_term: match durability {
-                wal::Durability::Sync | wal::Durability::Async => TermId(1),
-                // Without a log nobody remembers the terms of earlier lives, but time goes on.
-                wal::Durability::None => TermId(clock.now().wall.as_ms()),
-            },
-            hash_key: data_dir.identity().hash_key,
-        }
+/// What the shard of `partitions` is told.
+fn shard_config(
+    config: &Config,
+    data_dir: &DataDir,
+    shard: ShardId,
+    partitions: std::ops::Range<u32>,
+    clock: &Clock,
+) -> shard::Config {
+    let durability = durability(config.durability);
+    let count = u64::from(partitions.end - partitions.start);
+    shard::Config {
+        cluster: config.cluster.clone(),
+        member: config.node_id.clone(),
+        shard,
+        partitions,
+        partition_count: data_dir.identity().partition_count,
+        durability,
+        first_term: match durability {
+            wal::Durability::Sync | wal::Durability::Async => TermId(1),
+            // Without a log nobody remembers the terms of earlier lives, but time goes on.
+            wal::Durability::None => TermId(clock.now().wall.as_ms()),
+        },
+        hash_key: data_dir.identity().hash_key,
+        checkpoint_salt: data_dir.log_key(shard).salt,
+        checkpoint_interval_size_bytes: config.checkpoint_interval_size_bytes / count,
     }
 }
 

@@ -12,8 +12,10 @@ use std::sync::atomic::Ordering;
 
 use slab::Slab;
 
+use super::checkpoint_files::CheckpointFiles;
 use super::core::Node;
-use super::segment_workshop::{News, Prepared, Workshop};
+use super::fatal::Fatal;
+use super::segment_workshop::{News, Prepared, SegmentPlace, Workshop};
 use super::service::WriteError;
 use super::uring::{Key, Uring};
 use crate::base::cast::{u32_from, usize_from_u32};
@@ -22,6 +24,7 @@ use crate::base::limits::PREPARE_FAILURE_COUNT_MAX;
 use crate::shard::SegmentBlocks;
 use crate::storage::block::{Block, SegmentWrite};
 use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::wal::SegmentWanted;
 
 pub use super::segment_workshop::PrepareError;
@@ -44,6 +47,31 @@ pub enum DiskNews {
     Read(SegmentBlocks),
     /// So many bytes are left.
     Space(u64),
+    /// A step of a checkpoint was done.
+    Checkpoint(CheckpointProgress),
+}
+
+/// The helpers of a shard with a log.
+#[derive(Debug)]
+pub struct Helpers {
+    segments: Workshop,
+    checkpoints: CheckpointFiles,
+}
+
+impl Helpers {
+    /// Starts the helpers of one shard. `notify` is called after each of their results. To be
+    /// called from a thread that isn't pinned: they inherit its cores.
+    ///
+    /// # Errors
+    /// If no threads can be started.
+    pub fn start(
+        place: SegmentPlace,
+        notify: impl Fn() + Clone + Send + 'static,
+    ) -> Result<Self, Fatal> {
+        let segments = Workshop::start(place.clone(), notify.clone())?;
+        let checkpoints = CheckpointFiles::start(place, notify)?;
+        Ok(Self { segments, checkpoints })
+    }
 }
 
 /// The open segments of a shard.
@@ -54,23 +82,25 @@ pub struct Disk {
     /// To be submitted at the end of the turn.
     outgoing: VecDeque<SegmentWrite>,
     in_flight: Slab<Pending>,
-    workshop: Option<Workshop>,
+    helpers: Option<Helpers>,
     news: VecDeque<News>,
+    progress: VecDeque<CheckpointProgress>,
     /// How often in a row a segment couldn't be prepared, other than for want of space.
     failures_count: u32,
     node: Arc<Node>,
 }
 
 impl Disk {
-    /// The segments of one shard; `workshop` is `None` for a service without a log.
+    /// The segments of one shard; `helpers` is `None` for a service without a log.
     #[must_use]
-    pub fn new(node: Arc<Node>, workshop: Option<Workshop>) -> Self {
+    pub fn new(node: Arc<Node>, helpers: Option<Helpers>) -> Self {
         Self {
             segments: Vec::new(),
             outgoing: VecDeque::new(),
             in_flight: Slab::new(),
-            workshop,
+            helpers,
             news: VecDeque::new(),
+            progress: VecDeque::new(),
             failures_count: 0,
             node,
         }
@@ -87,29 +117,38 @@ impl Disk {
 
     /// Begins to prepare a segment.
     pub fn prepare(&mut self, wanted: SegmentWanted) {
-        self.workshop().prepare(wanted);
+        self.helpers_mut().segments.prepare(wanted);
     }
 
     /// Begins to read blocks of a segment.
     pub fn read(&mut self, read: SegmentRead) {
-        self.workshop().read(read);
+        self.helpers_mut().segments.read(read);
     }
 
-    fn workshop(&mut self) -> &mut Workshop {
-        self.workshop.as_mut().expect("a service with a log has a directory")
+    /// Begins a step of a checkpoint.
+    pub fn checkpoint(&mut self, step: CheckpointStep) {
+        self.helpers_mut().checkpoints.take(step);
     }
 
-    /// Looks whether the helper has something to say.
+    fn helpers_mut(&mut self) -> &mut Helpers {
+        self.helpers.as_mut().expect("a service with a log has a directory")
+    }
+
+    /// Looks whether the helpers have something to say.
     pub fn poll_news(&mut self) -> bool {
-        if let Some(workshop) = &mut self.workshop {
-            self.news.extend(std::iter::from_fn(|| workshop.next_news()));
+        if let Some(Helpers { segments, checkpoints }) = &mut self.helpers {
+            self.news.extend(std::iter::from_fn(|| segments.next_news()));
+            self.progress.extend(std::iter::from_fn(|| checkpoints.next_progress()));
         }
-        !self.news.is_empty()
+        !self.news.is_empty() || !self.progress.is_empty()
     }
 
-    /// What the helper has to say next.
+    /// What the helpers have to say next.
     pub fn next_news(&mut self) -> Option<DiskNews> {
         self.poll_news();
+        if let Some(progress) = self.progress.pop_front() {
+            return Some(DiskNews::Checkpoint(progress));
+        }
         Some(match self.news.pop_front()? {
             News::Prepared(Prepared { segment, file }) => {
                 let result = file.map(|file| self.segments.push((segment, file)));

@@ -10,6 +10,7 @@ use crate::base::ids::SegmentId;
 use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::base::time::{Monotonic, Now};
 use crate::storage::block::SegmentWrite;
+use crate::storage::checkpoint::CheckpointProgress;
 
 /// Answers each frame with itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +41,14 @@ impl Service for EchoService {
         _now: Now,
         _segment: SegmentId,
         _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn checkpoint_progressed(
+        &mut self,
+        _now: Now,
+        _progress: CheckpointProgress,
         _output: &mut Output<'_>,
     ) {
     }

@@ -365,6 +365,9 @@ impl<S: Service> EventLoop<S> {
                 }
                 DiskNews::Read(read) => self.service.segment_read(now, read, output),
                 DiskNews::Space(left) => self.service.disk_space(now, left, output),
+                DiskNews::Checkpoint(progress) => {
+                    self.service.checkpoint_progressed(now, progress, output);
+                }
             }
             failure.map_or(Ok(()), Err)?;
         }

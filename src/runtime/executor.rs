@@ -14,10 +14,9 @@ use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::core::Node;
-use super::disk::{Disk, ask_for_long_slice};
+use super::disk::{Disk, Helpers, ask_for_long_slice};
 use super::event_loop::{EventLoop, Turn};
 use super::fatal::{Fatal, FatalReason};
-use super::segment_workshop::Workshop;
 use super::service::Service;
 use super::uring::{RingSize, Uring, buffered_file};
 use crate::base::time::{Monotonic, NS_PER_US};
@@ -43,7 +42,7 @@ pub(super) struct Assignment {
     pub(super) idle: Idle,
     pub(super) node: Arc<Node>,
     pub(super) listener: OwnedFd,
-    pub(super) workshop: Option<Workshop>,
+    pub(super) helpers: Option<Helpers>,
 }
 
 /// Longer than a thread can be kept from running, so that it never fires before a task has run.
@@ -94,8 +93,8 @@ async fn host<S: Service + 'static>(
     make: impl FnOnce() -> Result<S, Fatal>,
     report: &impl Fn(Report),
 ) -> Result<(), Fatal> {
-    let Assignment { shard, idle, node, listener, workshop, .. } = assignment;
-    if workshop.is_some() && !ask_for_long_slice() {
+    let Assignment { shard, idle, node, listener, helpers, .. } = assignment;
+    if helpers.is_some() && !ask_for_long_slice() {
         tracing::debug!(shard, "the scheduler grants no long slice");
     }
     let mut ring = Uring::new(RingSize::default())
@@ -107,7 +106,7 @@ async fn host<S: Service + 'static>(
     let alarm_bell = buffered_file(&core.eventfd)
         .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
     start_ticker(&node, shard);
-    let disk = Disk::new(Arc::clone(&node), workshop);
+    let disk = Disk::new(Arc::clone(&node), helpers);
     let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), shard);
     drive(event_loop, idle, &alarm_bell, report).await
 }

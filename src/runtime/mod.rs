@@ -11,6 +11,7 @@
 //! `unsafe`.
 
 pub mod buffer_pool;
+pub mod checkpoint_files;
 pub mod client_frame;
 pub mod clock;
 pub mod connection;

@@ -11,10 +11,11 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::core::Node;
+use super::disk::Helpers;
 use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
-use super::segment_workshop::{SegmentPlace, Workshop};
+use super::segment_workshop::SegmentPlace;
 use super::service::Service;
 use crate::base::limits::{
     CONNECTION_COUNT_MAX, DESCRIPTOR_COUNT_RESERVED, DESCRIPTOR_COUNT_RESERVED_PER_SHARD,
@@ -88,10 +89,10 @@ impl Runtime {
         let watch = vec![Watched::default(); cores.len()];
         let mut places = segments.into_iter();
         for ((shard, core), listener) in cores.into_iter().enumerate().zip(listeners) {
-            let workshop = places.next().map(|place| start_workshop(place, &node, shard));
-            let workshop = workshop.transpose()?;
+            let helpers = places.next().map(|place| start_helpers(place, &node, shard));
+            let helpers = helpers.transpose()?;
             let node = Arc::clone(&node);
-            let assignment = Assignment { shard, core, idle, node, listener, workshop };
+            let assignment = Assignment { shard, core, idle, node, listener, helpers };
             let (make, outbox) = (make.clone(), outbox.clone());
             let rope = bell_rope.try_clone().map_err(environment)?;
             let report = move |report| {
@@ -203,9 +204,9 @@ impl Runtime {
     }
 }
 
-fn start_workshop(place: SegmentPlace, node: &Arc<Node>, shard: usize) -> Result<Workshop, Fatal> {
+fn start_helpers(place: SegmentPlace, node: &Arc<Node>, shard: usize) -> Result<Helpers, Fatal> {
     let node = Arc::clone(node);
-    Workshop::start(place, move || node.cores[shard].ring_doorbell())
+    Helpers::start(place, move || node.cores[shard].ring_doorbell())
 }
 
 fn ring(mut rope: &UnixStream) {

@@ -33,10 +33,10 @@ use crate::storage::wal::{FreeSegment, SegmentWanted};
 
 /// After each slice the thread pauses this many times as long as the slice took, so that a segment
 /// costs a quarter of the device. The first segment is filled without pauses: nobody writes yet.
-const PAUSE_FACTOR: u32 = 3;
+pub(super) const PAUSE_FACTOR: u32 = 3;
 /// A lower priority than the loops', but not the lowest: with it a thread hardly runs at all where
 /// every core spins, and the log would wait for its next segment.
-const NICE: i32 = 5;
+pub(super) const HELPER_NICE: i32 = 5;
 /// How long to wait, and how often, when the system is short of descriptors or memory: some
 /// seconds in all, many times as long as a burst of connections takes to be turned away.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
@@ -209,7 +209,7 @@ struct Helper {
 impl Helper {
     fn work(mut self, inbox: &Receiver<Job>, outbox: &Sender<News>, notify: impl Fn()) {
         // Without it the thread is only less considerate.
-        let _ = rustix::process::setpriority_process(None, NICE);
+        let _ = rustix::process::setpriority_process(None, HELPER_NICE);
         loop {
             let news = match inbox.recv_timeout(SPACE_INTERVAL) {
                 Ok(job) => Some(self.run(job)),

@@ -14,6 +14,7 @@ use crate::metrics::LoopMetrics;
 use crate::shard::SegmentBlocks;
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::StatusCode;
 
@@ -70,6 +71,14 @@ pub trait Service {
 
     /// So many bytes are left where the log lies. Said now and then.
     fn disk_space(&mut self, _now: Now, _left_size_bytes: u64, _output: &mut Output<'_>) {}
+
+    /// A step of a checkpoint was done.
+    fn checkpoint_progressed(
+        &mut self,
+        now: Now,
+        progress: CheckpointProgress,
+        output: &mut Output<'_>,
+    );
 
     /// All inputs of this turn were given: what was gathered can go out.
     fn turn_end(&mut self, now: Now, output: &mut Output<'_>);
@@ -161,5 +170,11 @@ impl Output<'_> {
     /// Reads blocks of a segment in the background; [`Service::segment_read`] says what is there.
     pub fn read_segment(&mut self, read: SegmentRead) {
         self.disk.read(read);
+    }
+
+    /// Begins a step of a checkpoint; [`Service::checkpoint_progressed`] follows, if
+    /// [`CheckpointStep`] says so.
+    pub fn checkpoint(&mut self, step: CheckpointStep) {
+        self.disk.checkpoint(step);
     }
 }

@@ -13,6 +13,7 @@ use crate::metrics::ShardCounters;
 use crate::shard::{Effects, Input, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
 use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
@@ -200,6 +201,15 @@ impl Service for ShardService {
         self.shard.handle(now, Input::DiskSpace(left_size_bytes), output);
     }
 
+    fn checkpoint_progressed(
+        &mut self,
+        now: Now,
+        progress: CheckpointProgress,
+        output: &mut Output<'_>,
+    ) {
+        self.shard.handle(now, Input::Checkpoint(progress), output);
+    }
+
     fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -239,5 +249,9 @@ impl Effects for Output<'_> {
 
     fn report_damage(&mut self, segment: SegmentId, offset: u64) {
         tracing::error!(%segment, offset, "a segment of the log is damaged, or can't be read");
+    }
+
+    fn checkpoint(&mut self, step: CheckpointStep) {
+        Output::checkpoint(self, step);
     }
 }

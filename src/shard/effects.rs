@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use crate::base::ids::{Origin, SegmentId};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::CheckpointStep;
 use crate::storage::wal::SegmentWanted;
 
 /// The world as a [`Shard`](super::Shard) sees it: the runtime and the simulator implement it.
@@ -29,4 +30,8 @@ pub trait Effects {
 
     /// Says that a segment is damaged, and where.
     fn report_damage(&mut self, segment: SegmentId, offset: u64);
+
+    /// Does a step of a checkpoint. The host says [`Input::Checkpoint`](super::Input::Checkpoint)
+    /// if the step says so.
+    fn checkpoint(&mut self, step: CheckpointStep);
 }

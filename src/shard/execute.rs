@@ -148,6 +148,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
     }
 
     fn undo_to(&mut self, index: Index) {
+        self.core.checkpoints.on_undo(self.view.group.partition(), index);
         self.view.map.undo_to(&mut self.core.arena, index);
     }
 

@@ -3,6 +3,7 @@
 use super::carry::SegmentBlocks;
 use crate::base::ids::{Origin, SegmentId};
 use crate::storage::block::SegmentWrite;
+use crate::storage::checkpoint::CheckpointProgress;
 use crate::wire::request::Request;
 use crate::wire::route::Route;
 
@@ -23,6 +24,8 @@ pub enum Input<'a> {
     SegmentDamaged(SegmentId),
     /// So many bytes are left where the log lies.
     DiskSpace(u64),
+    /// A step of a checkpoint was done.
+    Checkpoint(CheckpointProgress),
     /// Time has passed: the shard's deadline is due.
     Deadline,
     /// The node is going down: nothing more will be asked; make everything durable.

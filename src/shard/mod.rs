@@ -13,6 +13,7 @@
 
 mod admission;
 mod carry;
+mod checkpoints;
 mod commands;
 mod effects;
 mod entries;
@@ -29,13 +30,14 @@ use slab::Slab;
 
 use self::carry::Carrying;
 pub use self::carry::SegmentBlocks;
+use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
 use self::entries::Streams;
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 use self::partition::Partition;
 use self::reads::WaitingRead;
-pub use self::recovery::Loading;
+pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
 use crate::base::cast::usize_from_u32;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
 use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
@@ -69,6 +71,10 @@ pub struct Config {
     pub first_term: TermId,
     /// The cluster's secret key of the map's hash.
     pub hash_key: [u8; 16],
+    /// Begins the checksums of checkpoints; that of the log.
+    pub checkpoint_salt: u32,
+    /// Bytes that a partition logs at least between two checkpoints of it.
+    pub checkpoint_interval_size_bytes: u64,
 }
 
 /// One core's share of a node.
@@ -105,6 +111,7 @@ struct Core {
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
+    checkpoints: Checkpoints,
     /// Partitions in which cleared maps have left entries that are to be freed.
     sweeping: VecDeque<PartitionId>,
     /// When to look for operations whose time is up.
@@ -142,6 +149,7 @@ impl Shard {
             Input::SegmentRead(read) => self.core.on_segment_read(&read, effects),
             Input::SegmentDamaged(segment) => self.core.on_damage(segment),
             Input::DiskSpace(left_size_bytes) => self.core.log.on_disk_space(left_size_bytes),
+            Input::Checkpoint(progress) => self.on_checkpoint(progress),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
@@ -187,7 +195,8 @@ impl Shard {
         let core = &self.core;
         let goes_on = !core.streams.is_empty() || !core.sweeping.is_empty();
         let at_once = goes_on.then_some(core.now.monotonic);
-        [at_once, self.core.sweep_due, self.core.log.next_deadline()].into_iter().flatten().min()
+        let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
+        [at_once, core.sweep_due, checkpoint, core.log.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether every partition is part of a view and can be written to.
@@ -250,6 +259,7 @@ impl Shard {
             replica.on_persisted(persisted, &mut world);
             let after = replica.results_size_bytes();
             self.core.results_size_bytes = self.core.results_size_bytes + after - before;
+            self.consider_checkpoint(partition);
         }
     }
 
@@ -262,6 +272,7 @@ impl Shard {
             self.stream(effects);
         }
         self.sweep();
+        self.checkpoint(effects);
         self.pump_log(effects);
     }
 

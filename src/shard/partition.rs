@@ -32,6 +32,10 @@ pub(super) struct PartitionView {
     pub(super) sweeping: bool,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
+    /// A checkpoint is due, and in the shard's queue.
+    pub(super) checkpoint_due: bool,
+    /// The length of the last one; 0: there was none.
+    pub(super) checkpoint_size_bytes: u64,
 }
 
 /// Who waits for a command.

@@ -1,3 +1,5 @@
+mod checkpoints;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +19,9 @@ use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{self, command, query};
 use crate::storage::block::{Block, LogKey, SegmentWrite};
 use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{
+    CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointSource, CheckpointStep,
+};
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
 use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
@@ -36,6 +41,7 @@ struct Asked {
     segments: VecDeque<SegmentWanted>,
     reads: VecDeque<SegmentRead>,
     damaged: Vec<(SegmentId, u64)>,
+    steps: VecDeque<CheckpointStep>,
 }
 
 impl Effects for Asked {
@@ -59,17 +65,71 @@ impl Effects for Asked {
     fn report_damage(&mut self, segment: SegmentId, offset: u64) {
         self.damaged.push((segment, offset));
     }
+
+    fn checkpoint(&mut self, step: CheckpointStep) {
+        self.steps.push_back(step);
+    }
 }
 
-/// Segments in memory.
+/// Segments and checkpoints in memory.
 #[derive(Clone, Debug, Default)]
-struct Disk(BTreeMap<SegmentId, Vec<Block>>);
+struct Disk {
+    segments: BTreeMap<SegmentId, Vec<Block>>,
+    checkpoints: BTreeMap<CheckpointId, Vec<Block>>,
+    /// The checkpoint that has no name yet.
+    unfinished: Option<(CheckpointId, Vec<Block>)>,
+}
 
 impl Disk {
     fn write(&mut self, write: &SegmentWrite) {
-        let segment = self.0.get_mut(&write.segment).expect("only prepared segments are written");
+        let segment =
+            self.segments.get_mut(&write.segment).expect("only prepared segments are written");
         let first = usize_from(write.offset) / size_of::<Block>();
         segment[first..first + write.blocks.len()].clone_from_slice(&write.blocks);
+    }
+}
+
+impl Disk {
+    /// Does a step of a checkpoint.
+    fn checkpoint(&mut self, step: CheckpointStep) -> Option<CheckpointProgress> {
+        match step {
+            CheckpointStep::Begin(id) => {
+                self.unfinished = Some((id, Vec::new()));
+                None
+            }
+            CheckpointStep::Write(CheckpointChunk { offset, blocks }) => {
+                let (_, file) = self.unfinished.as_mut().expect("it was begun");
+                assert_eq!(usize_from(offset), file.len() * size_of::<Block>());
+                file.extend_from_slice(&blocks);
+                Some(CheckpointProgress::Written(blocks))
+            }
+            CheckpointStep::Finish => {
+                let (id, file) = self.unfinished.take().expect("it was begun");
+                self.checkpoints.insert(id, file);
+                Some(CheckpointProgress::Finished(id))
+            }
+            CheckpointStep::Remove(id) => {
+                self.checkpoints.remove(&id).expect("it is there, and removed once");
+                None
+            }
+        }
+    }
+}
+
+struct Checkpoints(BTreeMap<CheckpointId, Vec<Block>>);
+
+impl CheckpointSource for Checkpoints {
+    fn read(
+        &mut self,
+        id: CheckpointId,
+        offset: u64,
+        blocks: &mut [Block],
+    ) -> std::io::Result<usize> {
+        let file = self.0.get(&id).ok_or(std::io::ErrorKind::NotFound)?;
+        let rest = &file[(usize_from(offset) / size_of::<Block>()).min(file.len())..];
+        let count = rest.len().min(blocks.len());
+        blocks[..count].clone_from_slice(&rest[..count]);
+        Ok(count)
     }
 }
 
@@ -106,9 +166,11 @@ impl Host {
             durability,
             first_term: TermId(1),
             hash_key: [3; 16],
+            checkpoint_salt: KEY.salt,
+            checkpoint_interval_size_bytes: 64 << 10,
         };
         let partitions: Vec<PartitionId> = (0..PARTITION_COUNT).map(PartitionId).collect();
-        let names: Vec<SegmentId> = disk.0.keys().copied().collect();
+        let names: Vec<SegmentId> = disk.segments.keys().copied().collect();
         let size_bytes = u64_from(SEGMENT_SIZE);
         let files: Vec<SegmentFile> =
             names.iter().map(|&name| SegmentFile { name, size_bytes }).collect();
@@ -120,8 +182,11 @@ impl Host {
             files: &files,
         };
         let mut loading = Loading::new(config);
-        let mut source = Source(disk.0.values().collect());
-        let recovered = recover(&folder, &mut source, &mut loading).expect("nothing is damaged");
+        let mut source = Source(disk.segments.values().collect());
+        let mut checkpoints = Checkpoints(disk.checkpoints.clone());
+        let mut installing = Installing::new(&mut loading, &mut checkpoints, KEY.salt);
+        let recovered = recover(&folder, &mut source, &mut installing).expect("nothing is damaged");
+        installing.finish().expect("every checkpoint that is needed is there");
         let log = WalConfig {
             key: KEY,
             boot_epoch: BootEpoch(boot),
@@ -131,15 +196,21 @@ impl Host {
             durability,
         };
         let start: WalStart = recovered.start;
-        let shard = Shard::new(loading, recovered.partitions, Wal::open(log, start));
+        let needed = |id: &CheckpointId| {
+            let partition = start.state.partition(id.partition).expect("it is the shard's");
+            partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))
+        };
+        let stale = disk.checkpoints.keys().copied().filter(|id| !needed(id)).collect();
+        let wal = Wal::open(log, start);
+        let shard = Shard::new(loading, recovered.partitions, wal, stale);
         let now = Now { monotonic: Monotonic(NS_PER_S), wall: Timestamp(boot * 1_000 * NS_PER_S) };
         let mut host = Self { shard, asked: Asked::default(), disk, now, next_correlation: 0 };
         host.shard.start(host.now, &mut host.asked);
         while !host.shard.is_ready() {
-            host.run();
+            while host.log_step(0) {}
             host.wait();
         }
-        host.run();
+        while host.log_step(0) {}
         host
     }
 
@@ -148,21 +219,31 @@ impl Host {
         while self.step(0) {}
     }
 
-    /// Does one of the things that were asked; `choice` says which of the writes.
+    /// Does one of the things that were asked; `choice` says which.
     fn step(&mut self, choice: u64) -> bool {
+        let log_is_idle = self.asked.writes.is_empty() && self.asked.segments.is_empty();
+        if !self.asked.steps.is_empty() && (log_is_idle || choice % 3 == 2) {
+            self.checkpoint_step();
+            return true;
+        }
+        self.log_step(choice)
+    }
+
+    /// Does one of the things that the log asked for; `choice` says which of the writes.
+    fn log_step(&mut self, choice: u64) -> bool {
         self.advance(1_000);
         if let Some(SegmentWanted { segment, from }) = self.asked.segments.pop_front() {
-            let former = from.and_then(|free| self.disk.0.remove(&free.segment));
+            let former = from.and_then(|free| self.disk.segments.remove(&free.segment));
             let blocks = match former.filter(|_| from.is_some_and(|free| !free.wipe)) {
                 Some(former) => former,
                 None => vec![block(); SEGMENT_SIZE / size_of::<Block>()],
             };
-            self.disk.0.insert(segment, blocks);
+            self.disk.segments.insert(segment, blocks);
             self.handle(Input::SegmentPrepared(segment));
             return true;
         }
         if let Some(read) = self.asked.reads.pop_front() {
-            let blocks = self.disk.0.get(&read.segment).map(|blocks| {
+            let blocks = self.disk.segments.get(&read.segment).map(|blocks| {
                 blocks[read.first_block..read.first_block + read.block_count].to_vec()
             });
             self.handle(Input::SegmentRead(SegmentBlocks { read, blocks }));
@@ -176,6 +257,23 @@ impl Host {
         self.disk.write(&write);
         self.handle(Input::Written(write));
         true
+    }
+
+    /// Does the next step of a checkpoint that was asked for.
+    fn checkpoint_step(&mut self) {
+        let Some(step) = self.asked.steps.pop_front() else { return };
+        if let Some(progress) = self.disk.checkpoint(step) {
+            self.handle(Input::Checkpoint(progress));
+        }
+    }
+
+    /// Does some steps of a checkpoint of which the shard never hears.
+    fn run_ahead(&mut self, prng: &mut Prng) {
+        for _ in 0..prng.below(4) {
+            if let Some(step) = self.asked.steps.pop_front() {
+                self.disk.checkpoint(step);
+            }
+        }
     }
 
     /// Lets time pass until something is due, if anything is.
@@ -268,6 +366,7 @@ impl Host {
 
     /// Loses power: of the writes in flight any blocks may be on the disk. Then starts again.
     fn crash(mut self, prng: &mut Prng, boot: u64) -> Self {
+        self.disk.unfinished = None;
         for write in std::mem::take(&mut self.asked.writes) {
             for (place, block) in write.blocks.iter().enumerate() {
                 if prng.one_in(2) {

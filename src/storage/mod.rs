@@ -21,6 +21,7 @@
 //! | `supply` | the segments' files: written, ready, free to be used again |
 //! | [`recovery`] | reading: which segments count, where the log ends, torn or damaged |
 //! | [`replay`] | from records to partitions: what is stable is handed on, the rest kept |
+//! | [`checkpoint`] | the file of a partition's state at one slot |
 //! | [`identity`] | IDENTITY, BOOT, CURRENT |
 //! | [`error`] | what can be wrong, whose fault it is, what to do |
 //!
@@ -47,6 +48,7 @@
 
 pub mod block;
 pub mod carry;
+pub mod checkpoint;
 pub mod codec;
 pub mod error;
 pub mod identity;

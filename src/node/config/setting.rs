@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::quantity::{format_duration, format_size};
 use crate::base::cast;
 use crate::base::limits::{
-    CORE_NUMBER_COUNT, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX,
-    MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_DEFAULT,
-    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX,
-    VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
+    CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, CORE_NUMBER_COUNT,
+    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_NAME_SIZE_BYTES_MAX,
+    PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX,
+    SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT,
+    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
 };
 
 /// What an environment variable of p2pmap begins with.
@@ -47,6 +48,8 @@ pub enum Setting {
     SegmentSize,
     /// The size of all log segments together.
     LogMax,
+    /// Bytes logged in a shard between checkpoints of its partitions.
+    CheckpointInterval,
     /// Log writes under way at once.
     WritesInFlight,
     /// Whether a copy-on-write filesystem will do for durability `sync`.
@@ -72,7 +75,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Listen,
         Self::DataDir,
         Self::MustExist,
@@ -86,6 +89,7 @@ impl Setting {
         Self::MaxValue,
         Self::SegmentSize,
         Self::LogMax,
+        Self::CheckpointInterval,
         Self::WritesInFlight,
         Self::AllowCow,
         Self::LogFormat,
@@ -113,6 +117,7 @@ impl Setting {
             Self::MaxValue => "max-value",
             Self::SegmentSize => "segment-size",
             Self::LogMax => "log-max",
+            Self::CheckpointInterval => "checkpoint-interval",
             Self::WritesInFlight => "writes-in-flight",
             Self::AllowCow => "allow-cow",
             Self::LogFormat => "log-format",
@@ -150,6 +155,7 @@ impl Setting {
             | Self::MaxValue
             | Self::SegmentSize
             | Self::LogMax
+            | Self::CheckpointInterval
             | Self::LogFormat
             | Self::LogLevel => Form::Text,
         }
@@ -172,6 +178,7 @@ impl Setting {
             Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
             Self::SegmentSize => format_size(cast::u64_from(SEGMENT_SIZE_BYTES_DEFAULT)),
             Self::LogMax => format_size(LOG_SIZE_BYTES_DEFAULT),
+            Self::CheckpointInterval => format_size(CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT),
             Self::WritesInFlight => WRITES_IN_FLIGHT_DEFAULT.to_string(),
             Self::LogFormat => "human".to_owned(),
             Self::LogLevel => "info".to_owned(),
@@ -210,6 +217,9 @@ impl Setting {
                 "a size from {LOG_SEGMENT_COUNT_MIN} × segment-size to {}, e.g. 64GiB",
                 format_size(LOG_SIZE_BYTES_MAX)
             ),
+            Self::CheckpointInterval => {
+                size_range(CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SIZE_BYTES_MAX)
+            }
             Self::WritesInFlight => format!("a whole number from 1 to {WRITES_IN_FLIGHT_MAX}"),
             Self::LogFormat => "human or json".to_owned(),
             Self::LogLevel => "error, warn, info, debug or trace".to_owned(),
@@ -237,6 +247,10 @@ impl Setting {
             Self::MaxValue => "Longest value that is accepted",
             Self::SegmentSize => "Size of one file of the log",
             Self::LogMax => "Size of all files of the log; at this bound writes are refused",
+            Self::CheckpointInterval => {
+                "Bytes that a shard logs between checkpoints of all its partitions, if they are \
+                 small; else a partition logs as much as its last checkpoint was long"
+            }
             Self::WritesInFlight => "Log writes under way at once",
             Self::AllowCow => "Accept durability sync on a copy-on-write filesystem",
             Self::LogFormat => "How log lines on stderr look",
@@ -257,7 +271,7 @@ impl Setting {
             Self::SpinFor => "DURATION",
             Self::Partitions | Self::WritesInFlight => "COUNT",
             Self::Cluster | Self::NodeId => "NAME",
-            Self::MaxValue | Self::SegmentSize | Self::LogMax => "SIZE",
+            Self::MaxValue | Self::SegmentSize | Self::LogMax | Self::CheckpointInterval => "SIZE",
             Self::LogFormat => "human|json",
             Self::LogLevel => "LEVEL",
         }

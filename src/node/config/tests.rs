@@ -47,6 +47,7 @@ fn defaults_are_a_sound_configuration() {
     assert_eq!(config.partitions, None);
     assert_eq!(config.segment_size_bytes, 64 << 20);
     assert_eq!(config.log_size_bytes_max, 64 << 30);
+    assert_eq!(config.checkpoint_interval_size_bytes, 64 << 20);
     assert_eq!(config.writes_in_flight, 2);
     assert!(!config.must_exist && !config.allow_cow);
 }
@@ -90,7 +91,7 @@ fn each_setting_is_read_from_the_file() {
         "listen = \"[::1]:0\"\ndata-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
          durability = \"async\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
          cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nsegment-size = \"8MiB\"\n\
-         log-max = \"32MiB\"\nwrites-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
+         log-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\nwrites-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
     );
     let expected = Config {
@@ -107,6 +108,7 @@ fn each_setting_is_read_from_the_file() {
         value_size_bytes_max: 1_024,
         segment_size_bytes: 8 << 20,
         log_size_bytes_max: 32 << 20,
+        checkpoint_interval_size_bytes: 2 << 20,
         writes_in_flight: 4,
         allow_cow: true,
         log_format: LogFormat::Json,
@@ -160,6 +162,7 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::MaxValue, "3MiB"),
         (Setting::SegmentSize, "1MiB"),
         (Setting::LogMax, "17TiB"),
+        (Setting::CheckpointInterval, "1KiB"),
         (Setting::WritesInFlight, "5"),
         (Setting::AllowCow, "1"),
         (Setting::LogFormat, "xml"),

@@ -11,6 +11,7 @@ use crate::runtime::listener::listen;
 use crate::runtime::service::{Frame, WriteError};
 use crate::runtime::uring::RingSize;
 use crate::storage::block::{Block, SegmentWrite};
+use crate::storage::checkpoint::CheckpointProgress;
 
 /// Notes what it is given, and answers when it is told to.
 #[derive(Debug, Default)]
@@ -43,6 +44,14 @@ impl Service for Script {
         _now: Now,
         _segment: SegmentId,
         _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn checkpoint_progressed(
+        &mut self,
+        _now: Now,
+        _progress: CheckpointProgress,
         _output: &mut Output<'_>,
     ) {
     }
