@@ -79,6 +79,7 @@ fn shard(sink: &mut Sink) -> Shard {
         durability: Durability::None,
         first_term: TermId(1),
         hash_key: [7; 16],
+        memory_size_bytes_max: u64::MAX,
     });
     let recovered = recover(&folder, &mut Nothing, &mut loading).expect("nothing is not damaged");
     let config = WalConfig {

@@ -10,7 +10,8 @@ use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions};
-use crate::base::cast::u16_from;
+use super::memory::maps_size_bytes_max;
+use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
 use crate::runtime::executor::Idle;
@@ -32,7 +33,8 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
 
     let options = options(config, &data_dir);
-    let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
+    let memory_size_bytes_max = memory_of_a_shard(config);
+    let assembly = Arc::new(Assembly { config: config.clone(), data_dir, memory_size_bytes_max });
     // The loops are the last to write to the directory, and live as long as the process: so must
     // its lock, whatever becomes of what made them.
     std::mem::forget(Arc::clone(&assembly));
@@ -73,6 +75,17 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     Ok(data_dir)
 }
 
+/// The share of each shard in what all maps may take.
+fn memory_of_a_shard(config: &Config) -> u64 {
+    let Some(size_bytes) = maps_size_bytes_max(config.memory_max) else {
+        warn!("cannot tell how much memory there is: the maps are not bounded by it");
+        return u64::MAX;
+    };
+    let mib = size_bytes >> 20;
+    info!(mib, "what the maps may take (--memory-max)");
+    size_bytes / u64_from(config.cores.count())
+}
+
 fn options(config: &Config, data_dir: &DataDir) -> Options {
     let shards = 0..u16_from(config.cores.count());
     let segments = shards.map(|shard| SegmentPlace {
@@ -92,12 +105,14 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
 struct Assembly {
     config: Config,
     data_dir: DataDir,
+    /// What the maps of each shard may take.
+    memory_size_bytes_max: u64,
 }
 
 impl Assembly {
     /// Makes a shard from its log. Runs on the shard's core, so that all shards load at once.
     fn make(&self, shard: ShardId) -> Result<ShardService, Fatal> {
-        let Self { config, data_dir } = self;
+        let Self { config, data_dir, .. } = self;
         let clock = Clock::start();
         let loading_config = self.shard_config(shard, &clock);
         let mut loading = Loading::new(loading_config);
@@ -143,7 +158,7 @@ impl Assembly {
     }
 
     fn shard_config(&self, shard: ShardId, clock: &Clock) -> shard::Config {
-        let Self { config, data_dir } = self;
+        let Self { config, data_dir, .. } = self;
         let durability = durability(config.durability);
         let mut owned = data_dir.partitions_of(shard);
         let first = owned.next().expect("there are at least as many partitions as cores").0;
@@ -161,6 +176,7 @@ impl Assembly {
                 wal::Durability::None => TermId(clock.now().wall.as_ms()),
             },
             hash_key: data_dir.identity().hash_key,
+            memory_size_bytes_max: self.memory_size_bytes_max,
         }
     }
 }

@@ -149,6 +149,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
 
     fn undo_to(&mut self, index: Index) {
         self.view.map.undo_to(&mut self.core.arena, index);
+        self.core.account_map(self.view);
     }
 
     fn stabilise(&mut self, index: Index, size_bytes: usize) {
@@ -159,6 +160,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
             self.view.sweeping = true;
             self.core.sweeping.push_back(self.view.group.partition());
         }
+        self.core.account_map(self.view);
     }
 
     fn respond(&mut self, index: Index, result: ResultBytes) {

@@ -32,6 +32,8 @@ pub(super) struct PartitionView {
     pub(super) sweeping: bool,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
+    /// Bytes of the map that do not lie in the arena, as they are counted for the shard.
+    pub(super) own_size_bytes: u64,
 }
 
 /// Who waits for a command.

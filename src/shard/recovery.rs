@@ -116,6 +116,7 @@ impl Shard {
             })
             .collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
+        let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
         let core = Core {
             config,
             router,
@@ -133,6 +134,7 @@ impl Shard {
             reads_due: false,
             streams: VecDeque::new(),
             sweeping: VecDeque::new(),
+            maps_own_size_bytes: own_size_bytes,
             sweep_due: None,
             counters: ShardCounters::default(),
             closing: false,
@@ -168,6 +170,7 @@ fn restore(
     let view = PartitionView {
         sequencer: Sequencer::default(),
         collector: Collector::new(&group),
+        own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
         cursor_tag,
         sweeping: false,
