@@ -639,19 +639,19 @@ fn puts_are_refused_at_the_bound_of_memory_and_go_on_once_space_is_freed() {
     const MEMORY: u64 = MEMORY_SIZE_BYTES_MIN;
     for durability in [Durability::None, Durability::Sync] {
         let mut host = Host::boot_with_memory(Disk::default(), durability, 1, MEMORY);
-        let count = fill_memory(&mut host, "small", 1_000);
-        assert!(count > 10_000, "{count} of a thousand bytes each");
+        let count = fill_memory(&mut host, "small", 1_900);
+        assert!(count > 5_000, "{count} of 1,900 bytes each");
         assert!(host.shard.memory_size_bytes() <= MEMORY);
         assert_eq!(host.shard.counters().refused_map_full, 1);
 
-        let new = || put("small 99999", &"x".repeat(1_000));
+        let new = || put("small 99999", &"x".repeat(1_900));
         assert!(is_refused(&mut host, new()));
         let read = host.get("small 00007");
-        assert_eq!(read.map(|value| value.len()), Some(1_000), "reads go on");
+        assert_eq!(read.map(|value| value.len()), Some(1_900), "reads go on");
         assert_eq!(host.get("small 99999"), None);
         assert!(!is_refused(&mut host, remove("small 00007")), "removals go on");
         assert!(!is_refused(&mut host, new()), "there is room for one again");
-        assert!(is_refused(&mut host, put("small 00007", &"x".repeat(1_000))));
+        assert!(is_refused(&mut host, put("small 00007", &"x".repeat(1_900))));
 
         assert!(!is_refused(&mut host, command::Operation::Clear(v1::Clear {})));
         while !host.shard.core.sweeping.is_empty() {
