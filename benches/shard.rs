@@ -100,6 +100,7 @@ fn shard(sink: &mut Sink) -> Shard {
         hash_key: [7; 16],
         checkpoint_salt: 0,
         checkpoint_interval_size_bytes: u64::MAX,
+        memory_size_bytes_max: u64::MAX,
     });
     let mut none = NoCheckpoints;
     let mut installing = Installing::new(&mut loading, &mut none, 0);

@@ -59,6 +59,16 @@ pub const ENTRIES_VISITED_COUNT_MAX: usize = 4_096;
 /// Room in a shard's map below which commands are refused: what is stamped and not executed yet
 /// must still fit, with the pages that it splits.
 pub const MAP_SIZE_BYTES_SPARE: u64 = 1 << 30;
+/// What all maps of a node may take, if nobody says: this share, in percent, of the memory that the
+/// process may have.
+pub const MEMORY_PERCENT_DEFAULT: u8 = 75;
+/// What all maps of a node may take at least, for each of its cores.
+pub const MEMORY_SIZE_BYTES_MIN: u64 = 16 << 20;
+/// What all maps of a node may take at most.
+pub const MEMORY_SIZE_BYTES_MAX: u64 = 16 << 40;
+/// Of what a shard's maps may take, room that puts leave to removals: what they write is kept until
+/// they are stable.
+pub const MEMORY_SIZE_BYTES_SPARE: u64 = 2 << 20;
 /// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
 pub const SWEEP_COUNT_MAX: usize = 64;
 
@@ -84,6 +94,7 @@ pub const OPERATION_TIMEOUT_NS_MAX: u64 = 60 * NS_PER_S;
 /// Slots after which a new sync point is written to the log.
 pub const SYNC_BATCH_COUNT: u64 = 256;
 
+const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 4 <= UNSYNCED_PARTITION_SIZE_BYTES_MAX);
 

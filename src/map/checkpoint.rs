@@ -13,7 +13,8 @@
 //!
 //! ```text
 //! 1 map     name length | name
-//! 2 entry   map | flags | version | updated_ms | [age_ms] | key length | value length | key | value
+//! 2 entry   map | flags | version | updated_ms | [age_ms]
+//!           | key length | value length | key | value
 //! 3 end     number of entries
 //! ```
 //!

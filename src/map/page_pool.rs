@@ -14,6 +14,7 @@ pub(super) const CELLS_PER_LINE: usize = 12;
 pub(super) const LINES_PER_PAGE: usize = 8;
 
 const PAGES_PER_CHUNK: usize = 128;
+const CHUNK_SIZE_BYTES: usize = PAGES_PER_CHUNK * PAGE_SIZE_BYTES;
 /// Bytes of a page.
 pub(super) const PAGE_SIZE_BYTES: usize = LINES_PER_PAGE * LINE_SIZE_BYTES;
 const LINE_SIZE_BYTES: usize = 64;
@@ -292,6 +293,12 @@ impl PagePool {
         Some(PageId(u32::from_le_bytes([a, b, c, d])))
     }
 
+    /// Bytes that have to be taken from the system if one more page is needed.
+    pub(super) fn growth_size_bytes(&self) -> u64 {
+        let is_full = usize_from_u32(self.page_count) == self.chunks.len() * PAGES_PER_CHUNK;
+        if is_full && self.free.is_empty() { u64_from(CHUNK_SIZE_BYTES) } else { 0 }
+    }
+
     /// Bytes of pages in use.
     pub(super) fn used_bytes(&self) -> u64 {
         let count = self.page_count - u32_from(self.free.len());
@@ -300,7 +307,7 @@ impl PagePool {
 
     /// Bytes of all chunks.
     pub(super) fn reserved_bytes(&self) -> u64 {
-        u64_from(self.chunks.len() * PAGES_PER_CHUNK * PAGE_SIZE_BYTES)
+        u64_from(self.chunks.len() * CHUNK_SIZE_BYTES)
     }
 }
 

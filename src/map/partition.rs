@@ -6,7 +6,7 @@
 use crate::base::{cast::u64_from, ids::Index, time::Timestamp};
 use crate::proto::p2pmap::v1::error::Code;
 
-use super::arena::{Arena, RecordRef, Records};
+use super::arena::{Arena, Growth, RecordRef, Records};
 use super::checkpoint::Checkpoint;
 use super::digest::StateDigest;
 use super::hasher::{KeyHash, KeyHasher};
@@ -14,7 +14,7 @@ use super::journal::{Change, Journal, UndoRecord};
 use super::maps::{Maps, Weight};
 use super::operation::{Command, Condition, Operation};
 use super::outcome::{Failure, Outcome, Sink, Versioned};
-use super::record::{MapId, NewRecord, Record};
+use super::record::{MapId, NewRecord, Record, RecordSize, record_size_bytes};
 use super::table::{Keys, Place, Table};
 
 /// Whether a command may have to be undone.
@@ -228,6 +228,32 @@ impl PartitionMap {
         }
         self.sweep_from = KeyHash(last.0.wrapping_add(1));
         visited_count
+    }
+
+    /// What a put would take of memory, other than for the journal.
+    #[must_use]
+    pub fn put_growth(
+        &self,
+        arena: &Arena,
+        (map, key, value_size_bytes): (&str, &[u8], usize),
+        hash: KeyHash,
+        time: Timestamp,
+    ) -> Growth {
+        let target = self.target(arena, map, key, hash);
+        let created_ms = present(arena, target.found).map(|record| record.created_ms);
+        let updated_ms = time.as_ms();
+        let size_bytes = record_size_bytes(&RecordSize {
+            map: target.id.unwrap_or(MapId(u32::MAX)),
+            age_ms: updated_ms.saturating_sub(created_ms.unwrap_or(updated_ms)),
+            key_size_bytes: key.len(),
+            value_size_bytes,
+        });
+        let has_place = target.found.is_some() || self.table.has_room(&arena.tables, hash);
+        let for_table = if has_place { 0 } else { arena.tables.growth_size_bytes() };
+        Growth {
+            size_bytes: arena.records.growth_size_bytes(size_bytes) + for_table,
+            fits_freed: for_table == 0 && arena.records.fits_freed(size_bytes),
+        }
     }
 
     /// The digest of all entries: equal on all members that have executed the same commands.

@@ -193,6 +193,15 @@ impl Table {
         }
     }
 
+    /// Whether an entry with this hash finds room as it comes, without a split.
+    pub(super) fn has_room(&self, pool: &PagePool, hash: KeyHash) -> bool {
+        let page = self.directory.page(hash.0);
+        let spot = Spot::of(hash);
+        [spot.first, spot.second()]
+            .into_iter()
+            .any(|line| pool.line(page, line).cells(0).count() > 0)
+    }
+
     /// Adds an entry for a key that has none.
     #[inline]
     pub(super) fn insert(

@@ -8,5 +8,6 @@ pub mod config;
 pub mod data_dir;
 pub mod echo;
 pub mod logging;
+pub mod memory;
 pub mod placement;
 pub mod serve;

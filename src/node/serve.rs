@@ -10,7 +10,8 @@ use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions};
-use crate::base::cast::u16_from;
+use super::memory::maps_size_bytes_max;
+use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
 use crate::runtime::executor::Idle;
@@ -33,7 +34,8 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
 
     let options = options(config, &data_dir);
-    let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
+    let memory_size_bytes_max = memory_of_a_shard(config);
+    let assembly = Arc::new(Assembly { config: config.clone(), data_dir, memory_size_bytes_max });
     // The loops are the last to write to the directory, and live as long as the process: so must
     // its lock, whatever becomes of what made them.
     std::mem::forget(Arc::clone(&assembly));
@@ -84,12 +86,23 @@ fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
     let clock = Clock::start();
     let load = |data_dir: &DataDir, shard| {
         let partitions = data_dir.partition_range(shard);
-        Loading::new(shard_config(config, data_dir, shard, partitions, &clock))
+        Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
     };
     data_dir.rehome(shard_count, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
     let ms = clock.monotonic().0 / 1_000_000;
     info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
     Ok(())
+}
+
+/// The share of each shard in what all maps may take.
+fn memory_of_a_shard(config: &Config) -> u64 {
+    let Some(size_bytes) = maps_size_bytes_max(config.memory_max) else {
+        warn!("cannot tell how much memory there is: the maps are not bounded by it");
+        return u64::MAX;
+    };
+    let mib = size_bytes >> 20;
+    info!(mib, "what the maps may take (--memory-max)");
+    size_bytes / u64_from(config.cores.count())
 }
 
 fn options(config: &Config, data_dir: &DataDir) -> Options {
@@ -111,15 +124,18 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
 struct Assembly {
     config: Config,
     data_dir: DataDir,
+    /// What the maps of each shard may take.
+    memory_size_bytes_max: u64,
 }
 
 impl Assembly {
     /// Makes a shard from its log. Runs on the shard's core, so that all shards load at once.
     fn make(&self, shard: ShardId) -> Result<ShardService, Fatal> {
-        let Self { config, data_dir } = self;
+        let Self { config, data_dir, .. } = self;
         let clock = Clock::start();
         let partitions = data_dir.partition_range(shard);
-        let loading_config = shard_config(config, data_dir, shard, partitions, &clock);
+        let memory = self.memory_size_bytes_max;
+        let loading_config = shard_config(config, data_dir, shard, partitions, memory, &clock);
         let mut loading = Loading::new(loading_config);
         let mut checkpoints = data_dir.checkpoint_reader(shard);
         let salt = data_dir.log_key(shard).salt;
@@ -176,6 +192,7 @@ fn shard_config(
     data_dir: &DataDir,
     shard: ShardId,
     partitions: std::ops::Range<u32>,
+    memory_size_bytes_max: u64,
     clock: &Clock,
 ) -> shard::Config {
     let durability = durability(config.durability);
@@ -195,6 +212,7 @@ fn shard_config(
         hash_key: data_dir.identity().hash_key,
         checkpoint_salt: data_dir.log_key(shard).salt,
         checkpoint_interval_size_bytes: config.checkpoint_interval_size_bytes / count,
+        memory_size_bytes_max,
     }
 }
 

@@ -83,7 +83,10 @@ impl ShardService {
             tracing::error!("the log is full: writes are refused, reads go on; raise --log-max");
         }
         if now.refused_map_full > before.refused_map_full {
-            tracing::error!("the map is full: writes are refused, reads and removals go on");
+            tracing::error!(
+                "the map is full: puts are refused, reads, removals and clears go on; raise \
+                 --memory-max, or --cores if a shard has 13 GiB of entries"
+            );
         }
         if now.refused_unsynced > before.refused_unsynced {
             tracing::warn!("the disk is too slow: writes are refused until it has caught up");

@@ -4,12 +4,15 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Core;
-use super::partition::Partition;
+use super::partition::{Partition, PartitionView};
 use crate::base::cast::u64_from;
 use crate::base::limits::{
-    MAP_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
-    UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
+    MAP_SIZE_BYTES_SPARE, MEMORY_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES,
+    REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX, UNSYNCED_PARTITION_SIZE_BYTES_MAX,
+    UNSYNCED_SIZE_BYTES_MAX,
 };
+use crate::map::hasher::KeyHash;
+use crate::map::operation::{Command, Operation};
 use crate::metrics::ShardCounters;
 use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
@@ -48,13 +51,17 @@ pub(super) enum Refused {
     LogFull,
     /// The map has no room.
     MapFull,
+    /// The node's maps would take more memory than they may.
+    MemoryFull,
 }
 
 impl Refused {
     pub(super) fn code(self) -> Code {
         match self {
             Self::NoView | Self::Closing => Code::Unavailable,
-            Self::Unsynced | Self::LogFull | Self::MapFull => Code::ResourceExhausted,
+            Self::Unsynced | Self::LogFull | Self::MapFull | Self::MemoryFull => {
+                Code::ResourceExhausted
+            }
         }
     }
 
@@ -63,7 +70,7 @@ impl Refused {
             Self::NoView | Self::Closing => &mut counters.refused_unavailable,
             Self::Unsynced => &mut counters.refused_unsynced,
             Self::LogFull => &mut counters.refused_log_full,
-            Self::MapFull => &mut counters.refused_map_full,
+            Self::MapFull | Self::MemoryFull => &mut counters.refused_map_full,
         } += 1;
     }
 
@@ -73,20 +80,20 @@ impl Refused {
             Self::Closing => "the node is going down",
             Self::Unsynced => "too many writes wait for the log; try again",
             Self::LogFull => "the log is full; reads go on",
-            Self::MapFull => "the map is full; reads and removals go on",
+            Self::MapFull => {
+                "the map is full: the shard's bound is reached; reads, removals and clears go on"
+            }
+            Self::MemoryFull => {
+                "the map is full: --memory-max is reached; reads, removals and clears go on"
+            }
         }
     }
 }
 
 impl Core {
-    /// Whether a command of `size_bytes` may be stamped in `partition`; `grows`: it may add to the
-    /// map.
-    pub(super) fn admit(
-        &self,
-        partition: &Partition,
-        size_bytes: usize,
-        grows: bool,
-    ) -> Result<(), Refused> {
+    /// Whether a command of `size_bytes` may be stamped in `partition`, as far as protocol and log
+    /// are concerned.
+    pub(super) fn admit(&self, partition: &Partition, size_bytes: usize) -> Result<(), Refused> {
         let Partition { replica, view } = partition;
         if self.closing {
             return Err(Refused::Closing);
@@ -112,12 +119,51 @@ impl Core {
         if space.client_size_bytes < u64_from(size_bytes) {
             return Err(Refused::LogFull);
         }
-        if grows && self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {
-            return Err(Refused::MapFull);
-        }
         Ok(())
     }
+
+    /// Whether the map has room for what a command may add to it. A put that finds room in memory
+    /// that was freed is always admitted: so puts go on by themselves after removals.
+    pub(super) fn admit_growth(
+        &self,
+        partition: &Partition,
+        command: &Command<'_>,
+        hash: Option<KeyHash>,
+    ) -> Result<(), Refused> {
+        let Operation::Put { key, value, .. } = command.operation else { return Ok(()) };
+        if self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {
+            return Err(Refused::MapFull);
+        }
+        let left = self.config.memory_size_bytes_max.saturating_sub(self.memory_size_bytes());
+        if left >= MEMORY_SIZE_BYTES_SPARE + PUT_GROWTH_SIZE_BYTES + 2 * u64_from(value.len()) {
+            return Ok(());
+        }
+        let hash = hash.unwrap_or_else(|| self.hasher.hash(command.map, key));
+        let put = (command.map, key, value.len());
+        let map = &partition.view.map;
+        let growth = map.put_growth(&self.arena, put, hash, self.now.wall);
+        if left >= growth.size_bytes + MEMORY_SIZE_BYTES_SPARE || growth.fits_freed {
+            Ok(())
+        } else {
+            Err(Refused::MemoryFull)
+        }
+    }
+
+    /// Bytes that the maps have taken from the system.
+    pub(super) fn memory_size_bytes(&self) -> u64 {
+        self.arena.bytes_reserved() + self.maps_own_size_bytes
+    }
+
+    /// Counts what a partition's map has beside the arena.
+    pub(super) fn account_map(&mut self, view: &mut PartitionView) {
+        let before = std::mem::replace(&mut view.own_size_bytes, view.map.own_size_bytes());
+        self.maps_own_size_bytes = self.maps_own_size_bytes + view.own_size_bytes - before;
+    }
 }
+
+/// No put takes more from the system than this and twice its value: a page for records with its
+/// notes, pages for tables, and the longest key.
+const PUT_GROWTH_SIZE_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -150,6 +150,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
     fn undo_to(&mut self, index: Index) {
         self.core.checkpoints.on_undo(self.view.group.partition(), index);
         self.view.map.undo_to(&mut self.core.arena, index);
+        self.core.account_map(self.view);
     }
 
     fn stabilise(&mut self, index: Index, size_bytes: usize) {
@@ -160,6 +161,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
             self.view.sweeping = true;
             self.core.sweeping.push_back(self.view.group.partition());
         }
+        self.core.account_map(self.view);
     }
 
     fn respond(&mut self, index: Index, result: ResultBytes) {

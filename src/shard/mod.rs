@@ -75,6 +75,8 @@ pub struct Config {
     pub checkpoint_salt: u32,
     /// Bytes that a partition logs at least between two checkpoints of it.
     pub checkpoint_interval_size_bytes: u64,
+    /// What the shard's maps may take; commands that would take more are refused.
+    pub memory_size_bytes_max: u64,
 }
 
 /// One core's share of a node.
@@ -114,6 +116,8 @@ struct Core {
     checkpoints: Checkpoints,
     /// Partitions in which cleared maps have left entries that are to be freed.
     sweeping: VecDeque<PartitionId>,
+    /// Bytes of all partitions' maps that do not lie in the arena.
+    maps_own_size_bytes: u64,
     /// When to look for operations whose time is up.
     sweep_due: Option<Monotonic>,
     counters: ShardCounters,
@@ -216,6 +220,13 @@ impl Shard {
     #[must_use]
     pub fn counters(&self) -> &ShardCounters {
         &self.core.counters
+    }
+
+    /// Bytes that the shard's maps have taken from the system: for entries and tables, the memory
+    /// of those that were freed included, and for what partitions keep beside them.
+    #[must_use]
+    pub fn memory_size_bytes(&self) -> u64 {
+        self.core.memory_size_bytes()
     }
 
     /// The order-independent digest of the state of a partition.

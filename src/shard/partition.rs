@@ -36,6 +36,8 @@ pub(super) struct PartitionView {
     pub(super) checkpoint_due: bool,
     /// The length of the last one; 0: there was none.
     pub(super) checkpoint_size_bytes: u64,
+    /// Bytes of the map that do not lie in the arena, as they are counted for the shard.
+    pub(super) own_size_bytes: u64,
 }
 
 /// Who waits for a command.

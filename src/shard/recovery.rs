@@ -320,6 +320,7 @@ impl Shard {
         let checkpoint_size = |partition: &Partition| partition.view.checkpoint_size_bytes;
         let state_size_bytes = partitions.iter().map(checkpoint_size).sum();
         log.set_state_size_bytes(state_size_bytes);
+        let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
         let core = Core {
             config,
             router,
@@ -340,6 +341,7 @@ impl Shard {
             streams: VecDeque::new(),
             checkpoints: Checkpoints::new(stale_checkpoints, state_size_bytes),
             sweeping: VecDeque::new(),
+            maps_own_size_bytes: own_size_bytes,
             sweep_due: None,
             counters: ShardCounters::default(),
             closing: false,
@@ -375,6 +377,7 @@ fn restore(
     let view = PartitionView {
         sequencer: Sequencer::default(),
         collector: Collector::new(&group),
+        own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
         cursor_tag,
         sweeping: false,

@@ -9,7 +9,7 @@ use super::*;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, Index, Origin, SegmentId};
 use crate::base::limits::{
-    FRAME_PREFIX_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
+    FRAME_PREFIX_SIZE_BYTES, MEMORY_SIZE_BYTES_MIN, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
 };
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_S, Timestamp};
@@ -157,6 +157,15 @@ impl Host {
     }
 
     fn boot(disk: Disk, durability: Durability, boot: u64) -> Self {
+        Self::boot_with_memory(disk, durability, boot, u64::MAX)
+    }
+
+    fn boot_with_memory(
+        disk: Disk,
+        durability: Durability,
+        boot: u64,
+        memory_size_bytes_max: u64,
+    ) -> Self {
         let config = Config {
             cluster: "test".into(),
             member: "a".into(),
@@ -168,6 +177,7 @@ impl Host {
             hash_key: [3; 16],
             checkpoint_salt: KEY.salt,
             checkpoint_interval_size_bytes: 64 << 10,
+            memory_size_bytes_max,
         };
         let partitions: Vec<PartitionId> = (0..PARTITION_COUNT).map(PartitionId).collect();
         let names: Vec<SegmentId> = disk.segments.keys().copied().collect();
@@ -717,4 +727,96 @@ fn versions_grow_across_restarts() {
         last = Index(index);
         host = host.crash(&mut prng, boot);
     }
+}
+
+/// Puts keys with values of `size_bytes` until one is refused; how many were not.
+fn fill_memory(host: &mut Host, name: &str, size_bytes: usize) -> usize {
+    let value = "x".repeat(size_bytes);
+    for count in 0.. {
+        let correlation = host.put(&format!("{name} {count:05}"), &value);
+        host.run();
+        let answers = &host.answers()[&correlation];
+        if let [(_, Outcome::Error(error))] = &answers[..] {
+            assert_eq!(error.code(), Code::ResourceExhausted);
+            assert!(error.message.contains("--memory-max"), "{}", error.message);
+            return count;
+        }
+    }
+    unreachable!("the loop ends")
+}
+
+fn is_refused(host: &mut Host, operation: command::Operation) -> bool {
+    let correlation = host.command(operation);
+    host.run();
+    error_code(&host.answers()[&correlation]) == Some(Code::ResourceExhausted)
+}
+
+fn remove(key: &str) -> command::Operation {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    command::Operation::Remove(v1::Remove { key, ..v1::Remove::default() })
+}
+
+#[test]
+fn puts_are_refused_at_the_bound_of_memory_and_go_on_once_space_is_freed() {
+    const MEMORY: u64 = MEMORY_SIZE_BYTES_MIN;
+    for durability in [Durability::None, Durability::Sync] {
+        let mut host = Host::boot_with_memory(Disk::default(), durability, 1, MEMORY);
+        let count = fill_memory(&mut host, "small", 1_900);
+        assert!(count > 5_000, "{count} of 1,900 bytes each");
+        assert!(host.shard.memory_size_bytes() <= MEMORY);
+        assert_eq!(host.shard.counters().refused_map_full, 1);
+
+        let new = || put("small 99999", &"x".repeat(1_900));
+        assert!(is_refused(&mut host, new()));
+        let read = host.get("small 00007");
+        assert_eq!(read.map(|value| value.len()), Some(1_900), "reads go on");
+        assert_eq!(host.get("small 99999"), None);
+        assert!(!is_refused(&mut host, remove("small 00007")), "removals go on");
+        assert!(!is_refused(&mut host, new()), "there is room for one again");
+        assert!(is_refused(&mut host, put("small 00007", &"x".repeat(1_900))));
+
+        assert!(!is_refused(&mut host, command::Operation::Clear(v1::Clear {})));
+        while !host.shard.core.sweeping.is_empty() {
+            host.wait();
+            host.run();
+        }
+        assert!(!is_refused(&mut host, put("other", &"y".repeat(1_500))), "of any size");
+        assert!(host.shard.core.arena.bytes_used() < MEMORY / 100);
+        assert!(host.shard.memory_size_bytes() <= MEMORY);
+    }
+}
+
+#[test]
+fn large_values_count_while_they_are_there() {
+    const MEMORY: u64 = MEMORY_SIZE_BYTES_MIN;
+    let mut host = Host::boot_with_memory(Disk::default(), Durability::Sync, 1, MEMORY);
+    assert!(!is_refused(&mut host, put("small", "x")));
+    let count = fill_memory(&mut host, "large", 1 << 20);
+    assert!((8..16).contains(&count), "{count} of a MiB each");
+    assert!(!is_refused(&mut host, put("another small", "x")), "their page has room");
+    let again = put("large 00000", &"z".repeat(1 << 20));
+    assert!(is_refused(&mut host, again.clone()), "both values are there until it is stable");
+    assert!(!is_refused(&mut host, remove("large 00001")));
+    assert!(!is_refused(&mut host, again));
+    assert!(host.shard.memory_size_bytes() <= MEMORY);
+}
+
+/// What lies beside the arena is counted as it is, whatever comes and goes.
+#[test]
+fn memory_of_partitions_is_counted_without_a_drift() {
+    let mut host = Host::start(Durability::Sync);
+    for round in 0..3_000 {
+        host.put(&format!("key {round}"), "value");
+        if round % 50 == 0 {
+            host.command(command::Operation::Clear(v1::Clear {}));
+        }
+        if round % 100 == 99 {
+            host.run();
+        }
+    }
+    host.run();
+    let maps = host.shard.partitions.iter().map(|partition| &partition.view.map);
+    let own: u64 = maps.map(crate::map::partition::PartitionMap::own_size_bytes).sum();
+    assert_eq!(host.shard.core.maps_own_size_bytes, own);
+    assert_eq!(host.shard.memory_size_bytes(), own + host.shard.core.arena.bytes_reserved());
 }

@@ -20,12 +20,12 @@ use std::time::Duration;
 use self::error::ConfigError;
 use self::setting::Setting;
 use self::source::{Sources, Typed, TypedValue};
-use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel};
+use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
-    PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX,
-    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
+    SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -57,6 +57,8 @@ pub struct Config {
     pub node_id: String,
     /// The longest value that is accepted.
     pub value_size_bytes_max: usize,
+    /// What all maps may take: at least [`MEMORY_SIZE_BYTES_MIN`] for each core.
+    pub memory_max: MemoryMax,
     /// The size of a log segment.
     pub segment_size_bytes: usize,
     /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them.
@@ -121,6 +123,7 @@ impl Config {
             value_size_bytes_max: check.one(Setting::MaxValue, |text| {
                 parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
             }),
+            memory_max: check.one(Setting::MemoryMax, MemoryMax::parse),
             segment_size_bytes: check.one(Setting::SegmentSize, parse_segment_size),
             log_size_bytes_max: check
                 .one(Setting::LogMax, |text| parse_size(text, 1, LOG_SIZE_BYTES_MAX)),
@@ -135,6 +138,7 @@ impl Config {
             log_level: check.one(Setting::LogLevel, LogLevel::parse),
         };
         check.log_holds_its_segments(&unchecked);
+        check.memory_suffices_for_the_cores(&unchecked);
         match unchecked.complete() {
             Some(config) if check.errors.is_empty() => Ok(config),
             _ => {
@@ -158,6 +162,7 @@ struct UncheckedConfig {
     cluster: Option<String>,
     node_id: Option<String>,
     value_size_bytes_max: Option<u64>,
+    memory_max: Option<MemoryMax>,
     segment_size_bytes: Option<u64>,
     log_size_bytes_max: Option<u64>,
     checkpoint_interval_size_bytes: Option<u64>,
@@ -181,6 +186,7 @@ impl UncheckedConfig {
             cluster: self.cluster?,
             node_id: self.node_id?,
             value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
+            memory_max: self.memory_max?,
             segment_size_bytes: cast::usize_from(self.segment_size_bytes?),
             log_size_bytes_max: self.log_size_bytes_max?,
             checkpoint_interval_size_bytes: self.checkpoint_interval_size_bytes?,
@@ -225,7 +231,21 @@ impl Check<'_> {
         self.errors.push(ConfigError::Value { setting, text, origin, reason });
     }
 
-    /// The only relation between two settings.
+    /// Relations between two settings: this one, and the next one.
+    fn memory_suffices_for_the_cores(&mut self, config: &UncheckedConfig) {
+        let (Some(MemoryMax::Bytes(size_bytes)), Some(cores)) = (config.memory_max, &config.cores)
+        else {
+            return;
+        };
+        let needed = cast::u64_from(cores.count()) * MEMORY_SIZE_BYTES_MIN;
+        if size_bytes < needed {
+            let value = self.typed.value(Setting::MemoryMax).expect("`memory-max` has a default");
+            let (count, needed) = (cores.count(), quantity::format_size(needed));
+            let reason = format!("too little for {count} cores ({needed})");
+            self.refuse(Setting::MemoryMax, value, Some(reason));
+        }
+    }
+
     fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
         let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
         else {

@@ -11,9 +11,10 @@ use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, CORE_NUMBER_COUNT,
     LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_NAME_SIZE_BYTES_MAX,
-    PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX,
-    SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT,
-    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
+    MEMORY_PERCENT_DEFAULT, MEMORY_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX,
+    SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT,
+    SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT,
+    WRITES_IN_FLIGHT_MAX,
 };
 
 /// What an environment variable of p2pmap begins with.
@@ -44,6 +45,8 @@ pub enum Setting {
     NodeId,
     /// The longest value.
     MaxValue,
+    /// What all maps may take.
+    MemoryMax,
     /// The size of a log segment.
     SegmentSize,
     /// The size of all log segments together.
@@ -75,7 +78,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Listen,
         Self::DataDir,
         Self::MustExist,
@@ -87,6 +90,7 @@ impl Setting {
         Self::Cluster,
         Self::NodeId,
         Self::MaxValue,
+        Self::MemoryMax,
         Self::SegmentSize,
         Self::LogMax,
         Self::CheckpointInterval,
@@ -115,6 +119,7 @@ impl Setting {
             Self::Cluster => "cluster",
             Self::NodeId => "node-id",
             Self::MaxValue => "max-value",
+            Self::MemoryMax => "memory-max",
             Self::SegmentSize => "segment-size",
             Self::LogMax => "log-max",
             Self::CheckpointInterval => "checkpoint-interval",
@@ -153,6 +158,7 @@ impl Setting {
             | Self::Cluster
             | Self::NodeId
             | Self::MaxValue
+            | Self::MemoryMax
             | Self::SegmentSize
             | Self::LogMax
             | Self::CheckpointInterval
@@ -176,6 +182,7 @@ impl Setting {
             Self::Cluster => "p2pmap".to_owned(),
             Self::NodeId => "node-1".to_owned(),
             Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
+            Self::MemoryMax => format!("{MEMORY_PERCENT_DEFAULT}%"),
             Self::SegmentSize => format_size(cast::u64_from(SEGMENT_SIZE_BYTES_DEFAULT)),
             Self::LogMax => format_size(LOG_SIZE_BYTES_DEFAULT),
             Self::CheckpointInterval => format_size(CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT),
@@ -206,6 +213,11 @@ impl Setting {
                 "1 to {MEMBER_NAME_SIZE_BYTES_MAX} letters, digits, dots, dashes or underscores"
             ),
             Self::MaxValue => size_range(1, cast::u64_from(VALUE_SIZE_BYTES_MAX)),
+            Self::MemoryMax => format!(
+                "a share of memory from 1% to 100%, or {}, e.g. 75% or 8GiB; at least {} a core",
+                size_range(MEMORY_SIZE_BYTES_MIN, MEMORY_SIZE_BYTES_MAX),
+                format_size(MEMORY_SIZE_BYTES_MIN)
+            ),
             Self::SegmentSize => format!(
                 "{}, in whole MiB",
                 size_range(
@@ -245,6 +257,10 @@ impl Setting {
             Self::Cluster => "Name of the cluster, kept in the data directory",
             Self::NodeId => "Name of this node in its cluster, kept in the data directory",
             Self::MaxValue => "Longest value that is accepted",
+            Self::MemoryMax => {
+                "Memory for the maps, as a size or a share of what the process may have; at this \
+                 bound puts are refused"
+            }
             Self::SegmentSize => "Size of one file of the log",
             Self::LogMax => "Size of all files of the log; at this bound writes are refused",
             Self::CheckpointInterval => {
@@ -272,6 +288,7 @@ impl Setting {
             Self::Partitions | Self::WritesInFlight => "COUNT",
             Self::Cluster | Self::NodeId => "NAME",
             Self::MaxValue | Self::SegmentSize | Self::LogMax | Self::CheckpointInterval => "SIZE",
+            Self::MemoryMax => "SIZE|PERCENT",
             Self::LogFormat => "human|json",
             Self::LogLevel => "LEVEL",
         }

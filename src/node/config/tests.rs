@@ -49,6 +49,7 @@ fn defaults_are_a_sound_configuration() {
     assert_eq!(config.log_size_bytes_max, 64 << 30);
     assert_eq!(config.checkpoint_interval_size_bytes, 64 << 20);
     assert_eq!(config.writes_in_flight, 2);
+    assert_eq!(config.memory_max, MemoryMax::Percent(75));
     assert!(!config.must_exist && !config.allow_cow);
 }
 
@@ -90,8 +91,9 @@ fn each_setting_is_read_from_the_file() {
     let (sources, _file) = with_file(
         "listen = \"[::1]:0\"\ndata-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
          durability = \"async\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
-         cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nsegment-size = \"8MiB\"\n\
-         log-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\nwrites-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
+         cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
+         segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
+         writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
     );
     let expected = Config {
@@ -106,6 +108,7 @@ fn each_setting_is_read_from_the_file() {
         cluster: "c".to_owned(),
         node_id: "n".to_owned(),
         value_size_bytes_max: 1_024,
+        memory_max: MemoryMax::Bytes(1 << 30),
         segment_size_bytes: 8 << 20,
         log_size_bytes_max: 32 << 20,
         checkpoint_interval_size_bytes: 2 << 20,
@@ -160,6 +163,7 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::Cluster, "a b"),
         (Setting::NodeId, ""),
         (Setting::MaxValue, "3MiB"),
+        (Setting::MemoryMax, "15MiB"),
         (Setting::SegmentSize, "1MiB"),
         (Setting::LogMax, "17TiB"),
         (Setting::CheckpointInterval, "1KiB"),
@@ -191,6 +195,8 @@ fn values_at_the_edge_of_their_range_are_accepted_and_those_beyond_refused() {
     assert!(sound(Setting::MaxValue, "1984KiB") && !sound(Setting::MaxValue, "1985KiB"));
     assert!(!sound(Setting::MaxValue, "0B"));
     assert!(sound(Setting::LogMax, "256MiB") && !sound(Setting::LogMax, "255MiB"));
+    assert!(sound(Setting::MemoryMax, "16MiB") && sound(Setting::MemoryMax, "100%"));
+    assert!(!sound(Setting::MemoryMax, "16TiB1B") && !sound(Setting::MemoryMax, "0%"));
 }
 
 #[test]

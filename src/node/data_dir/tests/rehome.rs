@@ -37,6 +37,7 @@ fn load(data_dir: &DataDir, shard: ShardId) -> Loading {
         hash_key: data_dir.identity().hash_key,
         checkpoint_salt: 0,
         checkpoint_interval_size_bytes: u64::MAX,
+        memory_size_bytes_max: u64::MAX,
     })
 }
 
