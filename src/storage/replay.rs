@@ -286,8 +286,12 @@ impl PartitionReplay {
         }
         self.log.truncate(usize_from(kept.since(self.applied)));
         for (index, entry) in staged {
-            if index > base || index <= self.applied {
+            if index > base {
                 return Err(StateError::Adopt { base, kept });
+            }
+            if index <= self.applied {
+                // A checkpoint that was taken later covers it.
+                continue;
             }
             if index > self.last().next() {
                 return Err(StateError::Unstaged { index: self.last().next() });

@@ -181,6 +181,18 @@ impl Wal {
         self.superseded.pop_front_if(|(end, _)| *end <= durable).map(|(_, checkpoint)| checkpoint)
     }
 
+    /// Whether a checkpoint was recorded that no snapshot names yet.
+    #[must_use]
+    pub fn has_unnamed_checkpoint(&self) -> bool {
+        self.superseded.back().is_some_and(|(end, _)| *end == UNNAMED)
+    }
+
+    /// Whether segments were let go and wait for the snapshot that says so.
+    #[must_use]
+    pub fn is_releasing(&self) -> bool {
+        self.supply.is_releasing()
+    }
+
     /// The partitions that have slots above their checkpoints in a segment: if it is damaged, a
     /// checkpoint of each makes good for it.
     pub fn partitions_in(&self, segment: SegmentId) -> impl Iterator<Item = PartitionId> {
