@@ -31,6 +31,7 @@ pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
+use crate::base::shards::ShardMap;
 use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
@@ -210,16 +211,19 @@ impl DataDir {
         LogKey { shard, salt: log_salt(&self.identity.uuid, self.current.generation) }
     }
 
+    /// Which shard owns which partition.
+    ///
+    /// # Panics
+    /// If there are more shards than partitions: a directory isn't made so.
+    #[must_use]
+    pub fn shards(&self) -> ShardMap {
+        ShardMap::new(self.identity.partition_count, self.current.shard_count)
+    }
+
     /// The partitions of a shard: a range, so that they spread over the shards of nodes with
     /// different numbers of them.
     pub fn partitions_of(&self, shard: ShardId) -> impl Iterator<Item = PartitionId> + use<> {
-        let partition_count = u64::from(self.identity.partition_count);
-        let shard_count = u64::from(self.current.shard_count);
-        (0..self.identity.partition_count)
-            .filter(move |&partition| {
-                u64::from(partition) * shard_count / partition_count == u64::from(shard.0)
-            })
-            .map(PartitionId)
+        self.shards().partitions_of(shard).map(PartitionId)
     }
 
     /// What a shard's log is to be opened with.

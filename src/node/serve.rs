@@ -10,7 +10,7 @@ use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions};
-use crate::base::cast::u16_from;
+use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
 use crate::runtime::executor::Idle;
@@ -119,7 +119,8 @@ impl Assembly {
             );
             return Err(Fatal::new(FatalReason::DataDirectory, message));
         }
-        let log_size_bytes_max = config.log_size_bytes_max;
+        // The bound is the node's: each shard has an equal part of it.
+        let log_size_bytes_max = config.log_size_bytes_max / u64_from(config.cores.count());
         data_dir
             .check_log_size(shard, &recovered.start, log_size_bytes_max)
             .map_err(data_dir_failed)?;
@@ -132,11 +133,13 @@ impl Assembly {
         // What is prepared is opened when the log asks for it, like any other segment.
         let start = WalStart { prepared: Vec::new(), ..recovered.start };
         let wal = Wal::open(wal_config, start);
+        let shard_id = shard;
         let shard = Shard::new(loading, recovered.partitions, wal);
         let requests = RequestConfig {
             cluster: config.cluster.clone(),
             member: config.node_id.clone(),
-            partition_count: data_dir.identity().partition_count,
+            shard: shard_id,
+            shards: data_dir.shards(),
             value_size_bytes_max: config.value_size_bytes_max,
         };
         Ok(ShardService::new(shard, requests))
@@ -154,6 +157,7 @@ impl Assembly {
             shard,
             partitions: first..end,
             partition_count: data_dir.identity().partition_count,
+            shard_count: data_dir.shards().shard_count(),
             durability,
             first_term: match durability {
                 wal::Durability::Sync | wal::Durability::Async => TermId(1),

@@ -17,6 +17,7 @@ use super::core::Node;
 use super::disk::{Disk, ask_for_long_slice};
 use super::event_loop::{EventLoop, Turn};
 use super::fatal::{Fatal, FatalReason};
+use super::mesh::Mesh;
 use super::segment_workshop::Workshop;
 use super::service::Service;
 use super::uring::{RingSize, Uring, buffered_file};
@@ -37,7 +38,8 @@ pub enum Idle {
 /// Everything that a core is given.
 #[derive(Debug)]
 pub(super) struct Assignment {
-    pub(super) shard: usize,
+    /// Its ends of the rings to the others; they say which shard it is.
+    pub(super) mesh: Mesh,
     /// The processor.
     pub(super) core: usize,
     pub(super) idle: Idle,
@@ -73,7 +75,7 @@ pub(super) fn start<S: Service + 'static>(
     make: impl FnOnce() -> Result<S, Fatal> + Send + 'static,
     report: impl Fn(Report) + Send + 'static,
 ) -> Result<(), Fatal> {
-    let name = format!("core-{}", assignment.shard);
+    let name = format!("core-{}", assignment.mesh.me());
     LocalExecutorBuilder::new(Placement::Fixed(assignment.core))
         .name(&name)
         .preempt_timer(PREEMPT_TIMER)
@@ -94,7 +96,8 @@ async fn host<S: Service + 'static>(
     make: impl FnOnce() -> Result<S, Fatal>,
     report: &impl Fn(Report),
 ) -> Result<(), Fatal> {
-    let Assignment { shard, idle, node, listener, workshop, .. } = assignment;
+    let Assignment { mesh, idle, node, listener, workshop, .. } = assignment;
+    let shard = usize::from(mesh.me().0);
     if workshop.is_some() && !ask_for_long_slice() {
         tracing::debug!(shard, "the scheduler grants no long slice");
     }
@@ -108,7 +111,7 @@ async fn host<S: Service + 'static>(
         .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
     start_ticker(&node, shard);
     let disk = Disk::new(Arc::clone(&node), workshop);
-    let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), shard);
+    let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), mesh);
     drive(event_loop, idle, &alarm_bell, report).await
 }
 

@@ -14,6 +14,7 @@ use super::core::Node;
 use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
+use super::mesh::meshes;
 use super::segment_workshop::{SegmentPlace, Workshop};
 use super::service::Service;
 use crate::base::limits::{
@@ -87,11 +88,13 @@ impl Runtime {
         let (outbox, reports) = channel();
         let watch = vec![Watched::default(); cores.len()];
         let mut places = segments.into_iter();
-        for ((shard, core), listener) in cores.into_iter().enumerate().zip(listeners) {
+        let meshes = meshes(cores.len());
+        let cores = cores.into_iter().zip(meshes);
+        for ((shard, (core, mesh)), listener) in cores.enumerate().zip(listeners) {
             let workshop = places.next().map(|place| start_workshop(place, &node, shard));
             let workshop = workshop.transpose()?;
             let node = Arc::clone(&node);
-            let assignment = Assignment { shard, core, idle, node, listener, workshop };
+            let assignment = Assignment { mesh, core, idle, node, listener, workshop };
             let (make, outbox) = (make.clone(), outbox.clone());
             let rope = bell_rope.try_clone().map_err(environment)?;
             let report = move |report| {

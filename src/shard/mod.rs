@@ -21,13 +21,14 @@ mod input;
 mod partition;
 mod reads;
 mod recovery;
+mod share;
 
 use std::collections::VecDeque;
 
 use slab::Slab;
 
 pub use self::effects::Effects;
-use self::entries::Streams;
+use self::entries::{AskedStream, Streams};
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 use self::partition::Partition;
@@ -36,6 +37,7 @@ pub use self::recovery::Loading;
 use crate::base::cast::usize_from_u32;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
 use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
+use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::map::arena::Arena;
 use crate::map::digest::StateDigest;
@@ -60,12 +62,22 @@ pub struct Config {
     pub partitions: std::ops::Range<u32>,
     /// The partitions of the cluster.
     pub partition_count: u32,
+    /// The shards of the node.
+    pub shard_count: u16,
     /// When a write is answered: that of the log.
     pub durability: Durability,
     /// The first term of a group that has none. Without a log it must be above any earlier one.
     pub first_term: TermId,
     /// The cluster's secret key of the map's hash.
     pub hash_key: [u8; 16],
+}
+
+impl Config {
+    /// Who owns which partition.
+    #[must_use]
+    pub fn shards(&self) -> ShardMap {
+        ShardMap::new(self.partition_count, self.shard_count)
+    }
 }
 
 /// One core's share of a node.
@@ -98,6 +110,10 @@ struct Core {
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
+    /// Streams with which another shard goes on.
+    asked_streams: Slab<AskedStream>,
+    /// How often other shards were asked for something; it wraps around.
+    asks_count: u32,
     /// Partitions in which cleared maps have left entries that are to be freed.
     sweeping: VecDeque<PartitionId>,
     /// When to look for operations whose time is up.
@@ -122,6 +138,7 @@ const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 impl Shard {
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
+        self.core.now = now;
         match input {
             Input::Request(request) => {
                 self.handle_batch(now, std::slice::from_ref(&request), effects);
@@ -132,10 +149,11 @@ impl Shard {
             Input::SegmentRefused(segment) => {
                 self.core.log.on_segment_failed(segment, now.monotonic)
             }
+            Input::ShareAsked { origin, request } => self.on_share_asked(origin, request, effects),
+            Input::ShareAnswered { ask, answer } => self.on_share_answered(ask, answer, effects),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
-        self.core.now = now;
         self.settle(effects);
         self.on_time(effects);
         self.close_when_settled(effects);

@@ -104,6 +104,8 @@ impl Shard {
     #[must_use]
     pub fn new(loading: Loading, mut recovered: Vec<RecoveredPartition>, log: Wal) -> Self {
         let Loading { config, hasher, arena, partitions } = loading;
+        let own = config.shards().partitions_of(config.shard);
+        assert_eq!(config.partitions, own, "a shard owns what the others think it owns");
         let router = Router::new(config.partition_count);
         let whole = ResponsePrefix::new(&config.cluster, None, &config.member, None);
         let partitions: Vec<Partition> = partitions
@@ -132,6 +134,8 @@ impl Shard {
             waiting_reads: Vec::new(),
             reads_due: false,
             streams: VecDeque::new(),
+            asked_streams: Slab::new(),
+            asks_count: 0,
             sweeping: VecDeque::new(),
             sweep_due: None,
             counters: ShardCounters::default(),
