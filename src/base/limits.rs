@@ -143,7 +143,8 @@ pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
 /// How long a connection that we have closed may take to close its side.
 pub const LINGER_NS_MAX: u64 = NS_PER_S;
-/// Bytes of a message between two cores that lie in its ring; longer ones have a buffer of their own.
+/// Bytes of a message between two cores that lie in its ring; longer ones have a buffer of their
+/// own.
 pub const RING_INLINE_SIZE_BYTES: usize = 192;
 /// Slots of the rings that lead from one shard to all others, requests and replies apart.
 pub const RING_SLOTS_PER_SHARD: usize = 8_192;

@@ -21,7 +21,7 @@ use crossbeam::utils::CachePadded;
 use slab::Slab;
 
 use super::atomics::{AtomicUsize, Ordering};
-use super::ring::{Consumer, Producer, ring};
+use super::ring::{Consumer, Producer, ring, slot_size_bytes};
 use super::uring::Key;
 use crate::base::cast::{u16_from, u32_from, usize_from_u32};
 use crate::base::ids::{AskId, Origin, ShardId};
@@ -50,6 +50,9 @@ pub(super) struct Head {
     pub(super) origin: Origin,
     pub(super) kind: Kind,
 }
+
+// Four cache lines: a request with a value of 100 bytes fits into one slot, and so does its answer.
+const _: () = assert!(slot_size_bytes::<Head>() == 256);
 
 /// The rings between this shard and another.
 #[derive(Debug)]
