@@ -6,7 +6,7 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use p2pmap::base::cast::u64_from;
-use p2pmap::base::ids::{BootEpoch, Origin, SegmentId, ShardId, TermId};
+use p2pmap::base::ids::{AskId, BootEpoch, Origin, SegmentId, ShardId, TermId};
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MIN};
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
@@ -33,6 +33,10 @@ struct Sink {
 impl Effects for Sink {
     fn reply_buffer(&mut self, _origin: Origin, _last: bool) -> Option<&mut BytesMut> {
         Some(&mut self.replies)
+    }
+
+    fn ask(&mut self, _to: ShardId, _ask: AskId, _request: &[u8]) {
+        unreachable!("there are no other shards");
     }
 
     fn write(&mut self, _write: SegmentWrite) {
@@ -95,6 +99,7 @@ fn shard(sink: &mut Sink) -> Shard {
         shard: ShardId(0),
         partitions: 0..PARTITION_COUNT,
         partition_count: PARTITION_COUNT,
+        shard_count: 1,
         durability: Durability::None,
         first_term: TermId(1),
         hash_key: [7; 16],

@@ -184,6 +184,23 @@ pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
 /// How long a connection that we have closed may take to close its side.
 pub const LINGER_NS_MAX: u64 = NS_PER_S;
+/// Bytes of a message between two cores that lie in its ring; longer ones have a buffer of their
+/// own.
+pub const RING_INLINE_SIZE_BYTES: usize = 192;
+/// Slots of the rings that lead from one shard to all others, requests and replies apart.
+pub const RING_SLOTS_PER_SHARD: usize = 8_192;
+/// Slots of one ring: requests of one shard that another may have at a time.
+pub const RING_SLOT_COUNT_MAX: usize = 4_096;
+/// The same at least, however many shards there are.
+pub const RING_SLOT_COUNT_MIN: usize = 64;
+/// Requests of one connection that other shards may have at a time: so many answers may come for it
+/// that nobody has made room for.
+pub const FORWARDED_PER_CONNECTION_MAX: usize = 256;
+/// Operations on whole maps that a shard has under way for clients and for other shards, commands
+/// and sizes; streamed answers have their own bound.
+pub const GATHER_COUNT_MAX: usize = 1_024;
+/// Accepted connections that wait to be taken in by the core that they were handed to.
+pub const ARRIVAL_COUNT_MAX: usize = 1_024;
 /// Streams of one gRPC connection.
 pub const STREAM_COUNT_MAX: u32 = 256;
 /// How long a parking loop spins before it sleeps.
@@ -192,6 +209,11 @@ pub const SPIN_NS_DEFAULT: u64 = 50 * NS_PER_US;
 pub const YIELD_INTERVAL_NS: u64 = 20 * NS_PER_US;
 /// How long a shutdown waits for what is in flight.
 pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
+
+// A pass of one shard's requests fits the ring to any other.
+const _: () = assert!(RING_SLOT_COUNT_MIN >= PASS_COUNT_MAX);
+const _: () = assert!(RING_SLOT_COUNT_MIN.is_power_of_two());
+const _: () = assert!(RING_SLOT_COUNT_MAX.is_power_of_two());
 
 // A full frame fits the queue of the connection that asked for it.
 const _: () = assert!(2 * FRAME_SENT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);

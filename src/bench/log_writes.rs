@@ -241,7 +241,7 @@ impl Service for Writer {
         let _ = self.outbox.send((self.latencies_ns.clone(), self.prepared_count));
     }
 
-    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {
         self.stopping = true;
     }
 

@@ -56,6 +56,16 @@ counters! {
         refusals_count,
         /// Times that the reading of a connection was stopped by a bound.
         reads_stopped_count,
+        /// Accepted connections that were handed to another core.
+        handed_over_count,
+        /// Requests forwarded to other shards.
+        forwarded_count,
+        /// Requests that had to wait until they could be forwarded.
+        deferred_count,
+        /// Requests of other shards.
+        guests_count,
+        /// Turns in which something was published to another shard.
+        published_count,
         /// Times that the receive pool was empty.
         receive_pool_empty_count,
         /// Writes to the log.

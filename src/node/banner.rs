@@ -82,12 +82,13 @@ mod tests {
 
     #[test]
     fn banner_is_one_item_a_line_and_ends_with_ready() {
-        let config = Config::load(&Sources::default()).unwrap().config;
+        let mut config = Config::load(&Sources::default()).unwrap().config;
+        config.cores = Cores::parse("0-1").unwrap();
         let mut out = Vec::new();
         announce(&mut out, &Banner::new(&config, 64)).unwrap();
         announce_ready(&mut out, "127.0.0.1:40123".parse().unwrap()).unwrap();
         let expected = format!(
-            "p2pmap {}\ncores: 0\npartitions: 64\ndata directory: ./p2pmap-data\n\
+            "p2pmap {}\ncores: 0-1\npartitions: 64\ndata directory: ./p2pmap-data\n\
              durability: sync\nidle: park after 50us\nlistening on 127.0.0.1:40123\nready\n",
             env!("CARGO_PKG_VERSION")
         );

@@ -36,6 +36,7 @@ pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
+use crate::base::shards::ShardMap;
 use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
@@ -113,6 +114,11 @@ impl DataDir {
         let identity = read_identity(&path)?;
         check_identity(options, &identity)?;
         let current = read_current(&path)?;
+        let partition_count = identity.partition_count;
+        if u32::from(options.shard_count) > partition_count {
+            let shard_count = options.shard_count;
+            return Err(DataDirError::TooManyShards { path, shard_count, partition_count });
+        }
         check_layout(options, current, &mut notices);
         let boot_epoch = raise_boot(&path)?;
         let direct = is_direct(&path.join(IDENTITY))?;
@@ -216,18 +222,25 @@ impl DataDir {
         LogKey { shard, salt: log_salt(&self.identity.uuid, self.current.generation) }
     }
 
+    /// Which shard owns which partition.
+    ///
+    /// # Panics
+    /// If there are more shards than partitions: a directory isn't made so.
+    #[must_use]
+    pub fn shards(&self) -> ShardMap {
+        ShardMap::new(self.identity.partition_count, self.current.shard_count)
+    }
+
     /// The partitions of a shard: a range, so that they spread over the shards of nodes with
     /// different numbers of them.
     pub fn partitions_of(&self, shard: ShardId) -> impl Iterator<Item = PartitionId> + use<> {
-        partitions_of(self.identity.partition_count, self.current.shard_count, shard)
+        self.shards().partitions_of(shard).map(PartitionId)
     }
 
     /// The same as a range of numbers.
     #[must_use]
     pub fn partition_range(&self, shard: ShardId) -> std::ops::Range<u32> {
-        let mut owned = self.partitions_of(shard);
-        let first = owned.next().expect("there are at least as many partitions as cores").0;
-        first..owned.last().map_or(first, |partition| partition.0) + 1
+        self.shards().partitions_of(shard)
     }
 
     /// What a shard's log is to be opened with.
@@ -297,19 +310,6 @@ impl DataDir {
         }
         Ok(())
     }
-}
-
-fn partitions_of(
-    partition_count: u32,
-    shard_count: u16,
-    shard: ShardId,
-) -> impl Iterator<Item = PartitionId> + use<> {
-    let shard_of = move |partition: u32| {
-        u64::from(partition) * u64::from(shard_count) / u64::from(partition_count)
-    };
-    (0..partition_count)
-        .filter(move |&partition| shard_of(partition) == u64::from(shard.0))
-        .map(PartitionId)
 }
 
 fn doing<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DataDirError + 'a {

@@ -161,7 +161,8 @@ impl Assembly {
             );
             return Err(Fatal::new(FatalReason::DataDirectory, message));
         }
-        let log_size_bytes_max = config.log_size_bytes_max;
+        // The bound is the node's: each shard has an equal part of it.
+        let log_size_bytes_max = config.log_size_bytes_max / u64_from(config.cores.count());
         data_dir
             .check_log_size(shard, &recovered.start, log_size_bytes_max)
             .map_err(data_dir_failed)?;
@@ -175,11 +176,13 @@ impl Assembly {
         let stale = data_dir.stale_checkpoints(shard, &recovered.start).map_err(data_dir_failed)?;
         let start = WalStart { prepared: Vec::new(), ..recovered.start };
         let wal = Wal::open(wal_config, start);
+        let shard_id = shard;
         let shard = Shard::new(loading, recovered.partitions, wal, stale);
         let requests = RequestConfig {
             cluster: config.cluster.clone(),
             member: config.node_id.clone(),
-            partition_count: data_dir.identity().partition_count,
+            shard: shard_id,
+            shards: data_dir.shards(),
             value_size_bytes_max: config.value_size_bytes_max,
         };
         Ok(ShardService::new(shard, requests))
@@ -203,6 +206,7 @@ fn shard_config(
         shard,
         partitions,
         partition_count: data_dir.identity().partition_count,
+        shard_count: data_dir.shards().shard_count(),
         durability,
         first_term: match durability {
             wal::Durability::Sync | wal::Durability::Async => TermId(1),

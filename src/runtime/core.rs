@@ -1,12 +1,16 @@
 //! What a core shares with the other threads of its node.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use zerocopy::IntoBytes;
 
+use super::doorbell::Doorbell;
 use super::uring;
+use crate::base::ids::ShardId;
+use crate::base::limits::ARRIVAL_COUNT_MAX;
 use crate::metrics::LoopMetrics;
 
 /// What all cores of a node share.
@@ -21,6 +25,21 @@ pub struct Node {
     pub writes_in_flight: CachePadded<AtomicUsize>,
     /// The node is to stop.
     pub shutdown: AtomicBool,
+    /// How far the cores have come together.
+    pub progress: Progress,
+}
+
+/// Where the cores of a node wait for each other: how many have come there. Each core counts itself
+/// once at each.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// They serve requests: until all do, none accepts connections.
+    pub ready_count: AtomicUsize,
+    /// They forward no more writes: once none does, logs may be closed.
+    pub closing_count: AtomicUsize,
+    /// They have no connections left and will ask for nothing any more: once all are quiet they may
+    /// end.
+    pub quiet_count: AtomicUsize,
 }
 
 /// What one core shares.
@@ -31,10 +50,16 @@ pub struct Core {
     /// Raised every few milliseconds by a task of the executor: proves that timers and wake-ups
     /// work even while the loop sleeps.
     pub heartbeats: CachePadded<AtomicU64>,
-    /// The loop sleeps, or is about to: whoever has something for it writes to `eventfd`.
-    sleeping: CachePadded<AtomicBool>,
+    /// Whether the loop sleeps: then whoever has something for it writes to `eventfd`.
+    doorbell: CachePadded<Doorbell>,
     /// What it sleeps on.
     pub eventfd: OwnedFd,
+    /// Connections that it has, and that are on their way to it.
+    pub connection_count: CachePadded<AtomicUsize>,
+    /// Connections that other cores have accepted for it. What is left in it is closed with it.
+    arrivals: ArrayQueue<OwnedFd>,
+    /// Bytes that its clients haven't read.
+    pub unread_size: CachePadded<AtomicUsize>,
     /// What its counters were a moment ago, in their order.
     published: Box<[AtomicU64]>,
 }
@@ -48,15 +73,54 @@ impl Node {
         let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
         let shutdown = AtomicBool::new(false);
         let writes_in_flight = CachePadded::default();
-        Ok(Self { cores, connection_count_max, writes_in_flight, shutdown })
+        let progress = Progress::default();
+        Ok(Self { cores, connection_count_max, writes_in_flight, shutdown, progress })
+    }
+
+    /// Counts a core at a place where all wait for each other, and wakes those that wait.
+    pub fn arrive(&self, place: impl Fn(&Progress) -> &AtomicUsize) {
+        place(&self.progress).fetch_add(1, Ordering::AcqRel);
+        self.ring_all();
+    }
+
+    /// Whether all cores have come to that place.
+    #[must_use]
+    pub fn all_arrived(&self, place: impl Fn(&Progress) -> &AtomicUsize) -> bool {
+        place(&self.progress).load(Ordering::Acquire) == self.cores.len()
+    }
+
+    fn ring_all(&self) {
+        for core in &self.cores {
+            core.ring_doorbell();
+        }
+    }
+
+    /// Gives an accepted connection to the core with the fewest, or back if that is `me`. Says
+    /// which core was given it.
+    ///
+    /// # Errors
+    /// The connection, counted as one of `me`.
+    pub fn hand_over(&self, me: ShardId, socket: OwnedFd) -> Result<usize, OwnedFd> {
+        let mine = &self.cores[usize::from(me.0)].connection_count;
+        let count = |core: &Core| core.connection_count.load(Ordering::Relaxed);
+        let fewest = self.cores.iter().enumerate().min_by_key(|(_, core)| count(core));
+        if let Some((place, core)) = fewest
+            && count(core) < mine.load(Ordering::Relaxed)
+        {
+            core.connection_count.fetch_add(1, Ordering::Relaxed);
+            let Err(refused) = core.arrivals.push(socket) else { return Ok(place) };
+            core.connection_count.fetch_sub(1, Ordering::Relaxed);
+            mine.fetch_add(1, Ordering::Relaxed);
+            return Err(refused);
+        }
+        mine.fetch_add(1, Ordering::Relaxed);
+        Err(socket)
     }
 
     /// Tells all cores to finish what is in flight and stop.
     pub fn begin_shutdown(&self) {
         self.shutdown.store(true, Ordering::Release);
-        for core in &self.cores {
-            core.ring_doorbell();
-        }
+        self.ring_all();
     }
 }
 
@@ -65,18 +129,18 @@ impl Core {
         Ok(Self {
             turns: CachePadded::default(),
             heartbeats: CachePadded::default(),
-            sleeping: CachePadded::default(),
+            doorbell: CachePadded::default(),
             eventfd: uring::eventfd()?,
+            connection_count: CachePadded::default(),
+            arrivals: ArrayQueue::new(ARRIVAL_COUNT_MAX),
+            unread_size: CachePadded::default(),
             published: values_of(&LoopMetrics::default()).map(AtomicU64::new).collect(),
         })
     }
 
     /// Wakes the loop if it sleeps. To be called after that for which it is woken was published.
     pub fn ring_doorbell(&self) {
-        // Pairs with the fence of `announce_sleep`: either we see that it sleeps, or its re-check
-        // sees what we published.
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) {
+        if self.doorbell.must_ring() {
             // It can fail only if 2⁶⁴ − 2 rings weren't answered, and then it is awake.
             let _ = rustix::io::write(&self.eventfd, 1_u64.as_bytes());
         }
@@ -84,13 +148,24 @@ impl Core {
 
     /// The loop will sleep unless it finds something when it looks once more.
     pub fn announce_sleep(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.doorbell.announce_sleep();
     }
 
     /// The loop is awake.
     pub fn announce_awake(&self) {
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.doorbell.announce_awake();
+    }
+
+    /// A connection that another core has accepted for this one.
+    #[must_use]
+    pub fn next_arrival(&self) -> Option<OwnedFd> {
+        self.arrivals.pop()
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_arrivals(&self) -> bool {
+        !self.arrivals.is_empty()
     }
 
     /// Shows the counters to other threads.
@@ -124,7 +199,7 @@ impl Core {
     /// Whether the loop sleeps.
     #[must_use]
     pub fn is_sleeping(&self) -> bool {
-        self.sleeping.load(Ordering::Relaxed)
+        self.doorbell.is_sleeping()
     }
 }
 

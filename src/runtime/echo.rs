@@ -61,7 +61,7 @@ impl Service for EchoService {
 
     fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn is_drained(&self) -> bool {
         true

@@ -1,4 +1,5 @@
-//! The turn of a core: completions → frames → passes → effects → one submission.
+//! The turn of a core: completions → rings → frames → passes → effects → one submission →
+//! doorbells.
 //!
 //! Every stage has a cap, so a turn is bounded: completions that don't fit wait in the ring, frames
 //! beyond the cap leave their completions for the next turn, a connection's queues have bounds of
@@ -19,9 +20,11 @@ use super::core::{Core, Node};
 use super::disk::{Disk, DiskNews};
 use super::fatal::{Fatal, FatalReason};
 use super::grpc::StreamId;
+use super::mesh::Mesh;
 use super::pass::Pass;
 use super::rate_limit::RateLimit;
-use super::service::{Output, Service};
+use super::ring_turn::Descent;
+use super::service::Service;
 use super::uring::{Completion, Key, Uring};
 use crate::base::cast::u64_from;
 use crate::base::limits::{PASS_COUNT_MAX, SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
@@ -34,12 +37,28 @@ const TURN_COMPLETION_COUNT_MAX: usize = 64;
 pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
 /// So many bytes of answers weigh as much as a frame: else a turn of reads of the largest values
 /// would take seconds and gigabytes.
-const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
+pub(super) const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
 /// How often a loop that doesn't sleep shows its counters.
 const PUBLISH_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 const LISTENER: Key = Key { slot: 0, generation: 0 };
+
+/// A loop's service, and the parts of the loop that it may use.
+macro_rules! output {
+    ($event_loop:expr) => {
+        (
+            &mut $event_loop.service,
+            &mut crate::runtime::service::Output {
+                connections: &mut $event_loop.connections,
+                disk: &mut $event_loop.disk,
+                mesh: &mut $event_loop.mesh,
+                metrics: &mut $event_loop.metrics,
+            },
+        )
+    };
+}
+pub(super) use output;
 
 /// What a turn says to who drives the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +73,8 @@ pub enum Turn {
 
 /// The listener's state.
 #[derive(Debug)]
-enum Accepting {
-    /// The service isn't ready yet.
+pub(super) enum Accepting {
+    /// Not all services of the node are ready yet.
     Waiting,
     /// Connections are accepted.
     Armed,
@@ -73,15 +92,26 @@ pub struct EventLoop<S> {
     pub(super) pass: Pass,
     pub(super) metrics: LoopMetrics,
     pub(super) accept_limit: RateLimit,
-    service: S,
-    disk: Disk,
+    pub(super) mesh: Mesh,
+    pub(super) service: S,
+    pub(super) disk: Disk,
     clock: Clock,
-    now: Now,
-    node: Arc<Node>,
-    shard: usize,
+    pub(super) now: Now,
+    pub(super) node: Arc<Node>,
     listener: Option<OwnedFd>,
-    accepting: Accepting,
+    pub(super) accepting: Accepting,
     started: bool,
+    /// The service is, and the other cores were told.
+    pub(super) ready: bool,
+    /// The shard whose ring was looked at first in this turn.
+    pub(super) first_link: usize,
+    /// Connections that need not wait for credits any more; empty between turns.
+    pub(super) served: Vec<Key>,
+    /// Connections that the node counts as this core's.
+    pub(super) counted_connections: usize,
+    /// Unread bytes of clients that the other cores know of.
+    pub(super) told_unread_size: usize,
+    pub(super) descent: Descent,
     /// Reaped and not yet handled.
     completions: VecDeque<Completion>,
     /// Frames handed over in this turn.
@@ -95,7 +125,7 @@ pub struct EventLoop<S> {
 }
 
 impl<S: Service> EventLoop<S> {
-    /// The loop of the shard `shard`, on the thread that will drive it.
+    /// The loop of the shard whose `mesh` it is, on the thread that will drive it.
     #[must_use]
     pub fn new(
         service: S,
@@ -103,24 +133,30 @@ impl<S: Service> EventLoop<S> {
         disk: Disk,
         listener: OwnedFd,
         node: Arc<Node>,
-        shard: usize,
+        mesh: Mesh,
     ) -> Self {
         let clock = Clock::start();
         Self {
             ring,
-            connections: Connections::new(node.connection_count_max),
+            connections: Connections::new(mesh.me(), node.connection_count_max),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
+            mesh,
             service,
             disk,
             clock,
             now: clock.now(),
             node,
-            shard,
             listener: Some(listener),
             accepting: Accepting::Waiting,
             started: false,
+            ready: false,
+            first_link: 0,
+            served: Vec::new(),
+            counted_connections: 0,
+            told_unread_size: 0,
+            descent: Descent::default(),
             completions: VecDeque::with_capacity(TURN_COMPLETION_COUNT_MAX),
             turn_frames: 0,
             messages: Vec::with_capacity(PASS_COUNT_MAX),
@@ -136,6 +172,7 @@ impl<S: Service> EventLoop<S> {
     /// If the node must stop.
     pub fn turn(&mut self) -> Result<Turn, Fatal> {
         self.ring.submit().map_err(|error| Fatal::new(FatalReason::Ring, error))?;
+        self.ring_doorbells();
         let room = TURN_COMPLETION_COUNT_MAX.saturating_sub(self.completions.len());
         self.ring.reap(&mut self.completions, room);
         self.now = self.clock.now();
@@ -143,6 +180,8 @@ impl<S: Service> EventLoop<S> {
         let mut busy = !self.completions.is_empty() || self.connections.resumable_count() > 0;
         self.turn_frames = 0;
         busy |= self.begin();
+        busy |= self.take_arrivals();
+        busy |= self.drain_rings();
         self.resume_stopped();
         while self.turn_frames < TURN_FRAME_COUNT_MAX {
             let Some(completion) = self.completions.pop_front() else { break };
@@ -151,17 +190,26 @@ impl<S: Service> EventLoop<S> {
         self.deliver();
         busy |= self.take_disk_news()?;
         busy |= self.run_deadlines();
-        let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-        self.service.turn_end(self.now, output);
+        let (service, output) = output!(self);
+        service.turn_end(self.now, output);
         busy |= self.disk.has_outgoing();
         self.disk.submit(&mut self.ring);
         busy |= self.connections.has_dirty();
         self.connections.settle_all(self.now.monotonic, &mut self.ring, &mut self.metrics);
+        if self.mesh.publish() {
+            self.metrics.published_count += 1;
+            busy = true;
+        }
+        self.publish_connections();
         self.count_turn(busy);
+        let descent = self.descent;
         if self.shut_down()? {
+            self.ring_doorbells();
+            while self.take_arrivals() {}
             self.core().publish(&self.metrics);
             return Ok(Turn::Finished);
         }
+        busy |= self.descent != descent;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
     }
 
@@ -171,6 +219,7 @@ impl<S: Service> EventLoop<S> {
     /// # Errors
     /// If the node must stop.
     pub fn prepare_to_sleep(&mut self) -> Result<bool, Fatal> {
+        self.ring_doorbells();
         self.core().announce_sleep();
         self.ring.set_eventfd_signals(true);
         let now = self.clock.monotonic();
@@ -188,6 +237,9 @@ impl<S: Service> EventLoop<S> {
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
             && !self.disk.poll_news()
+            && !self.mesh.has_incoming()
+            && !self.core().has_arrivals()
+            && !self.progress_is_news()
             && !shutdown_is_news;
         if idle {
             self.metrics.parks_count += 1;
@@ -219,8 +271,8 @@ impl<S: Service> EventLoop<S> {
         &self.metrics
     }
 
-    fn core(&self) -> &Core {
-        &self.node.cores[self.shard]
+    pub(super) fn core(&self) -> &Core {
+        &self.node.cores[usize::from(self.mesh.me().0)]
     }
 
     fn count_turn(&mut self, busy: bool) {
@@ -233,18 +285,25 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
-    /// Starts the service, and accepts connections once it is ready for them.
+    /// Starts the service, and accepts connections once those of all cores are ready for them.
     fn begin(&mut self) -> bool {
         if !matches!(self.accepting, Accepting::Waiting) {
             return false;
         }
         if !self.started {
             self.started = true;
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-            self.service.start(self.now, output);
+            let (service, output) = output!(self);
+            service.start(self.now, output);
             return true;
         }
-        let Some(listener) = self.listener.as_ref().filter(|_| self.service.is_ready()) else {
+        if !self.ready {
+            self.ready = self.service.is_ready();
+            if self.ready {
+                self.node.arrive(|progress| &progress.ready_count);
+            }
+        }
+        let all_are_ready = self.ready && self.node.all_arrived(|progress| &progress.ready_count);
+        let Some(listener) = self.listener.as_ref().filter(|_| all_are_ready) else {
             return false;
         };
         self.ring.accept(listener.as_fd(), LISTENER);
@@ -281,8 +340,8 @@ impl<S: Service> EventLoop<S> {
                     let message = format!("the log can't be written ({place}): {error}");
                     Fatal::new(FatalReason::LogWrite, message)
                 });
-                let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-                self.service.written(self.now, write, result, output);
+                let (service, output) = output!(self);
+                service.written(self.now, write, result, output);
                 return failure.map_or(Ok(()), Err);
             }
             Completion::Alarm => {}
@@ -298,7 +357,7 @@ impl<S: Service> EventLoop<S> {
         match socket {
             // It came while the listener was being closed: the peer tries another node.
             Ok(_) if matches!(self.accepting, Accepting::Ended) => {}
-            Ok(socket) => self.connections.open(socket, now, &mut self.metrics),
+            Ok(socket) => self.place(socket),
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
             Err(error) => {
                 self.metrics.accept_errors_count += 1;
@@ -332,13 +391,16 @@ impl<S: Service> EventLoop<S> {
         self.now = self.clock.now();
         self.yield_to_writes();
         let frames = self.pass.frames(self.ring.buffers());
-        let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-        self.service.frames(self.now, &frames, output);
+        let (service, output) = output!(self);
+        service.frames(self.now, &frames, output);
         self.metrics.passes_count += 1;
-        self.metrics.frames_count += u64_from(frames.len());
+        self.metrics.frames_count += u64_from(frames.len() - self.mesh.deferred.len());
         let queued = self.connections.recount_origins(frames.iter().map(|frame| frame.origin));
         self.turn_frames += frames.len() + queued / TURN_FRAME_SIZE_BYTES;
         drop(frames);
+        if !self.mesh.deferred.is_empty() {
+            self.put_back();
+        }
         self.pass.clear(self.ring.buffers_mut());
     }
 
@@ -357,16 +419,16 @@ impl<S: Service> EventLoop<S> {
                 }
                 _ => None,
             };
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
+            let (service, output) = output!(self);
             match news {
                 DiskNews::Prepared(segment, result) => {
                     output.metrics.segments_prepared_count += u64::from(result.is_ok());
-                    self.service.segment_prepared(now, segment, result, output);
+                    service.segment_prepared(now, segment, result, output);
                 }
-                DiskNews::Read(read) => self.service.segment_read(now, read, output),
-                DiskNews::Space(left) => self.service.disk_space(now, left, output),
+                DiskNews::Read(read) => service.segment_read(now, read, output),
+                DiskNews::Space(left) => service.disk_space(now, left, output),
                 DiskNews::Checkpoint(progress) => {
-                    self.service.checkpoint_progressed(now, progress, output);
+                    service.checkpoint_progressed(now, progress, output);
                 }
             }
             failure.map_or(Ok(()), Err)?;
@@ -379,8 +441,8 @@ impl<S: Service> EventLoop<S> {
         let now = self.now.monotonic;
         if self.service.next_deadline().is_some_and(|deadline| deadline <= now) {
             busy = true;
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-            self.service.deadline(self.now, output);
+            let (service, output) = output!(self);
+            service.deadline(self.now, output);
         }
         self.connections.sweep(now, &mut self.metrics);
         if let (Accepting::Resting(until), Some(listener)) = (&self.accepting, &self.listener)
@@ -415,15 +477,15 @@ impl<S: Service> EventLoop<S> {
             }
             return Ok(false);
         };
-        let drained = self.service.is_drained() && self.disk.is_idle();
-        if drained && self.connections.count() == 0 {
+        self.descend();
+        if self.descent.quiet && self.all_are_quiet() {
             return Ok(true);
         }
         if self.now.monotonic < by {
             return Ok(false);
         }
         self.connections.cut_all(DropReason::ShutdownTimeout, &mut self.metrics);
-        if drained {
+        if self.is_drained() {
             return Ok(true);
         }
         let message = "the shutdown's time was up before everything in flight was finished";
@@ -439,18 +501,9 @@ impl<S: Service> EventLoop<S> {
         self.accepting = Accepting::Ended;
         self.listener = None;
         self.connections.drain();
-        let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-        self.service.begin_shutdown(self.now, output);
+        let (service, output) = output!(self);
+        service.begin_shutdown(self.now, output);
     }
-}
-
-/// The parts of the loop that a service may use, beside the service itself.
-fn output<'a>(
-    connections: &'a mut Connections,
-    disk: &'a mut Disk,
-    metrics: &'a mut LoopMetrics,
-) -> Output<'a> {
-    Output { connections, disk, metrics }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! Only this room names glommio and `io_uring`, and only `uring`, `buffer_pool` and `disk` are
 //! `unsafe`.
 
+pub mod atomics;
 pub mod buffer_pool;
 pub mod checkpoint_files;
 pub mod client_frame;
@@ -19,6 +20,7 @@ pub mod connections;
 pub mod core;
 pub mod deadlines;
 pub mod disk;
+pub mod doorbell;
 pub mod echo;
 pub mod event_loop;
 pub mod executor;
@@ -26,11 +28,14 @@ pub mod fatal;
 pub mod grpc;
 pub mod grpc_turn;
 pub mod listener;
+pub mod mesh;
 pub mod node_runtime;
 pub mod pass;
 pub mod rate_limit;
 pub mod receiving;
 pub mod refusal;
+pub mod ring;
+mod ring_turn;
 pub mod segment_workshop;
 pub mod service;
 pub mod settle;

@@ -15,6 +15,7 @@ use super::disk::Helpers;
 use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
+use super::mesh::meshes;
 use super::segment_workshop::SegmentPlace;
 use super::service::Service;
 use crate::base::limits::{
@@ -88,11 +89,13 @@ impl Runtime {
         let (outbox, reports) = channel();
         let watch = vec![Watched::default(); cores.len()];
         let mut places = segments.into_iter();
-        for ((shard, core), listener) in cores.into_iter().enumerate().zip(listeners) {
+        let meshes = meshes(cores.len());
+        let cores = cores.into_iter().zip(meshes);
+        for ((shard, (core, mesh)), listener) in cores.enumerate().zip(listeners) {
             let helpers = places.next().map(|place| start_helpers(place, &node, shard));
             let helpers = helpers.transpose()?;
             let node = Arc::clone(&node);
-            let assignment = Assignment { shard, core, idle, node, listener, helpers };
+            let assignment = Assignment { mesh, core, idle, node, listener, helpers };
             let (make, outbox) = (make.clone(), outbox.clone());
             let rope = bell_rope.try_clone().map_err(environment)?;
             let report = move |report| {

@@ -8,7 +8,8 @@ use bytes::BytesMut;
 use super::connections::Connections;
 use super::disk::Disk;
 use super::disk::PrepareError;
-use crate::base::ids::{Origin, SegmentId};
+use super::mesh::Mesh;
+use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::LoopMetrics;
 use crate::shard::SegmentBlocks;
@@ -44,6 +45,20 @@ pub trait Service {
     ///
     /// [`PASS_COUNT_MAX`]: crate::base::limits::PASS_COUNT_MAX
     fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>);
+
+    /// Another shard asks for this one's share of something, which is answered like a frame.
+    fn share_asked(
+        &mut self,
+        _now: Now,
+        _origin: Origin,
+        _request: &[u8],
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    /// The answer to what [`Output::ask`] asked for.
+    fn share_answered(&mut self, _now: Now, _ask: AskId, _answer: &[u8], _output: &mut Output<'_>) {
+    }
 
     /// A write ended. After a failed one the node stops: this is the last call.
     fn written(
@@ -89,10 +104,14 @@ pub trait Service {
     /// The deadline has come.
     fn deadline(&mut self, now: Now, output: &mut Output<'_>);
 
-    /// No more frames will come. Finish what is in flight and make it durable.
-    fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>);
+    /// The node goes down: from now on clients' writes are refused. Those that other shards have
+    /// forwarded still come.
+    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    /// Whether everything is finished after [`Service::begin_shutdown`].
+    /// No more writes will come, of nobody. Finish what is in flight and make it durable.
+    fn close(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// Whether everything is finished after [`Service::close`].
     fn is_drained(&self) -> bool;
 }
 
@@ -137,6 +156,7 @@ pub struct WireStatus {
 pub struct Output<'a> {
     pub(super) connections: &'a mut Connections,
     pub(super) disk: &'a mut Disk,
+    pub(super) mesh: &'a mut Mesh,
     pub(super) metrics: &'a mut LoopMetrics,
 }
 
@@ -144,16 +164,54 @@ impl Output<'_> {
     /// The buffer to which one encoded frame, prefix and payload, is to be appended. `last`: the
     /// request that this answers is no longer in flight. `None`: the connection is gone.
     pub fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
-        self.connections.reply_buffer(origin, last, self.metrics)
+        if origin.home == self.mesh.me() {
+            return self.connections.reply_buffer(origin, last, self.metrics);
+        }
+        Some(self.mesh.answer_buffer(origin, last))
     }
 
     /// A frame needs no answer (any more).
     pub fn finish(&mut self, origin: Origin) {
-        self.connections.finish(origin);
+        if origin.home == self.mesh.me() {
+            return self.connections.finish(origin);
+        }
+        // An answer without a frame.
+        let _ = self.mesh.answer_buffer(origin, true);
+    }
+
+    /// Forwards a frame of this shard's connections to another shard, whose answer goes to the
+    /// connection without coming here again. False: it can't go now. Then it is to be given to
+    /// [`Output::defer`], and all that follow it in the same connection too.
+    #[must_use]
+    pub fn forward(&mut self, to: ShardId, frame: Frame<'_>) -> bool {
+        let forwards = self.connections.may_forward(frame.origin)
+            && self.mesh.forward(to, frame.origin, frame.payload);
+        if forwards {
+            self.connections.count_forwarded(frame.origin);
+            self.metrics.forwarded_count += 1;
+        }
+        forwards
+    }
+
+    /// The frame at `place` of this pass comes again when `to` has room for more. Its connection is
+    /// not read before.
+    pub fn defer(&mut self, place: usize, to: ShardId) {
+        self.metrics.deferred_count += 1;
+        self.mesh.deferred.push((place, to));
+    }
+
+    /// Asks another shard for its share of something; [`Service::share_answered`] brings the
+    /// answer. In order with what is forwarded to it.
+    pub fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        self.mesh.ask(to, ask, request);
     }
 
     /// Ends a stream. What was already appended to its reply buffer still goes out.
+    ///
+    /// # Panics
+    /// If it isn't a stream of this shard: what another has forwarded it has parsed before.
     pub fn close(&mut self, origin: Origin, status: &WireStatus) {
+        assert_eq!(origin.home, self.mesh.me(), "the home shard parses first");
         self.connections.close_stream(origin, status, self.metrics);
     }
 

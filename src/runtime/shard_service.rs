@@ -6,19 +6,23 @@ use bytes::BytesMut;
 
 use super::disk::PrepareError;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
-use crate::base::ids::{Origin, SegmentId};
+use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
+use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::ShardCounters;
+use crate::proto::p2pmap::v1::error::Code;
 use crate::shard::{Effects, Input, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
-use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
+use crate::wire::request::{
+    Acceptance, ColdRequest, Kind, Refusal, Request, decode_cold, decode_hot,
+};
 use crate::wire::response::{self, ResponsePrefix};
-use crate::wire::route::Router;
+use crate::wire::route::{Route, Router};
 
 /// What a service holds clients' requests against.
 #[derive(Clone, Debug)]
@@ -27,8 +31,10 @@ pub struct RequestConfig {
     pub cluster: String,
     /// This node's name as a member.
     pub member: String,
-    /// The partitions of the cluster.
-    pub partition_count: u32,
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// The partitions of the cluster, and who owns them.
+    pub shards: ShardMap,
     /// The longest value.
     pub value_size_bytes_max: usize,
 }
@@ -39,6 +45,8 @@ pub struct ShardService {
     shard: Shard,
     router: Router,
     config: RequestConfig,
+    /// The node goes down: clients' writes are refused.
+    closing: bool,
     /// What answers begin with that no partition gives.
     prefix: ResponsePrefix,
 }
@@ -58,7 +66,34 @@ impl ShardService {
     #[must_use]
     pub fn new(shard: Shard, config: RequestConfig) -> Self {
         let prefix = ResponsePrefix::new(&config.cluster, None, &config.member, None);
-        Self { shard, router: Router::new(config.partition_count), config, prefix }
+        let router = Router::new(config.shards.partition_count());
+        Self { shard, router, config, closing: false, prefix }
+    }
+
+    /// The shard to which a request of one of this shard's connections goes; none: this one.
+    fn elsewhere(&self, origin: Origin, route: Route) -> Option<ShardId> {
+        // What another shard has forwarded is where it belongs.
+        if origin.home != self.config.shard {
+            return None;
+        }
+        let Route::Partition(partition) = route else { return None };
+        let owner = self.config.shards.owner(partition);
+        (owner != self.config.shard).then_some(owner)
+    }
+
+    /// What the request is, or why there is none.
+    fn routed<'a>(
+        &self,
+        origin: Origin,
+        request: Result<Request<'a>, Refusal>,
+    ) -> Result<(Request<'a>, Route), Refusal> {
+        let request = request?;
+        let route = self.router.route(&request)?;
+        let is_write = request.kind() == Kind::Command;
+        if is_write && self.closing && origin.home == self.config.shard {
+            return Err(request.refusal(Code::Unavailable, "the node is going down".to_owned()));
+        }
+        Ok((request, route))
     }
 
     fn acceptance(&self) -> Acceptance<'_> {
@@ -135,8 +170,14 @@ impl Service for ShardService {
 
         let mut requests: Pass<RoutedRequest<'_>> = ArrayVec::new();
         let mut ended: Pass<(Origin, &WireError)> = ArrayVec::new();
-        for (frame, parsed) in frames.iter().zip(&parsed) {
+        let mut stopped: Pass<(Origin, ShardId)> = ArrayVec::new();
+        for (place, (frame, parsed)) in frames.iter().zip(&parsed).enumerate() {
             let origin = frame.origin;
+            // Nor is what comes after one that has to wait, until that had its turn.
+            if let Some((_, to)) = stopped.iter().find(|(o, _)| is_same_connection(*o, origin)) {
+                output.defer(place, *to);
+                continue;
+            }
             // What comes after a message that ends its stream isn't looked at.
             if ended.iter().any(|(other, _)| *other == origin) {
                 output.finish(origin);
@@ -150,9 +191,15 @@ impl Service for ShardService {
                     continue;
                 }
             };
-            let routed = request.and_then(|request| Ok((request, self.router.route(&request)?)));
-            match routed {
-                Ok((request, route)) => requests.push(RoutedRequest { origin, route, request }),
+            match self.routed(origin, request) {
+                Ok((request, route)) => match self.elsewhere(origin, route) {
+                    None => requests.push(RoutedRequest { origin, route, request }),
+                    Some(to) if output.forward(to, *frame) => {}
+                    Some(to) => {
+                        stopped.push((origin, to));
+                        output.defer(place, to);
+                    }
+                },
                 Err(refusal) => self.refuse(origin, &refusal, output),
             }
         }
@@ -163,6 +210,14 @@ impl Service for ShardService {
         for (origin, error) in ended {
             self.end_stream(origin, error, output);
         }
+    }
+
+    fn share_asked(&mut self, now: Now, origin: Origin, request: &[u8], output: &mut Output<'_>) {
+        self.shard.handle(now, Input::ShareAsked { origin, request }, output);
+    }
+
+    fn share_answered(&mut self, now: Now, ask: AskId, answer: &[u8], output: &mut Output<'_>) {
+        self.shard.handle(now, Input::ShareAnswered { ask, answer }, output);
     }
 
     fn written(
@@ -223,7 +278,11 @@ impl Service for ShardService {
         self.shard.handle(now, Input::Deadline, output);
     }
 
-    fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>) {
+    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {
+        self.closing = true;
+    }
+
+    fn close(&mut self, now: Now, output: &mut Output<'_>) {
         tracing::info!(counters = ?self.shard.counters(), "the shard closes");
         self.shard.handle(now, Input::Close, output);
     }
@@ -233,9 +292,17 @@ impl Service for ShardService {
     }
 }
 
+fn is_same_connection(one: Origin, other: Origin) -> bool {
+    (one.home, one.connection, one.generation) == (other.home, other.connection, other.generation)
+}
+
 impl Effects for Output<'_> {
     fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
         Output::reply_buffer(self, origin, last)
+    }
+
+    fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        Output::ask(self, to, ask, request);
     }
 
     fn write(&mut self, write: SegmentWrite) {

@@ -96,6 +96,8 @@ impl Shard {
                 );
             }
         }
+        waiting |= self.core.give_up_shares(effects);
+        waiting |= self.give_up_asked_streams(effects);
         if waiting || !self.core.waiting_reads.is_empty() {
             self.core.sweep_later();
         }

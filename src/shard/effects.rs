@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use crate::base::ids::{Origin, SegmentId};
+use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::CheckpointStep;
@@ -14,6 +14,12 @@ pub trait Effects {
     /// Where to append the next frame for `origin`; `None` if it has gone away. `last`: this frame
     /// ends the answer to one request.
     fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut>;
+
+    /// Asks another shard of the node for its share of something, which the host brings there as
+    /// [`Input::ShareAsked`](super::Input::ShareAsked), in order with the requests that it forwards
+    /// there. What is answered comes back as
+    /// [`Input::ShareAnswered`](super::Input::ShareAnswered).
+    fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]);
 
     /// Writes a batch of the log durably. The host hands it back with
     /// [`Input::Written`](super::Input::Written); a failure ends the node.

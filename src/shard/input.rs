@@ -1,7 +1,7 @@
 //! What a host tells a shard.
 
 use super::carry::SegmentBlocks;
-use crate::base::ids::{Origin, SegmentId};
+use crate::base::ids::{AskId, Origin, SegmentId};
 use crate::storage::block::SegmentWrite;
 use crate::storage::checkpoint::CheckpointProgress;
 use crate::wire::request::Request;
@@ -12,6 +12,21 @@ use crate::wire::route::Route;
 pub enum Input<'a> {
     /// A client's request.
     Request(RoutedRequest<'a>),
+    /// Another shard of the node asks for this one's share of something. The answer goes to
+    /// [`Effects::reply_buffer`](super::Effects::reply_buffer) like any other.
+    ShareAsked {
+        /// Where it goes.
+        origin: Origin,
+        /// What [`Effects::ask`](super::Effects::ask) was given.
+        request: &'a [u8],
+    },
+    /// The answer to something that another shard was asked for. It may come late, but not twice.
+    ShareAnswered {
+        /// What it was called.
+        ask: AskId,
+        /// What the other shard has answered.
+        answer: &'a [u8],
+    },
     /// A batch of the log is durable.
     Written(SegmentWrite),
     /// A segment that was asked for is ready.

@@ -23,6 +23,7 @@ mod input;
 mod partition;
 mod reads;
 mod recovery;
+mod share;
 
 use std::collections::VecDeque;
 
@@ -32,7 +33,7 @@ use self::carry::Carrying;
 pub use self::carry::SegmentBlocks;
 use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
-use self::entries::Streams;
+use self::entries::{AskedStream, Streams};
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 use self::partition::Partition;
@@ -41,6 +42,7 @@ pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
 use crate::base::cast::usize_from_u32;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
 use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
+use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::map::arena::Arena;
 use crate::map::digest::StateDigest;
@@ -65,6 +67,8 @@ pub struct Config {
     pub partitions: std::ops::Range<u32>,
     /// The partitions of the cluster.
     pub partition_count: u32,
+    /// The shards of the node.
+    pub shard_count: u16,
     /// When a write is answered: that of the log.
     pub durability: Durability,
     /// The first term of a group that has none. Without a log it must be above any earlier one.
@@ -77,6 +81,14 @@ pub struct Config {
     pub checkpoint_interval_size_bytes: u64,
     /// What the shard's maps may take; commands that would take more are refused.
     pub memory_size_bytes_max: u64,
+}
+
+impl Config {
+    /// Who owns which partition.
+    #[must_use]
+    pub fn shards(&self) -> ShardMap {
+        ShardMap::new(self.partition_count, self.shard_count)
+    }
 }
 
 /// One core's share of a node.
@@ -114,6 +126,10 @@ struct Core {
     reads_due: bool,
     streams: Streams,
     checkpoints: Checkpoints,
+    /// Streams with which another shard goes on.
+    asked_streams: Slab<AskedStream>,
+    /// How often other shards were asked for something; it wraps around.
+    asks_count: u32,
     /// Partitions in which cleared maps have left entries that are to be freed.
     sweeping: VecDeque<PartitionId>,
     /// Bytes of all partitions' maps that do not lie in the arena.
@@ -140,6 +156,7 @@ const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 impl Shard {
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
+        self.core.now = now;
         match input {
             Input::Request(request) => {
                 self.handle_batch(now, std::slice::from_ref(&request), effects);
@@ -154,10 +171,11 @@ impl Shard {
             Input::SegmentDamaged(segment) => self.core.on_damage(segment),
             Input::DiskSpace(left_size_bytes) => self.core.log.on_disk_space(left_size_bytes),
             Input::Checkpoint(progress) => self.on_checkpoint(progress),
+            Input::ShareAsked { origin, request } => self.on_share_asked(origin, request, effects),
+            Input::ShareAnswered { ask, answer } => self.on_share_answered(ask, answer, effects),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
-        self.core.now = now;
         self.settle(effects);
         self.on_time(effects);
         self.close_when_settled(effects);

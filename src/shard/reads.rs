@@ -2,6 +2,7 @@
 //! a log write in flight and never shows what a restart could lose (3.7). A group of one needs no
 //! round of its members.
 
+use super::entries::Reader;
 use super::execute::World;
 use super::partition::{Asker, Partition};
 use super::{Effects, RoutedRequest, Shard};
@@ -98,7 +99,8 @@ impl Shard {
             }
         };
         if matches!(query.operation, QueryOperation::Entries { .. }) {
-            self.stream_entries(asker, query, partition..=partition, effects);
+            let reader = Reader::Client(asker);
+            self.stream_entries(reader, query, partition..=partition, effects);
         } else {
             self.answer(partition, asker, query, hash, as_of, effects);
         }

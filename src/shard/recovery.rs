@@ -305,6 +305,8 @@ impl Shard {
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
         let Loading { config, hasher, arena, partitions } = loading;
+        let own = config.shards().partitions_of(config.shard);
+        assert_eq!(config.partitions, own, "a shard owns what the others think it owns");
         let router = Router::new(config.partition_count);
         let whole = ResponsePrefix::new(&config.cluster, None, &config.member, None);
         let partitions: Vec<Partition> = partitions
@@ -340,6 +342,8 @@ impl Shard {
             reads_due: false,
             streams: VecDeque::new(),
             checkpoints: Checkpoints::new(stale_checkpoints, state_size_bytes),
+            asked_streams: Slab::new(),
+            asks_count: 0,
             sweeping: VecDeque::new(),
             maps_own_size_bytes: own_size_bytes,
             sweep_due: None,

@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::{BootEpoch, Index, Origin, SegmentId};
+use crate::base::ids::{AskId, BootEpoch, Index, Origin, SegmentId};
 use crate::base::limits::{
     FRAME_PREFIX_SIZE_BYTES, MEMORY_SIZE_BYTES_MIN, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
 };
@@ -48,6 +48,10 @@ impl Effects for Asked {
     fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
         self.finished_count += usize::from(last);
         (!self.gone).then_some(&mut self.replies)
+    }
+
+    fn ask(&mut self, _to: ShardId, _ask: AskId, _request: &[u8]) {
+        panic!("a shard that is alone asks nobody");
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -172,6 +176,7 @@ impl Host {
             shard: ShardId(0),
             partitions: 0..PARTITION_COUNT,
             partition_count: PARTITION_COUNT,
+            shard_count: 1,
             durability,
             first_term: TermId(1),
             hash_key: [3; 16],

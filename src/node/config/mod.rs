@@ -18,9 +18,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::error::ConfigError;
-use self::setting::Setting;
+use self::setting::{ALL_CORES, Setting};
 use self::source::{Sources, Typed, TypedValue};
 use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
+use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
@@ -139,6 +140,7 @@ impl Config {
         };
         check.log_holds_its_segments(&unchecked);
         check.memory_suffices_for_the_cores(&unchecked);
+        check.each_core_has_a_partition(&unchecked);
         match unchecked.complete() {
             Some(config) if check.errors.is_empty() => Ok(config),
             _ => {
@@ -231,7 +233,7 @@ impl Check<'_> {
         self.errors.push(ConfigError::Value { setting, text, origin, reason });
     }
 
-    /// Relations between two settings: this one, and the next one.
+    /// Relations between two settings: this one, and the next ones.
     fn memory_suffices_for_the_cores(&mut self, config: &UncheckedConfig) {
         let (Some(MemoryMax::Bytes(size_bytes)), Some(cores)) = (config.memory_max, &config.cores)
         else {
@@ -246,16 +248,31 @@ impl Check<'_> {
         }
     }
 
+    fn each_core_has_a_partition(&mut self, config: &UncheckedConfig) {
+        let (Some(cores), Some(partitions)) = (&config.cores, config.partitions) else { return };
+        if cast::usize_from_u32(partitions) < cores.count() {
+            let value = self.typed.value(Setting::Partitions).expect("it was read");
+            let reason = format!("fewer than cores ({cores})");
+            self.refuse(Setting::Partitions, value, Some(reason));
+        }
+    }
+
+    /// Each shard has an equal part of the log.
     fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
         let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
         else {
             return;
         };
-        let needed = segment.saturating_mul(LOG_SEGMENT_COUNT_MIN);
+        let core_count = config.cores.as_ref().map_or(1, |cores| cast::u64_from(cores.count()));
+        let count = LOG_SEGMENT_COUNT_MIN * core_count;
+        let needed = segment.saturating_mul(count);
         if log < needed {
             let value = self.typed.value(Setting::LogMax).expect("`log-max` has a default");
             let needed = quantity::format_size(needed);
-            let reason = format!("too small for {LOG_SEGMENT_COUNT_MIN} segments ({needed})");
+            let reason = match core_count {
+                1 => format!("too small for {count} segments ({needed})"),
+                _ => format!("too small for {count} segments ({needed}) of {core_count} cores"),
+            };
             self.refuse(Setting::LogMax, value, Some(reason));
         }
     }
@@ -269,15 +286,11 @@ fn parse_bool(text: &str) -> Option<bool> {
     text.parse().ok()
 }
 
-/// This release runs one shard. The list is parsed whole, so that what will be allowed later is
-/// told from what never is.
 fn parse_cores(text: &str) -> Result<Cores, Option<String>> {
-    let cores = Cores::parse(text)?;
-    if cores.count() > 1 {
-        let count = cores.count();
-        return Err(Some(format!("{count} cores are named and this release runs on exactly one")));
+    if text == ALL_CORES {
+        return Ok(placement::available());
     }
-    Ok(cores)
+    Cores::parse(text)
 }
 
 fn parse_spin(text: &str) -> Option<Duration> {

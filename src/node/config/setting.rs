@@ -63,6 +63,9 @@ pub enum Setting {
     LogLevel,
 }
 
+/// What `cores` is when nobody says: all that affinity and control groups allow.
+pub const ALL_CORES: &str = "all";
+
 /// How a setting's value is written in a TOML file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -174,7 +177,7 @@ impl Setting {
             Self::Listen => "127.0.0.1:5678".to_owned(),
             Self::DataDir => "./p2pmap-data".to_owned(),
             Self::MustExist | Self::AllowCow => "false".to_owned(),
-            Self::Cores => "0".to_owned(),
+            Self::Cores => ALL_CORES.to_owned(),
             Self::Durability => "sync".to_owned(),
             Self::Idle => "park".to_owned(),
             Self::SpinFor => format_duration(Duration::from_nanos(SPIN_NS_DEFAULT)),
@@ -200,7 +203,8 @@ impl Setting {
             Self::DataDir => "the path of a directory".to_owned(),
             Self::MustExist | Self::AllowCow => "true or false".to_owned(),
             Self::Cores => {
-                format!("core numbers from 0 to {}, e.g. 0 or 0,2-3", CORE_NUMBER_COUNT - 1)
+                let last = CORE_NUMBER_COUNT - 1;
+                format!("{ALL_CORES}, or core numbers from 0 to {last}, e.g. 0 or 0,2-3")
             }
             Self::Durability => "sync, async or none".to_owned(),
             Self::Idle => "spin or park".to_owned(),
@@ -245,7 +249,9 @@ impl Setting {
             Self::Listen => "Where clients connect",
             Self::DataDir => "Where everything durable is kept; made if absent",
             Self::MustExist => "Refuse to start on an absent data directory",
-            Self::Cores => "Cores to run on, one shard each (this release: exactly one)",
+            Self::Cores => {
+                "Cores to run on, one shard each; all: those that affinity and quota allow"
+            }
             Self::Durability => {
                 "When a write is answered: once on disk, before that, or without a log"
             }

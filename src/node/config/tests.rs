@@ -43,7 +43,7 @@ fn defaults_are_a_sound_configuration() {
     assert_eq!(config.durability, Durability::Sync);
     assert_eq!(config.idle, IdleMode::Park);
     assert_eq!(config.spin_for, Duration::from_micros(50));
-    assert_eq!(config.cores.numbers(), [0]);
+    assert_eq!(config.cores, placement::available());
     assert_eq!(config.partitions, None);
     assert_eq!(config.segment_size_bytes, 64 << 20);
     assert_eq!(config.log_size_bytes_max, 64 << 30);
@@ -184,7 +184,9 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
 
 #[test]
 fn values_at_the_edge_of_their_range_are_accepted_and_those_beyond_refused() {
-    let sound = |setting, text: &str| Config::load(&sources(&[(setting, text)], &[])).is_ok();
+    // Of one core, for what depends on their number.
+    let one_core = [("P2PMAP_CORES", "0")];
+    let sound = |setting, text: &str| Config::load(&sources(&[(setting, text)], &one_core)).is_ok();
     assert!(sound(Setting::Partitions, "1") && sound(Setting::Partitions, "16384"));
     assert!(!sound(Setting::Partitions, "0") && !sound(Setting::Partitions, "+64"));
     assert!(sound(Setting::WritesInFlight, "1") && !sound(Setting::WritesInFlight, "0"));
@@ -200,22 +202,35 @@ fn values_at_the_edge_of_their_range_are_accepted_and_those_beyond_refused() {
 }
 
 #[test]
-fn several_cores_are_refused_as_not_yet_supported() {
-    let lines = refusals(&sources(&[], &[("P2PMAP_CORES", "0,2-3")]));
-    assert_eq!(
-        lines,
-        ["cores = \"0,2-3\" (environment P2PMAP_CORES): 3 cores are named and this release runs \
-          on exactly one; expected core numbers from 0 to 1023, e.g. 0 or 0,2-3"]
-    );
+fn several_cores_are_listed_or_all_there_are() {
+    let cores = |text| {
+        let loaded = Config::load(&sources(&[], &[("P2PMAP_CORES", text)]));
+        loaded.map(|loaded| loaded.config.cores).map_err(|_| ())
+    };
+    assert_eq!(cores("0,2-3"), Ok(Cores::parse("0,2-3").unwrap()));
+    assert_eq!(cores("all"), Ok(placement::available()));
+    assert_eq!(cores("all,1"), Err(()));
+}
+
+#[test]
+fn fewer_partitions_than_cores_are_refused() {
+    let lines = refusals(&sources(&[], &[("P2PMAP_CORES", "0,2-3"), ("P2PMAP_PARTITIONS", "2")]));
+    let start = "partitions = \"2\" (environment P2PMAP_PARTITIONS): fewer than cores (0,2-3); ";
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with(start), "{}", lines[0]);
 }
 
 #[test]
 fn log_too_small_for_its_segments_is_refused() {
     let (sources, _file) = with_file("segment-size = \"128MiB\"\nlog-max = \"511MiB\"\n");
-    let lines = refusals(&sources);
-    assert_eq!(lines.len(), 1);
-    let start = "log-max = \"511MiB\" (file FILE:2): too small for 4 segments (512MiB); expected ";
-    assert!(lines[0].starts_with(start), "{}", lines[0]);
+    for (cores, told) in [("3", "4 segments (512MiB)"), ("2-3", "8 segments (1GiB) of 2 cores")] {
+        let sources =
+            Sources { flags: [(Setting::Cores, cores.to_owned())].into(), ..sources.clone() };
+        let lines = refusals(&sources);
+        assert_eq!(lines.len(), 1);
+        let start = format!("log-max = \"511MiB\" (file FILE:2): too small for {told}; expected ");
+        assert!(lines[0].starts_with(&start), "{}", lines[0]);
+    }
 }
 
 #[test]

@@ -143,6 +143,20 @@ impl Cores {
         Ok(Self(cores.into_iter().collect()))
     }
 
+    /// These; the first core if there are none.
+    #[must_use]
+    pub fn of(numbers: impl Iterator<Item = u16>) -> Self {
+        let mut numbers: Vec<u16> = numbers
+            .filter(|core| *core < CORE_NUMBER_COUNT)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        if numbers.is_empty() {
+            numbers.push(0);
+        }
+        Self(numbers)
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -41,6 +41,15 @@ pub enum DataDirError {
         /// One of the logs' files.
         found: PathBuf,
     },
+    /// A shard would have no partition.
+    TooManyShards {
+        /// Which directory.
+        path: PathBuf,
+        /// How many shards the node would have.
+        shard_count: u16,
+        /// How many partitions the cluster has.
+        partition_count: u32,
+    },
     /// A checkpoint that a shard's log needs can't be loaded.
     Checkpoint {
         /// The shard's folder.
@@ -111,6 +120,12 @@ impl fmt::Display for DataDirError {
                  directory",
                 path.display(),
                 found.display()
+            ),
+            Self::TooManyShards { path, shard_count, partition_count } => write!(
+                f,
+                "{} has {partition_count} partitions, too few for {shard_count} cores: name fewer \
+                 (--cores)",
+                path.display()
             ),
             Self::Checkpoint { path, error } => write!(
                 f,

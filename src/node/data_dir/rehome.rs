@@ -16,12 +16,13 @@ use rustix::fs::RenameFlags;
 use zerocopy::IntoBytes;
 
 use super::{
-    CURRENT, DataDir, DataDirError, GENERATION_PREFIX, create_folder, doing, folders,
-    partitions_of, raise_boot, shard_folder, sync_folder, write_new,
+    CURRENT, DataDir, DataDirError, GENERATION_PREFIX, create_folder, doing, folders, raise_boot,
+    shard_folder, sync_folder, write_new,
 };
 use crate::base::cast::u64_from;
 use crate::base::ids::{BootEpoch, Index, PartitionId, SegmentId, ShardId};
 use crate::base::limits::WRITES_IN_FLIGHT_DEFAULT;
+use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, NS_PER_MS};
 use crate::shard::{Installing, Loading};
 use crate::storage::block::LogKey;
@@ -107,12 +108,11 @@ impl DataDir {
         }
         moving.sort_unstable_by_key(|moving| moving.found.state.partition);
 
+        let shards = ShardMap::new(self.identity.partition_count, shard_count);
         let generation = self.current.generation + 1;
         let current = Current { generation, shard_count, ..self.current };
         for shard in (0..shard_count).map(ShardId) {
-            let owned = partitions_of(self.identity.partition_count, shard_count, shard);
-            let count = owned.count();
-            let moved: Vec<Moving> = moving.drain(..count).collect();
+            let moved: Vec<Moving> = moving.drain(..shards.partitions_of(shard).len()).collect();
             self.make_shard(current, shard, moved, &mut loadings, observe)?;
         }
         observe(RehomeStep::Durable)?;

@@ -32,6 +32,7 @@ fn load(data_dir: &DataDir, shard: ShardId) -> Loading {
         shard,
         partitions: data_dir.partition_range(shard),
         partition_count: data_dir.identity().partition_count,
+        shard_count: data_dir.shards().shard_count(),
         durability: Durability::Sync,
         first_term: TermId(1),
         hash_key: data_dir.identity().hash_key,
@@ -123,6 +124,14 @@ fn partitions_keep_all_that_they_hold_on_any_number_of_shards() {
         assert!(held(&data_dir) == before, "{shard_count} shards, after a restart");
         assert_eq!(folders(&path, GENERATION_PREFIX).unwrap().len(), 1);
     }
+}
+
+#[test]
+fn more_shards_than_partitions_are_refused_by_name() {
+    let (_folder, path) = folder();
+    fill(&path);
+    let error = DataDir::open(&with_shards(&path, 9)).unwrap_err();
+    assert!(error.to_string().contains("8 partitions, too few for 9 cores"), "{error}");
 }
 
 #[test]
