@@ -149,6 +149,12 @@ pub const STREAM_COUNT_MAX: u32 = 256;
 pub const SPIN_NS_DEFAULT: u64 = 50 * NS_PER_US;
 /// How often a loop yields to the scheduler while a log write of the process is in flight.
 pub const YIELD_INTERVAL_NS: u64 = 20 * NS_PER_US;
+/// A turn that takes longer is a stall.
+pub const STALL_NS: u64 = NS_PER_MS;
+/// Partitions that a turn shows to other threads.
+pub const PUBLISHED_PARTITIONS_PER_TURN: usize = 64;
+/// Partitions in one answer to `Status`.
+pub const STATUS_PARTITION_COUNT_MAX: usize = 512;
 /// How long a shutdown waits for what is in flight.
 pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 

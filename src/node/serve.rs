@@ -13,6 +13,7 @@ use super::data_dir::{DataDir, DataDirError, DataDirOptions};
 use crate::base::cast::u16_from;
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
+use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
@@ -31,13 +32,13 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     let partition_count = data_dir.identity().partition_count;
     announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
 
-    let options = options(config, &data_dir);
+    let (options, facts) = (options(config, &data_dir), facts(config, &data_dir));
     let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
     // The loops are the last to write to the directory, and live as long as the process: so must
     // its lock, whatever becomes of what made them.
     std::mem::forget(Arc::clone(&assembly));
     let make = move |shard| assembly.make(ShardId(u16_from(shard)));
-    let mut runtime = Runtime::start(options, make)?;
+    let mut runtime = Runtime::start_node(options, facts, make)?;
     runtime.stop_on_signals()?;
     if runtime.wait_until_ready()? {
         announce_ready(out, runtime.address()).map_err(stdout_failed)?;
@@ -85,6 +86,17 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
         cores: config.cores.numbers().iter().copied().map(usize::from).collect(),
         idle: idle(config),
         segments: segments.collect(),
+    }
+}
+
+fn facts(config: &Config, data_dir: &DataDir) -> NodeFacts {
+    NodeFacts {
+        cluster: config.cluster.clone(),
+        member: config.node_id.clone(),
+        durability: config.durability.to_string(),
+        idle: config.idle.to_string(),
+        data_dir: config.data_dir.display().to_string(),
+        partition_count: data_dir.identity().partition_count,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::cast::low_u64;
-use crate::base::time::{Monotonic, Now, Timestamp};
+use crate::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
 
 /// The clocks of this process. All its copies count from the same start.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,14 @@ impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is where clocks are read")]
     pub fn monotonic(&self) -> Monotonic {
         Monotonic(low_u64(Instant::now().duration_since(self.start).as_nanos()))
+    }
+
+    /// The CPU time of the calling thread, in nanoseconds: a system call.
+    #[must_use]
+    pub fn thread_cpu_ns() -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let part = |value: i64| u64::try_from(value).unwrap_or_default();
+        part(time.tv_sec) * NS_PER_S + part(time.tv_nsec)
     }
 
     /// Both clocks.
@@ -50,6 +58,14 @@ mod tests {
         let second = copy.monotonic();
         let third = clock.now().monotonic;
         assert!(first <= second && second <= third);
+    }
+
+    #[test]
+    fn cpu_time_of_a_thread_is_less_than_the_time_that_has_passed() {
+        let clock = Clock::start();
+        let before = Clock::thread_cpu_ns();
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+        assert!(Clock::thread_cpu_ns() - before < clock.monotonic().0);
     }
 
     #[test]

@@ -6,8 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use crossbeam::utils::CachePadded;
 use zerocopy::IntoBytes;
 
+use super::clock::Clock;
+use super::published::{PublishedCore, PublishedPartition};
 use super::uring;
-use crate::metrics::LoopMetrics;
+use crate::base::cast::usize_from_u32;
+use crate::metrics::CoreMetrics;
+use crate::metrics::table::Kind;
 
 /// What all cores of a node share.
 #[derive(Debug)]
@@ -21,6 +25,31 @@ pub struct Node {
     pub writes_in_flight: CachePadded<AtomicUsize>,
     /// The node is to stop.
     pub shutdown: AtomicBool,
+    /// All cores serve requests.
+    pub ready: AtomicBool,
+    /// What the node is, for whoever asks.
+    pub facts: NodeFacts,
+    /// What is known of each partition of the cluster; none for a service without partitions.
+    pub partitions: Box<[PublishedPartition]>,
+    /// Counts from the node's start.
+    pub clock: Clock,
+}
+
+/// What a node is, as its configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's name as a member.
+    pub member: String,
+    /// When a write is answered.
+    pub durability: String,
+    /// What an idle loop does.
+    pub idle: String,
+    /// Where everything durable is kept.
+    pub data_dir: String,
+    /// The partitions of the cluster.
+    pub partition_count: u32,
 }
 
 /// What one core shares.
@@ -35,8 +64,15 @@ pub struct Core {
     sleeping: CachePadded<AtomicBool>,
     /// What it sleeps on.
     pub eventfd: OwnedFd,
-    /// What its counters were a moment ago, in their order.
-    published: Box<[AtomicU64]>,
+    /// The processor that it runs on.
+    pub processor: usize,
+    /// What it counted and measured until a moment ago.
+    pub published: PublishedCore,
+    /// Times that the watchdog found the loop standing.
+    pub stands_count: AtomicU64,
+    /// What the hypervisor took of the processor, in nanoseconds since the machine's start; the
+    /// watchdog reads it now and then.
+    pub steal_ns: AtomicU64,
 }
 
 impl Node {
@@ -45,10 +81,29 @@ impl Node {
     /// # Errors
     /// If there are no descriptors left.
     pub fn new(core_count: usize, connection_count_max: usize) -> std::io::Result<Self> {
-        let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
-        let shutdown = AtomicBool::new(false);
-        let writes_in_flight = CachePadded::default();
-        Ok(Self { cores, connection_count_max, writes_in_flight, shutdown })
+        let cores = (0..core_count).map(Core::new).collect::<std::io::Result<_>>()?;
+        Ok(Self {
+            cores,
+            connection_count_max,
+            writes_in_flight: CachePadded::default(),
+            shutdown: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            facts: NodeFacts::default(),
+            partitions: Box::default(),
+            clock: Clock::start(),
+        })
+    }
+
+    /// The same node, knowing what it is and on which processors its cores run.
+    #[must_use]
+    pub fn with_facts(mut self, facts: NodeFacts, processors: &[usize]) -> Self {
+        let partition_count = usize_from_u32(facts.partition_count);
+        self.partitions = (0..partition_count).map(|_| PublishedPartition::default()).collect();
+        self.facts = facts;
+        for (core, processor) in self.cores.iter_mut().zip(processors) {
+            core.processor = *processor;
+        }
+        self
     }
 
     /// Tells all cores to finish what is in flight and stop.
@@ -61,13 +116,16 @@ impl Node {
 }
 
 impl Core {
-    fn new() -> std::io::Result<Self> {
+    fn new(processor: usize) -> std::io::Result<Self> {
         Ok(Self {
             turns: CachePadded::default(),
             heartbeats: CachePadded::default(),
             sleeping: CachePadded::default(),
             eventfd: uring::eventfd()?,
-            published: values_of(&LoopMetrics::default()).map(AtomicU64::new).collect(),
+            processor,
+            published: PublishedCore::default(),
+            stands_count: AtomicU64::default(),
+            steal_ns: AtomicU64::default(),
         })
     }
 
@@ -93,26 +151,14 @@ impl Core {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// Shows the counters to other threads.
-    pub fn publish(&self, metrics: &LoopMetrics) {
-        let mut places = self.published.iter();
-        metrics.each(|_, value| {
-            if let Some(place) = places.next() {
-                place.store(value, Ordering::Relaxed);
-            }
-        });
-    }
-
     /// The counters as they were published last, by name. Each is right, but they may be of
     /// different moments.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let mut counters = Vec::with_capacity(self.published.len());
-        LoopMetrics::default().each(|name, _| counters.push((name, 0)));
-        for ((_, value), place) in counters.iter_mut().zip(&self.published) {
-            *value = place.load(Ordering::Relaxed);
-        }
-        counters
+        let rows = CoreMetrics::rows().into_iter();
+        let counted =
+            rows.zip(self.published.values()).filter(|(row, _)| row.kind == Kind::Counter);
+        counted.map(|(row, value)| (row.name, value)).collect()
     }
 
     /// One of them; 0 if there is none of that name.
@@ -126,10 +172,4 @@ impl Core {
     pub fn is_sleeping(&self) -> bool {
         self.sleeping.load(Ordering::Relaxed)
     }
-}
-
-fn values_of(metrics: &LoopMetrics) -> impl Iterator<Item = u64> {
-    let mut values = Vec::new();
-    metrics.each(|_, value| values.push(value));
-    values.into_iter()
 }

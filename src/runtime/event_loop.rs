@@ -19,7 +19,9 @@ use super::core::{Core, Node};
 use super::disk::Disk;
 use super::fatal::{Fatal, FatalReason};
 use super::grpc::StreamId;
+use super::observation::Observation;
 use super::pass::Pass;
+use super::publishing::Publishing;
 use super::rate_limit::RateLimit;
 use super::service::{Output, Service};
 use super::uring::{Completion, Key, Uring};
@@ -37,8 +39,6 @@ pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
 const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
-/// How often a loop that doesn't sleep shows its counters.
-const PUBLISH_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 const LISTENER: Key = Key { slot: 0, generation: 0 };
 
 /// What a turn says to who drives the loop.
@@ -73,23 +73,24 @@ pub struct EventLoop<S> {
     pub(super) pass: Pass,
     pub(super) metrics: LoopMetrics,
     pub(super) accept_limit: RateLimit,
-    service: S,
-    disk: Disk,
+    pub(super) observation: Observation,
+    pub(super) publishing: Publishing,
+    pub(super) service: S,
+    pub(super) disk: Disk,
     clock: Clock,
     now: Now,
-    node: Arc<Node>,
-    shard: usize,
+    pub(super) node: Arc<Node>,
+    pub(super) shard: usize,
     listener: Option<OwnedFd>,
     accepting: Accepting,
     started: bool,
     /// Reaped and not yet handled.
-    completions: VecDeque<Completion>,
+    pub(super) completions: VecDeque<Completion>,
     /// Frames handed over in this turn.
     pub(super) turn_frames: usize,
     /// Messages of a gRPC connection on their way to the pass; empty otherwise.
     pub(super) messages: Vec<(StreamId, Bytes)>,
     yielded_at: Monotonic,
-    published_at: Monotonic,
     /// When a shutdown must be over.
     shutdown_by: Option<Monotonic>,
 }
@@ -112,6 +113,8 @@ impl<S: Service> EventLoop<S> {
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
+            observation: Observation::new(clock.monotonic(), Clock::thread_cpu_ns()),
+            publishing: Publishing::default(),
             service,
             disk,
             clock,
@@ -125,7 +128,6 @@ impl<S: Service> EventLoop<S> {
             turn_frames: 0,
             messages: Vec::with_capacity(PASS_COUNT_MAX),
             yielded_at: Monotonic(0),
-            published_at: Monotonic(0),
             shutdown_by: None,
         }
     }
@@ -139,6 +141,13 @@ impl<S: Service> EventLoop<S> {
         let room = TURN_COMPLETION_COUNT_MAX.saturating_sub(self.completions.len());
         self.ring.reap(&mut self.completions, room);
         self.now = self.clock.now();
+        self.observation.turn_begins(
+            self.now.monotonic,
+            self.completions.len(),
+            Clock::thread_cpu_ns,
+            &mut self.metrics,
+        );
+        let began = self.now.monotonic;
         self.yield_to_writes();
         let mut busy = !self.completions.is_empty() || self.connections.resumable_count() > 0;
         self.turn_frames = 0;
@@ -153,12 +162,12 @@ impl<S: Service> EventLoop<S> {
         let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
         self.service.turn_end(self.now, output);
         busy |= self.disk.has_outgoing();
-        self.disk.submit(&mut self.ring);
+        self.disk.submit(&mut self.ring, self.now.monotonic);
         busy |= self.connections.has_dirty();
         self.connections.settle_all(self.now.monotonic, &mut self.ring, &mut self.metrics);
-        self.count_turn(busy);
+        self.count_turn(began, busy);
         if self.shut_down()? {
-            self.core().publish(&self.metrics);
+            self.publish_last();
             return Ok(Turn::Finished);
         }
         Ok(if busy { Turn::Busy } else { Turn::Idle })
@@ -184,13 +193,15 @@ impl<S: Service> EventLoop<S> {
         self.ring.reap(&mut self.completions, TURN_COMPLETION_COUNT_MAX);
         let shutdown_is_news =
             self.shutdown_by.is_none() && self.node.shutdown.load(Ordering::Acquire);
+        self.observation.sleeps(now);
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
             && !self.disk.poll_prepared()
-            && !shutdown_is_news;
+            && !shutdown_is_news
+            && self.partitions_are_published();
         if idle {
             self.metrics.parks_count += 1;
-            self.core().publish(&self.metrics);
+            self.publish(now);
         }
         Ok(idle)
     }
@@ -222,14 +233,13 @@ impl<S: Service> EventLoop<S> {
         &self.node.cores[self.shard]
     }
 
-    fn count_turn(&mut self, busy: bool) {
+    fn count_turn(&mut self, began: Monotonic, busy: bool) {
+        let (left, reads) = (self.completions.len(), self.service.reads_count());
+        self.observation.turn_ends(began, busy, left, reads);
         self.metrics.turns_count += 1;
         self.metrics.turns_busy_count += u64::from(busy);
         self.core().turns.store(self.metrics.turns_count, Ordering::Relaxed);
-        if self.now.monotonic.since_ns(self.published_at) >= PUBLISH_INTERVAL_NS {
-            self.published_at = self.now.monotonic;
-            self.core().publish(&self.metrics);
-        }
+        self.publish_when_due();
     }
 
     /// Starts the service, and accepts connections once it is ready for them.
@@ -270,7 +280,8 @@ impl<S: Service> EventLoop<S> {
                 self.connections.sent(key, bytes, &result, &mut self.metrics);
             }
             Completion::Written { key, blocks, result } => {
-                let (write, result) = self.disk.written(key, blocks, result);
+                let now = self.now.monotonic;
+                let (write, result) = self.disk.written(key, blocks, result, now);
                 let size = write.blocks.len() * crate::base::limits::BLOCK_SIZE_BYTES;
                 self.metrics.log_writes_count += 1;
                 self.metrics.log_written_size_bytes += u64_from(size);
@@ -335,6 +346,7 @@ impl<S: Service> EventLoop<S> {
         self.service.frames(self.now, &frames, output);
         self.metrics.passes_count += 1;
         self.metrics.frames_count += u64_from(frames.len());
+        self.observation.pass(u64_from(frames.len()));
         let queued = self.connections.recount_origins(frames.iter().map(|frame| frame.origin));
         self.turn_frames += frames.len() + queued / TURN_FRAME_SIZE_BYTES;
         drop(frames);

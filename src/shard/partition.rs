@@ -32,6 +32,8 @@ pub(super) struct PartitionView {
     pub(super) sweeping: bool,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
+    /// It waits to be shown anew.
+    pub(super) changed: bool,
 }
 
 /// Who waits for a command.

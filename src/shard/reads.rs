@@ -100,6 +100,7 @@ impl Shard {
         if matches!(query.operation, QueryOperation::Entries { .. }) {
             self.stream_entries(asker, query, partition..=partition, effects);
         } else {
+            self.core.counters.reads += 1;
             self.answer(partition, asker, query, hash, as_of, effects);
         }
     }

@@ -17,6 +17,7 @@ use crate::map::hasher::KeyHasher;
 use crate::map::operation::with_command;
 use crate::map::partition::{Execution, PartitionMap, Undo};
 use crate::metrics::ShardCounters;
+use crate::metrics::histogram::Histogram;
 use crate::nopaxos::replica::log::Slot;
 use crate::nopaxos::{Collector, Group, Replica, Restored, Sequencer};
 use crate::storage::record::PartitionSnapshot;
@@ -115,6 +116,7 @@ impl Shard {
                 restore(&config, (partition, cursor_tag), loaded, found)
             })
             .collect();
+        let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
         let core = Core {
             config,
@@ -135,6 +137,8 @@ impl Shard {
             sweeping: VecDeque::new(),
             sweep_due: None,
             counters: ShardCounters::default(),
+            commit_waits: Histogram::default(),
+            changed,
             closing: false,
             closed: false,
         };
@@ -174,6 +178,7 @@ fn restore(
         term: TermId(0),
         prefix: prefix(config, &group, TermId(0)),
         unsynced_size_bytes: replica.log().size_bytes(),
+        changed: true,
         group,
     };
     Partition { replica, view }
