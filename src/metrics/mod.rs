@@ -23,12 +23,12 @@ metrics! {
         turns_busy_count: Counter One "turns_busy_total",
         /// Turns, busy or not, that took more than a millisecond.
         stalls_count: Counter One "stalls_total",
-        /// Of those, turns that would have taken less if the loop's thread had not been without its
-        /// core (run-queue wait, and steal where the kernel accounts for it).
+        /// Of those, turns that would have taken less if the loop's thread had not been kept from
+        /// its core (by other threads, or the hypervisor where the kernel accounts for it).
         stalls_off_core_count: Counter One "stalls_off_core_total",
         /// The time that turns of more than a millisecond took.
         stalls_ns: Counter Nanoseconds "stall_seconds_total",
-        /// The part of it in which the loop's thread was without its core.
+        /// The part of it in which the loop's thread was kept from its core.
         stalls_off_core_ns: Counter Nanoseconds "stall_off_core_seconds_total",
         /// Time that the loop's thread was ready to run and waited for its core, as the scheduler
         /// counts it.

@@ -77,7 +77,8 @@ macro_rules! metrics {
         $(#[$doc:meta])* $name:ident {
             $(
                 $(#[doc = $help:literal])+
-                $field:ident: $kind:ident $unit:ident $family:literal $($label:ident $value:literal)?,
+                $field:ident: $kind:ident $unit:ident $family:literal
+                    $($label:ident $value:literal)?,
             )*
         }
         $(+ { $($(#[$member_doc:meta])* $member:ident: $member_type:ident,)* })?

@@ -8,5 +8,7 @@ pub mod config;
 pub mod data_dir;
 pub mod echo;
 pub mod logging;
+pub mod metrics_endpoint;
+pub mod metrics_page;
 pub mod placement;
 pub mod serve;

@@ -10,6 +10,7 @@ use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions};
+use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::u16_from;
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
@@ -30,7 +31,10 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     exit_on_panic();
     let data_dir = open_data_dir(config)?;
     let partition_count = data_dir.identity().partition_count;
-    announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
+    let metrics = config.metrics_listen.map(MetricsListener::bind).transpose()?;
+    let metrics_address = metrics.as_ref().map(MetricsListener::address);
+    let banner = Banner::new(config, partition_count).with_metrics(metrics_address);
+    announce(out, &banner).map_err(stdout_failed)?;
 
     let (options, facts) = (options(config, &data_dir), facts(config, &data_dir));
     let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
@@ -40,6 +44,9 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     let make = move |shard| assembly.make(ShardId(u16_from(shard)));
     let mut runtime = Runtime::start_node(options, facts, make)?;
     runtime.stop_on_signals()?;
+    if let Some(metrics) = metrics {
+        metrics.serve(runtime.node())?;
+    }
     if runtime.wait_until_ready()? {
         announce_ready(out, runtime.address()).map_err(stdout_failed)?;
     }

@@ -9,7 +9,9 @@ use zerocopy::IntoBytes;
 use super::clock::Clock;
 use super::published::{PublishedCore, PublishedPartition};
 use super::uring;
-use crate::base::cast::usize_from_u32;
+use crate::base::cast::{u64_from, usize_from, usize_from_u32};
+use crate::base::ids::PartitionId;
+use crate::base::time::Timestamp;
 use crate::metrics::CoreMetrics;
 use crate::metrics::table::Kind;
 
@@ -33,6 +35,8 @@ pub struct Node {
     pub partitions: Box<[PublishedPartition]>,
     /// Counts from the node's start.
     pub clock: Clock,
+    /// When that was.
+    pub started: Timestamp,
 }
 
 /// What a node is, as its configuration says.
@@ -81,6 +85,7 @@ impl Node {
     /// # Errors
     /// If there are no descriptors left.
     pub fn new(core_count: usize, connection_count_max: usize) -> std::io::Result<Self> {
+        let clock = Clock::start();
         let cores = (0..core_count).map(Core::new).collect::<std::io::Result<_>>()?;
         Ok(Self {
             cores,
@@ -90,8 +95,16 @@ impl Node {
             ready: AtomicBool::new(false),
             facts: NodeFacts::default(),
             partitions: Box::default(),
-            clock: Clock::start(),
+            clock,
+            started: clock.now().wall,
         })
+    }
+
+    /// The shard that owns a partition, as the data directory spreads them.
+    #[must_use]
+    pub fn shard_of(&self, partition: PartitionId) -> usize {
+        let (cores, partitions) = (u64_from(self.cores.len()), u64_from(self.partitions.len()));
+        usize_from(u64::from(partition.0) * cores / partitions.max(1))
     }
 
     /// The same node, knowing what it is and on which processors its cores run.
@@ -104,6 +117,24 @@ impl Node {
             core.processor = *processor;
         }
         self
+    }
+
+    /// Whether requests are served: all cores are ready and none was told to stop.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.condition() == "ready"
+    }
+
+    /// How the node stands, in one word: `starting`, `ready` or `stopping`.
+    #[must_use]
+    pub fn condition(&self) -> &'static str {
+        if self.shutdown.load(Ordering::Acquire) {
+            "stopping"
+        } else if self.ready.load(Ordering::Acquire) {
+            "ready"
+        } else {
+            "starting"
+        }
     }
 
     /// Tells all cores to finish what is in flight and stop.

@@ -212,6 +212,18 @@ pub(super) fn ask_for_long_slice() -> bool {
     result == 0
 }
 
+/// How often the calling thread has blocked: given its core away to wait for something.
+pub(super) fn blocked_count() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call writes a `rusage` to where `usage` points, which lives until it returns. All
+    // zeros are a `rusage` as well, so it may be read whatever the call says.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    u64::try_from(usage.ru_nvcsw).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;

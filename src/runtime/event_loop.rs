@@ -24,6 +24,7 @@ use super::pass::Pass;
 use super::publishing::Publishing;
 use super::rate_limit::RateLimit;
 use super::service::{Output, Service};
+use super::thread_usage::OwnThread;
 use super::uring::{Completion, Key, Uring};
 use crate::base::cast::u64_from;
 use crate::base::limits::{PASS_COUNT_MAX, SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
@@ -73,7 +74,7 @@ pub struct EventLoop<S> {
     pub(super) pass: Pass,
     pub(super) metrics: LoopMetrics,
     pub(super) accept_limit: RateLimit,
-    pub(super) observation: Observation,
+    pub(super) observation: Observation<OwnThread>,
     pub(super) publishing: Publishing,
     pub(super) service: S,
     pub(super) disk: Disk,
@@ -113,7 +114,7 @@ impl<S: Service> EventLoop<S> {
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
-            observation: Observation::new(clock.monotonic(), Clock::thread_cpu_ns()),
+            observation: Observation::new(clock.monotonic(), OwnThread::new()),
             publishing: Publishing::default(),
             service,
             disk,
@@ -141,12 +142,7 @@ impl<S: Service> EventLoop<S> {
         let room = TURN_COMPLETION_COUNT_MAX.saturating_sub(self.completions.len());
         self.ring.reap(&mut self.completions, room);
         self.now = self.clock.now();
-        self.observation.turn_begins(
-            self.now.monotonic,
-            self.completions.len(),
-            Clock::thread_cpu_ns,
-            &mut self.metrics,
-        );
+        self.observation.turn_begins(self.now.monotonic, self.completions.len(), &mut self.metrics);
         let began = self.now.monotonic;
         self.yield_to_writes();
         let mut busy = !self.completions.is_empty() || self.connections.resumable_count() > 0;
@@ -201,7 +197,7 @@ impl<S: Service> EventLoop<S> {
             && self.partitions_are_published();
         if idle {
             self.metrics.parks_count += 1;
-            self.publish(now);
+            self.publish();
         }
         Ok(idle)
     }

@@ -39,4 +39,5 @@ pub mod settle;
 pub mod shard_service;
 pub mod sniff;
 pub mod steal;
+pub mod thread_usage;
 pub mod uring;

@@ -3,24 +3,24 @@
 //!
 //! All of it with the one clock reading that a turn begins with. A turn ends where the next one
 //! begins, so it includes the submission of its work and whatever ran in between; the time in which
-//! the loop sleeps is no turn. Every ten milliseconds, and after a turn that took too long, the
-//! thread's own CPU time is read as well: what is missing of the time that has passed, others had.
+//! the loop sleeps is no turn. Every ten milliseconds, and after a turn that took too long, it is
+//! asked as well what the thread got of its core ([`ThreadUsage`]): what was taken from it, by the
+//! scheduler or the hypervisor, is told from what it has spent or has given away by blocking.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
+use super::thread_usage::{ThreadReading, ThreadUsage};
 use crate::base::limits::STALL_NS;
 use crate::base::time::{Monotonic, NS_PER_MS};
 use crate::metrics::LoopMetrics;
 use crate::metrics::stage::{Stage, Stages};
 
-/// How often the thread's CPU time is read.
+/// How often it is read what the thread got of its core.
 const WINDOW_NS: u64 = 10 * NS_PER_MS;
 
 /// A loop's own measurements.
 #[derive(Debug)]
-pub struct Observation {
+pub struct Observation<T> {
     /// Those of the loop; others belong to what measures them.
     pub stages: Stages,
     before: Option<TurnBefore>,
@@ -33,8 +33,7 @@ pub struct Observation {
     reads_count: u64,
     asleep_since: Option<Monotonic>,
     window: Window,
-    scheduler: Option<File>,
-    scheduler_read_at: Monotonic,
+    thread: T,
 }
 
 /// A turn that has ended when the next one begins.
@@ -46,20 +45,20 @@ struct TurnBefore {
     busy: bool,
 }
 
-/// A short time over which the thread's CPU time is held against the clock.
+/// A short time over which what the thread got is held against the clock.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     began: Monotonic,
-    /// The thread's CPU time then.
-    ran_ns: u64,
+    /// What was read then.
+    reading: ThreadReading,
     /// How long the loop has slept since.
     slept_ns: u64,
 }
 
-impl Observation {
-    /// For the loop on this thread. `ran_ns`: the thread's CPU time.
+impl<T: ThreadUsage> Observation<T> {
+    /// For the loop on this thread.
     #[must_use]
-    pub fn new(now: Monotonic, ran_ns: u64) -> Self {
+    pub fn new(now: Monotonic, thread: T) -> Self {
         Self {
             stages: Stages::default(),
             before: None,
@@ -68,21 +67,17 @@ impl Observation {
             waiting_count: 0,
             reads_count: 0,
             asleep_since: None,
-            window: Window { began: now, ran_ns, slept_ns: 0 },
-            // Without it one number stays 0.
-            scheduler: File::open("/proc/thread-self/schedstat").ok(),
-            scheduler_read_at: Monotonic(0),
+            window: Window { began: now, reading: thread.read(), slept_ns: 0 },
+            thread,
         }
     }
 
     /// A turn begins, and the one before it has ended. So many completions wait to be handled.
-    /// `ran_ns` tells the thread's CPU time; it is asked now and then.
     #[inline]
     pub fn turn_begins(
         &mut self,
         now: Monotonic,
         completion_count: usize,
-        ran_ns: impl FnOnce() -> u64,
         metrics: &mut LoopMetrics,
     ) {
         if completion_count > self.waiting_count {
@@ -92,10 +87,12 @@ impl Observation {
         self.arrived = self.reaped.front().map_or(now, |(at, _)| *at);
         if let Some(since) = self.asleep_since.take() {
             self.window.slept_ns += now.since_ns(since);
+            // Sleeping is blocking as well.
+            self.window.reading.blocked_count = self.thread.blocked_count();
         }
         let took_ns = self.before.take().map_or(0, |before| self.turn_ended(before, now));
         if took_ns > STALL_NS || now.since_ns(self.window.began) >= WINDOW_NS {
-            self.close_window(now, took_ns, ran_ns(), metrics);
+            self.close_window(now, took_ns, metrics);
         }
     }
 
@@ -151,72 +148,90 @@ impl Observation {
         took_ns
     }
 
-    /// Holds the CPU time against the clock; `took_ns`: the length of the turn that has ended.
-    fn close_window(
-        &mut self,
-        now: Monotonic,
-        took_ns: u64,
-        ran_ns: u64,
-        metrics: &mut LoopMetrics,
-    ) {
+    /// Holds what the thread got against the clock; `took_ns`: the length of the turn that has
+    /// ended.
+    fn close_window(&mut self, now: Monotonic, took_ns: u64, metrics: &mut LoopMetrics) {
+        let reading = self.thread.read();
         let window =
-            std::mem::replace(&mut self.window, Window { began: now, ran_ns, slept_ns: 0 });
+            std::mem::replace(&mut self.window, Window { began: now, reading, slept_ns: 0 });
+        metrics.run_queue_wait_ns = reading.waited_ns;
         if took_ns <= STALL_NS {
             return;
         }
-        let awake_ns = now.since_ns(window.began).saturating_sub(window.slept_ns);
-        let off_core_ns =
-            awake_ns.saturating_sub(ran_ns.saturating_sub(window.ran_ns)).min(took_ns);
+        let before = window.reading;
+        let waited_ns = reading.waited_ns.saturating_sub(before.waited_ns);
+        let off_core_ns = if reading.blocked_count > before.blocked_count {
+            // Some of the time it has given away itself: only what the scheduler says counts.
+            waited_ns
+        } else {
+            // It was always ready to run: when it didn't, somebody else had the core.
+            let awake_ns = now.since_ns(window.began).saturating_sub(window.slept_ns);
+            awake_ns.saturating_sub(reading.ran_ns.saturating_sub(before.ran_ns)).max(waited_ns)
+        };
+        let off_core_ns = off_core_ns.min(took_ns);
         metrics.stalls_count += 1;
         metrics.stalls_ns += took_ns;
         metrics.stalls_off_core_ns += off_core_ns;
         metrics.stalls_off_core_count += u64::from(took_ns - off_core_ns <= STALL_NS);
     }
-
-    /// Reads what the scheduler says of this thread, unless that was done a moment ago.
-    pub fn read_scheduler(&mut self, now: Monotonic, metrics: &mut LoopMetrics) {
-        if now.since_ns(self.scheduler_read_at) < WINDOW_NS {
-            return;
-        }
-        self.scheduler_read_at = now;
-        let mut text = [0; 96];
-        let Some(size) = self.scheduler.as_ref().and_then(|file| file.read_at(&mut text, 0).ok())
-        else {
-            return;
-        };
-        if let Some(waited_ns) = run_queue_wait_ns(&text[..size]) {
-            metrics.run_queue_wait_ns = waited_ns;
-        }
-    }
-}
-
-/// The second number of a `schedstat` file: time spent waiting for the processor.
-fn run_queue_wait_ns(schedstat: &[u8]) -> Option<u64> {
-    std::str::from_utf8(schedstat).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
     const MS: u64 = NS_PER_MS;
 
+    /// What a test says that the thread got.
+    #[derive(Clone, Debug, Default)]
+    struct ToldUsage(Rc<Cell<ThreadReading>>);
+
+    impl ThreadUsage for ToldUsage {
+        fn read(&self) -> ThreadReading {
+            self.0.get()
+        }
+
+        fn blocked_count(&self) -> u64 {
+            self.0.get().blocked_count
+        }
+    }
+
     /// A loop whose turns are told in milliseconds.
     struct Told {
-        observation: Observation,
+        observation: Observation<ToldUsage>,
         metrics: LoopMetrics,
-        ran_ms: u64,
+        usage: ToldUsage,
     }
 
     impl Told {
         fn new() -> Self {
-            let observation = Observation::new(Monotonic(0), 0);
-            Self { observation, metrics: LoopMetrics::default(), ran_ms: 0 }
+            let usage = ToldUsage::default();
+            let observation = Observation::new(Monotonic(0), usage.clone());
+            Self { observation, metrics: LoopMetrics::default(), usage }
         }
 
         /// The thread had the core until then for so long.
         fn ran(&mut self, ms: u64) -> &mut Self {
-            self.ran_ms += ms;
+            self.change(|reading| reading.ran_ns += ms * MS)
+        }
+
+        /// The thread waited for the core for so long.
+        fn waited(&mut self, ms: u64) -> &mut Self {
+            self.change(|reading| reading.waited_ns += ms * MS)
+        }
+
+        /// The thread has given its core away.
+        fn blocked(&mut self) -> &mut Self {
+            self.change(|reading| reading.blocked_count += 1)
+        }
+
+        fn change(&mut self, change: impl FnOnce(&mut ThreadReading)) -> &mut Self {
+            let mut reading = self.usage.0.get();
+            change(&mut reading);
+            self.usage.0.set(reading);
             self
         }
 
@@ -233,8 +248,7 @@ mod tests {
             reads: u64,
         ) -> &mut Self {
             let now = Monotonic(at_ms * MS);
-            let ran_ns = self.ran_ms * MS;
-            self.observation.turn_begins(now, completions, || ran_ns, &mut self.metrics);
+            self.observation.turn_begins(now, completions, &mut self.metrics);
             let reads = self.observation.reads_count + reads;
             self.observation.turn_ends(now, busy, left, reads);
             self
@@ -276,11 +290,26 @@ mod tests {
         let mut told = Told::new();
         told.turn(0, true).ran(1).turn(1, false);
         told.observation.sleeps(Monotonic(MS));
-        told.turn(9, true);
+        told.blocked().turn(9, true);
         assert_eq!(told.stalls(), [0; 4]);
-        // The window began at 0; in it the loop slept for 8 and ran for 4.
+        // The window began at 0; in it the loop slept for 8 and ran for 4. That it blocked to
+        // sleep says nothing of the turn.
         told.ran(3).turn(12, false);
         assert_eq!(told.stalls(), [1, 3, 0, 0]);
+        told.turn(14, false);
+        assert_eq!(told.stalls(), [2, 5, 1, 2]);
+    }
+
+    #[test]
+    fn turn_that_blocked_is_excused_only_for_what_the_scheduler_says() {
+        let mut told = Told::new();
+        told.turn(0, true).blocked().turn(5, true);
+        assert_eq!(told.stalls(), [1, 5, 0, 0]);
+        told.blocked().waited(2).turn(10, true);
+        assert_eq!(told.stalls(), [2, 10, 0, 2]);
+        told.blocked().waited(4).turn(15, true);
+        assert_eq!(told.stalls(), [3, 15, 1, 6]);
+        assert_eq!(told.metrics.run_queue_wait_ns, 6 * MS);
     }
 
     #[test]
@@ -301,16 +330,5 @@ mod tests {
         // 3 reads took 1 ms, 5 took 2 ms for one of them had waited, and 7 took 1 ms.
         assert_eq!(reads.sum(), (3 + 10 + 7) * MS);
         assert!(told.observation.reaped.is_empty());
-    }
-
-    #[test]
-    fn scheduler_is_read_and_anything_else_is_not_taken_for_it() {
-        assert_eq!(run_queue_wait_ns(b"551181046 1301693 31\n"), Some(1_301_693));
-        for text in [&b""[..], b"5", b"5 x 7", b"\xff 3 1"] {
-            assert_eq!(run_queue_wait_ns(text), None);
-        }
-        let mut told = Told::new();
-        told.observation.read_scheduler(Monotonic(WINDOW_NS), &mut told.metrics);
-        assert!(told.observation.scheduler.is_some(), "the kernel keeps these numbers");
     }
 }

@@ -27,7 +27,7 @@ impl<S: Service> EventLoop<S> {
         let now = self.monotonic();
         if now.since_ns(self.publishing.at) >= INTERVAL_NS {
             self.publishing.at = now;
-            self.publish(now);
+            self.publish();
             self.publishing.partitions_left = self.service.changed_count();
         }
         if self.publishing.partitions_left > 0 {
@@ -47,13 +47,12 @@ impl<S: Service> EventLoop<S> {
         while self.service.changed_count() > 0 {
             self.publish_partitions();
         }
-        self.publish(self.monotonic());
+        self.publish();
     }
 
     /// Publishes everything but partitions.
-    pub(super) fn publish(&mut self, now: Monotonic) {
+    pub(super) fn publish(&mut self) {
         let metrics = &mut self.metrics;
-        self.observation.read_scheduler(now, metrics);
         metrics.connections = u64_from(self.connections.count());
         metrics.connections_waiting = u64_from(self.connections.waiting_count());
         metrics.requests_in_flight = u64_from(self.connections.requests_in_flight());

@@ -35,6 +35,8 @@ const SEGMENT_SIZE_UNIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// Where clients and members connect. Port 0: one that the kernel chooses.
     pub listen: SocketAddr,
+    /// Where metrics are served, if anywhere. Port 0: one that the kernel chooses.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
     /// Whether an absent data directory is an error rather than made.
@@ -104,6 +106,7 @@ impl Config {
         let mut check = Check { typed, errors: Vec::new() };
         let unchecked = UncheckedConfig {
             listen: check.one(Setting::Listen, |text| text.parse().ok()),
+            metrics_listen: check.one(Setting::MetricsListen, parse_metrics_listen),
             data_dir: check.one(Setting::DataDir, parse_path),
             must_exist: check.one(Setting::MustExist, parse_bool),
             cores: check.with_reason(Setting::Cores, parse_cores),
@@ -129,6 +132,7 @@ impl Config {
             log_level: check.one(Setting::LogLevel, LogLevel::parse),
         };
         check.log_holds_its_segments(&unchecked);
+        check.metrics_have_a_port_of_their_own(&unchecked);
         match unchecked.complete() {
             Some(config) if check.errors.is_empty() => Ok(config),
             _ => {
@@ -142,6 +146,7 @@ impl Config {
 /// Each field of [`Config`] that could be read so far.
 struct UncheckedConfig {
     listen: Option<SocketAddr>,
+    metrics_listen: Option<Option<SocketAddr>>,
     data_dir: Option<PathBuf>,
     must_exist: Option<bool>,
     cores: Option<Cores>,
@@ -164,6 +169,7 @@ impl UncheckedConfig {
     fn complete(self) -> Option<Config> {
         Some(Config {
             listen: self.listen?,
+            metrics_listen: self.metrics_listen?,
             data_dir: self.data_dir?,
             must_exist: self.must_exist?,
             cores: self.cores?,
@@ -217,7 +223,19 @@ impl Check<'_> {
         self.errors.push(ConfigError::Value { setting, text, origin, reason });
     }
 
-    /// The only relation between two settings.
+    /// The kernel would say that another process listens there.
+    fn metrics_have_a_port_of_their_own(&mut self, config: &UncheckedConfig) {
+        if let (Some(clients), Some(Some(metrics))) = (config.listen, config.metrics_listen)
+            && clients == metrics
+            && clients.port() > 0
+        {
+            let value = self.typed.value(Setting::MetricsListen).expect("it has a default");
+            let reason = "clients connect there".to_owned();
+            self.refuse(Setting::MetricsListen, value, Some(reason));
+        }
+    }
+
+    /// Segments have room in the log.
     fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
         let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
         else {
@@ -231,6 +249,10 @@ impl Check<'_> {
             self.refuse(Setting::LogMax, value, Some(reason));
         }
     }
+}
+
+fn parse_metrics_listen(text: &str) -> Option<Option<SocketAddr>> {
+    if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 fn parse_path(text: &str) -> Option<PathBuf> {

@@ -23,6 +23,8 @@ pub const ENVIRONMENT_PREFIX: &str = "P2PMAP_";
 pub enum Setting {
     /// Where clients and members connect.
     Listen,
+    /// Where metrics are served.
+    MetricsListen,
     /// Where everything durable is kept.
     DataDir,
     /// Whether an absent data directory is an error.
@@ -72,8 +74,9 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Listen,
+        Self::MetricsListen,
         Self::DataDir,
         Self::MustExist,
         Self::Cores,
@@ -101,6 +104,7 @@ impl Setting {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Listen => "listen",
+            Self::MetricsListen => "metrics-listen",
             Self::DataDir => "data-dir",
             Self::MustExist => "must-exist",
             Self::Cores => "cores",
@@ -141,6 +145,7 @@ impl Setting {
             Self::Partitions | Self::WritesInFlight => Form::Integer,
             Self::Cores => Form::List,
             Self::Listen
+            | Self::MetricsListen
             | Self::DataDir
             | Self::Durability
             | Self::Idle
@@ -160,6 +165,7 @@ impl Setting {
     pub fn default_text(self) -> Option<String> {
         Some(match self {
             Self::Listen => "127.0.0.1:5678".to_owned(),
+            Self::MetricsListen => "off".to_owned(),
             Self::DataDir => "./p2pmap-data".to_owned(),
             Self::MustExist | Self::AllowCow => "false".to_owned(),
             Self::Cores => "0".to_owned(),
@@ -183,6 +189,9 @@ impl Setting {
     pub fn allowed(self) -> String {
         match self {
             Self::Listen => "an IP address and a port, e.g. 127.0.0.1:5678 or [::]:5678".to_owned(),
+            Self::MetricsListen => {
+                "off, or an IP address and a port, e.g. 127.0.0.1:5679".to_owned()
+            }
             Self::DataDir => "the path of a directory".to_owned(),
             Self::MustExist | Self::AllowCow => "true or false".to_owned(),
             Self::Cores => {
@@ -221,6 +230,9 @@ impl Setting {
     pub const fn help(self) -> &'static str {
         match self {
             Self::Listen => "Where clients connect",
+            Self::MetricsListen => {
+                "Where GET /metrics (Prometheus) and GET /healthz are answered, to anybody"
+            }
             Self::DataDir => "Where everything durable is kept; made if absent",
             Self::MustExist => "Refuse to start on an absent data directory",
             Self::Cores => "Cores to run on, one shard each (this release: exactly one)",
@@ -249,6 +261,7 @@ impl Setting {
     pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Listen => "ADDR:PORT",
+            Self::MetricsListen => "off|ADDR:PORT",
             Self::DataDir => "DIR",
             Self::MustExist | Self::AllowCow => "true|false",
             Self::Cores => "LIST",
