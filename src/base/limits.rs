@@ -207,6 +207,12 @@ pub const STREAM_COUNT_MAX: u32 = 256;
 pub const SPIN_NS_DEFAULT: u64 = 50 * NS_PER_US;
 /// How often a loop yields to the scheduler while a log write of the process is in flight.
 pub const YIELD_INTERVAL_NS: u64 = 20 * NS_PER_US;
+/// A turn that takes longer is a stall.
+pub const STALL_NS: u64 = NS_PER_MS;
+/// Partitions that a turn shows to other threads.
+pub const PUBLISHED_PARTITIONS_PER_TURN: usize = 64;
+/// Partitions in one answer to `Status`.
+pub const STATUS_PARTITION_COUNT_MAX: usize = 512;
 /// How long a shutdown waits for what is in flight.
 pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 
@@ -232,6 +238,14 @@ pub const LOG_SIZE_BYTES_DEFAULT: u64 = 64 << 30;
 pub const LOG_SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Segments that a log has room for at least: the one being written and three prepared ones.
 pub const LOG_SEGMENT_COUNT_MIN: u64 = 4;
+/// Connections to the metrics' address at a time; more wait to be accepted.
+pub const METRICS_CONNECTION_COUNT_MAX: usize = 8;
+/// The longest head of a request for metrics.
+pub const METRICS_HEAD_SIZE_BYTES_MAX: usize = 8 << 10;
+/// The headers that it may have.
+pub const METRICS_HEADER_COUNT_MAX: usize = 64;
+/// How long a request for metrics may take to come, and its answer to be read.
+pub const METRICS_TIMEOUT_NS: u64 = 5 * NS_PER_S;
 /// Lines that one place in the code may log in a second.
 pub const LOG_LINES_PER_SECOND_MAX: u32 = 10;
 /// Places in the code whose log lines are limited one by one; more of them share one allowance.

@@ -28,6 +28,16 @@ pub struct MapSize {
     pub bytes: u64,
 }
 
+impl MapSize {
+    const fn plus(self, other: Self) -> Self {
+        Self { entries: self.entries + other.entries, bytes: self.bytes + other.bytes }
+    }
+
+    const fn minus(self, other: Self) -> Self {
+        Self { entries: self.entries - other.entries, bytes: self.bytes - other.bytes }
+    }
+}
+
 /// One entry's share of its map's size and of the state's digest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight {
@@ -122,6 +132,8 @@ pub(super) struct Maps {
     kept_as_of: Option<Index>,
     /// Lives that are kept for a checkpoint alone.
     gone: Vec<MapId>,
+    /// Of all of them as well.
+    size: MapSize,
 }
 
 /// What a name takes beside its bytes, roughly: its share of a node of the tree, its allocation's
@@ -163,6 +175,11 @@ impl Maps {
     pub(super) fn is_full_for(&self, id: Option<MapId>) -> bool {
         self.nonempty_count >= NAMED_MAP_COUNT_MAX
             && id.is_none_or(|id| self.life(id).size.entries == 0)
+    }
+
+    /// What all maps hold.
+    pub(super) const fn size(&self) -> MapSize {
+        self.size
     }
 
     /// The digest of all entries.
@@ -241,7 +258,7 @@ impl Maps {
         assert!(life.binding == Binding::Bound, "only the present life of a map is written to");
         life.written = at;
         let was_empty = life.size.entries == 0;
-        let before = life.digest;
+        let (before, size_before) = (life.digest, life.size);
         if let Some(removed) = removed {
             life.size.entries -= 1;
             life.size.bytes -= removed.bytes;
@@ -252,8 +269,10 @@ impl Maps {
             life.size.bytes += added.bytes;
             life.digest = life.digest.plus(added.digest);
         }
-        let (after, is_empty) = (life.digest, life.size.entries == 0);
+        let (after, size_after) = (life.digest, life.size);
+        let is_empty = size_after.entries == 0;
         self.digest = self.digest.minus(before).plus(after);
+        self.size = self.size.minus(size_before).plus(size_after);
         match (was_empty, is_empty) {
             (true, false) => self.nonempty_count += 1,
             (false, true) => self.nonempty_count -= 1,
@@ -294,9 +313,10 @@ impl Maps {
         let life = self.life_mut(id);
         life.binding = Binding::Bound;
         life.ended = None;
-        let (name, digest) = (Arc::clone(&life.name), life.digest);
+        let (name, digest, size) = (Arc::clone(&life.name), life.digest, life.size);
         self.insert_name(name, id);
         self.digest = self.digest.plus(digest);
+        self.size = self.size.plus(size);
         self.nonempty_count += 1;
     }
 
@@ -306,8 +326,9 @@ impl Maps {
         assert!(life.size.entries > 0, "a map without entries isn't cleared");
         life.binding = binding;
         life.ended = Some(at);
-        let digest = life.digest;
+        let (digest, size) = (life.digest, life.size);
         self.digest = self.digest.minus(digest);
+        self.size = self.size.minus(size);
         self.nonempty_count -= 1;
     }
 

@@ -24,6 +24,7 @@ pub struct Banner<'a> {
     durability: Durability,
     idle: IdleMode,
     spin_for: Duration,
+    metrics: Option<SocketAddr>,
 }
 
 impl<'a> Banner<'a> {
@@ -38,7 +39,14 @@ impl<'a> Banner<'a> {
             durability: config.durability,
             idle: config.idle,
             spin_for: config.spin_for,
+            metrics: None,
         }
+    }
+
+    /// The same, saying where metrics are served.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Option<SocketAddr>) -> Self {
+        Self { metrics, ..self }
     }
 }
 
@@ -50,8 +58,12 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "data directory: {}", self.data_dir.display())?;
         writeln!(f, "durability: {}", self.durability)?;
         match self.idle {
-            IdleMode::Spin => writeln!(f, "idle: spin"),
-            IdleMode::Park => writeln!(f, "idle: park after {}", format_duration(self.spin_for)),
+            IdleMode::Spin => writeln!(f, "idle: spin")?,
+            IdleMode::Park => writeln!(f, "idle: park after {}", format_duration(self.spin_for))?,
+        }
+        match self.metrics {
+            Some(address) => writeln!(f, "metrics: http://{address}/metrics"),
+            None => Ok(()),
         }
     }
 }
@@ -93,5 +105,9 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+
+        let metrics = Some("[::1]:9".parse().unwrap());
+        let banner = Banner::new(&config, 64).with_metrics(metrics).to_string();
+        assert!(banner.ends_with("\nmetrics: http://[::1]:9/metrics\n"), "{banner}");
     }
 }

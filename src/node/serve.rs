@@ -11,9 +11,11 @@ use super::config::Config;
 use super::config::value::{Durability, IdleMode};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions};
 use super::memory::maps_size_bytes_max;
+use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
+use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
@@ -31,17 +33,23 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     let mut data_dir = open_data_dir(config)?;
     rehome(config, &mut data_dir)?;
     let partition_count = data_dir.identity().partition_count;
-    announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
+    let metrics = config.metrics_listen.map(MetricsListener::bind).transpose()?;
+    let metrics_address = metrics.as_ref().map(MetricsListener::address);
+    let banner = Banner::new(config, partition_count).with_metrics(metrics_address);
+    announce(out, &banner).map_err(stdout_failed)?;
 
-    let options = options(config, &data_dir);
+    let (options, facts) = (options(config, &data_dir), facts(config, &data_dir));
     let memory_size_bytes_max = memory_of_a_shard(config);
     let assembly = Arc::new(Assembly { config: config.clone(), data_dir, memory_size_bytes_max });
     // The loops are the last to write to the directory, and live as long as the process: so must
     // its lock, whatever becomes of what made them.
     std::mem::forget(Arc::clone(&assembly));
     let make = move |shard| assembly.make(ShardId(u16_from(shard)));
-    let mut runtime = Runtime::start(options, make)?;
+    let mut runtime = Runtime::start_node(options, facts, make)?;
     runtime.stop_on_signals()?;
+    if let Some(metrics) = metrics {
+        metrics.serve(runtime.node())?;
+    }
     if runtime.wait_until_ready()? {
         announce_ready(out, runtime.address()).map_err(stdout_failed)?;
     }
@@ -117,6 +125,17 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
         cores: config.cores.numbers().iter().copied().map(usize::from).collect(),
         idle: idle(config),
         segments: segments.collect(),
+    }
+}
+
+fn facts(config: &Config, data_dir: &DataDir) -> NodeFacts {
+    NodeFacts {
+        cluster: config.cluster.clone(),
+        member: config.node_id.clone(),
+        durability: config.durability.to_string(),
+        idle: config.idle.to_string(),
+        data_dir: config.data_dir.display().to_string(),
+        partition_count: data_dir.identity().partition_count,
     }
 }
 

@@ -97,6 +97,12 @@ impl Connections {
         self.requests_in_flight
     }
 
+    /// Connections that aren't read until there is room for their requests.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.resumable.len() + self.starved.len()
+    }
+
     /// Takes a new connection in, or closes it if there are too many.
     pub fn open(&mut self, socket: OwnedFd, now: Monotonic, metrics: &mut LoopMetrics) {
         if self.count >= self.count_max {

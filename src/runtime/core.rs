@@ -7,11 +7,16 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use zerocopy::IntoBytes;
 
+use super::clock::Clock;
 use super::doorbell::Doorbell;
+use super::published::{PublishedCore, PublishedPartition};
 use super::uring;
-use crate::base::ids::ShardId;
+use crate::base::cast::{u64_from, usize_from, usize_from_u32};
+use crate::base::ids::{PartitionId, ShardId};
 use crate::base::limits::ARRIVAL_COUNT_MAX;
-use crate::metrics::LoopMetrics;
+use crate::base::time::Timestamp;
+use crate::metrics::CoreMetrics;
+use crate::metrics::table::Kind;
 
 /// What all cores of a node share.
 #[derive(Debug)]
@@ -27,6 +32,16 @@ pub struct Node {
     pub shutdown: AtomicBool,
     /// How far the cores have come together.
     pub progress: Progress,
+    /// All cores serve requests.
+    pub ready: AtomicBool,
+    /// What the node is, for whoever asks.
+    pub facts: NodeFacts,
+    /// What is known of each partition of the cluster; none for a service without partitions.
+    pub partitions: Box<[PublishedPartition]>,
+    /// Counts from the node's start.
+    pub clock: Clock,
+    /// When that was.
+    pub started: Timestamp,
 }
 
 /// Where the cores of a node wait for each other: how many have come there. Each core counts itself
@@ -40,6 +55,23 @@ pub struct Progress {
     /// They have no connections left and will ask for nothing any more: once all are quiet they may
     /// end.
     pub quiet_count: AtomicUsize,
+}
+
+/// What a node is, as its configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This node's name as a member.
+    pub member: String,
+    /// When a write is answered.
+    pub durability: String,
+    /// What an idle loop does.
+    pub idle: String,
+    /// Where everything durable is kept.
+    pub data_dir: String,
+    /// The partitions of the cluster.
+    pub partition_count: u32,
 }
 
 /// What one core shares.
@@ -60,8 +92,15 @@ pub struct Core {
     arrivals: ArrayQueue<OwnedFd>,
     /// Bytes that its clients haven't read.
     pub unread_size: CachePadded<AtomicUsize>,
-    /// What its counters were a moment ago, in their order.
-    published: Box<[AtomicU64]>,
+    /// The processor that it runs on.
+    pub processor: usize,
+    /// What it counted and measured until a moment ago.
+    pub published: PublishedCore,
+    /// Times that the watchdog found the loop standing.
+    pub stands_count: AtomicU64,
+    /// What the hypervisor took of the processor, in nanoseconds since the machine's start; the
+    /// watchdog reads it now and then.
+    pub steal_ns: AtomicU64,
 }
 
 impl Node {
@@ -70,11 +109,57 @@ impl Node {
     /// # Errors
     /// If there are no descriptors left.
     pub fn new(core_count: usize, connection_count_max: usize) -> std::io::Result<Self> {
-        let cores = (0..core_count).map(|_| Core::new()).collect::<std::io::Result<_>>()?;
-        let shutdown = AtomicBool::new(false);
-        let writes_in_flight = CachePadded::default();
-        let progress = Progress::default();
-        Ok(Self { cores, connection_count_max, writes_in_flight, shutdown, progress })
+        let clock = Clock::start();
+        let cores = (0..core_count).map(Core::new).collect::<std::io::Result<_>>()?;
+        Ok(Self {
+            cores,
+            connection_count_max,
+            writes_in_flight: CachePadded::default(),
+            shutdown: AtomicBool::new(false),
+            progress: Progress::default(),
+            ready: AtomicBool::new(false),
+            facts: NodeFacts::default(),
+            partitions: Box::default(),
+            clock,
+            started: clock.now().wall,
+        })
+    }
+
+    /// The shard that owns a partition, as the data directory spreads them.
+    #[must_use]
+    pub fn shard_of(&self, partition: PartitionId) -> usize {
+        let (cores, partitions) = (u64_from(self.cores.len()), u64_from(self.partitions.len()));
+        usize_from(u64::from(partition.0) * cores / partitions.max(1))
+    }
+
+    /// The same node, knowing what it is and on which processors its cores run.
+    #[must_use]
+    pub fn with_facts(mut self, facts: NodeFacts, processors: &[usize]) -> Self {
+        let partition_count = usize_from_u32(facts.partition_count);
+        self.partitions = (0..partition_count).map(|_| PublishedPartition::default()).collect();
+        self.facts = facts;
+        for (core, processor) in self.cores.iter_mut().zip(processors) {
+            core.processor = *processor;
+        }
+        self
+    }
+
+    /// Whether requests are served: all cores are ready and none was told to stop.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.condition() == "ready"
+    }
+
+    /// How the node stands, in one word: `starting`, `ready` or `stopping`.
+    #[must_use]
+    pub fn condition(&self) -> &'static str {
+        if self.shutdown.load(Ordering::Acquire) {
+            "stopping"
+        } else if self.ready.load(Ordering::Acquire) {
+            "ready"
+        } else {
+            "starting"
+        }
     }
 
     /// Counts a core at a place where all wait for each other, and wakes those that wait.
@@ -125,7 +210,7 @@ impl Node {
 }
 
 impl Core {
-    fn new() -> std::io::Result<Self> {
+    fn new(processor: usize) -> std::io::Result<Self> {
         Ok(Self {
             turns: CachePadded::default(),
             heartbeats: CachePadded::default(),
@@ -134,7 +219,10 @@ impl Core {
             connection_count: CachePadded::default(),
             arrivals: ArrayQueue::new(ARRIVAL_COUNT_MAX),
             unread_size: CachePadded::default(),
-            published: values_of(&LoopMetrics::default()).map(AtomicU64::new).collect(),
+            processor,
+            published: PublishedCore::default(),
+            stands_count: AtomicU64::default(),
+            steal_ns: AtomicU64::default(),
         })
     }
 
@@ -168,26 +256,14 @@ impl Core {
         !self.arrivals.is_empty()
     }
 
-    /// Shows the counters to other threads.
-    pub fn publish(&self, metrics: &LoopMetrics) {
-        let mut places = self.published.iter();
-        metrics.each(|_, value| {
-            if let Some(place) = places.next() {
-                place.store(value, Ordering::Relaxed);
-            }
-        });
-    }
-
     /// The counters as they were published last, by name. Each is right, but they may be of
     /// different moments.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let mut counters = Vec::with_capacity(self.published.len());
-        LoopMetrics::default().each(|name, _| counters.push((name, 0)));
-        for ((_, value), place) in counters.iter_mut().zip(&self.published) {
-            *value = place.load(Ordering::Relaxed);
-        }
-        counters
+        let rows = CoreMetrics::rows().into_iter();
+        let counted =
+            rows.zip(self.published.values()).filter(|(row, _)| row.kind == Kind::Counter);
+        counted.map(|(row, value)| (row.name, value)).collect()
     }
 
     /// One of them; 0 if there is none of that name.
@@ -201,10 +277,4 @@ impl Core {
     pub fn is_sleeping(&self) -> bool {
         self.doorbell.is_sleeping()
     }
-}
-
-fn values_of(metrics: &LoopMetrics) -> impl Iterator<Item = u64> {
-    let mut values = Vec::new();
-    metrics.each(|_, value| values.push(value));
-    values.into_iter()
 }

@@ -21,6 +21,8 @@ use super::uring::{Key, Uring};
 use crate::base::cast::{u32_from, usize_from_u32};
 use crate::base::ids::{BatchId, SegmentId};
 use crate::base::limits::PREPARE_FAILURE_COUNT_MAX;
+use crate::base::time::Monotonic;
+use crate::metrics::histogram::Histogram;
 use crate::shard::SegmentBlocks;
 use crate::storage::block::{Block, SegmentWrite};
 use crate::storage::carry::SegmentRead;
@@ -36,6 +38,7 @@ struct Pending {
     segment: SegmentId,
     offset: u64,
     size: usize,
+    issued: Monotonic,
 }
 
 /// What comes of the helper's work.
@@ -88,6 +91,8 @@ pub struct Disk {
     /// How often in a row a segment couldn't be prepared, other than for want of space.
     failures_count: u32,
     node: Arc<Node>,
+    /// From when a write was issued until it was durable.
+    write_times: Histogram,
 }
 
 impl Disk {
@@ -103,6 +108,7 @@ impl Disk {
             progress: VecDeque::new(),
             failures_count: 0,
             node,
+            write_times: Histogram::default(),
         }
     }
 
@@ -177,11 +183,11 @@ impl Disk {
     }
 
     /// Puts the queued writes into the ring.
-    pub fn submit(&mut self, ring: &mut Uring) {
+    pub fn submit(&mut self, ring: &mut Uring, now: Monotonic) {
         while let Some(SegmentWrite { batch, segment, offset, blocks }) = self.outgoing.pop_front()
         {
             let size = blocks.len() * size_of::<Block>();
-            let slot = self.in_flight.insert(Pending { batch, segment, offset, size });
+            let slot = self.in_flight.insert(Pending { batch, segment, offset, size, issued: now });
             let key = Key { slot: u32_from(slot), generation: 0 };
             let file = self.file(segment).expect("a segment stays open while it is written");
             ring.write(file.as_fd(), key, blocks, offset);
@@ -194,10 +200,12 @@ impl Disk {
         key: Key,
         blocks: Vec<Block>,
         result: std::io::Result<usize>,
+        now: Monotonic,
     ) -> (SegmentWrite, Result<(), WriteError>) {
         self.node.writes_in_flight.fetch_sub(1, Ordering::Relaxed);
         let pending = self.in_flight.remove(usize_from_u32(key.slot));
-        let Pending { batch, segment, offset, size: wanted } = pending;
+        let Pending { batch, segment, offset, size: wanted, issued } = pending;
+        self.write_times.record(now.since_ns(issued));
         let result = match result {
             Ok(written) if written == wanted => Ok(()),
             Ok(written) => Err(WriteError::Short { written, wanted }),
@@ -221,6 +229,23 @@ impl Disk {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.outgoing.is_empty()
+    }
+
+    /// How many writes are under way or about to be.
+    #[must_use]
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.len() + self.outgoing.len()
+    }
+
+    /// How long writes took.
+    pub fn write_times(&mut self) -> &mut Histogram {
+        &mut self.write_times
+    }
+
+    /// The node of which this is a disk.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 
     /// A segment on a file of a test's choice.
@@ -268,6 +293,18 @@ pub(super) fn ask_for_long_slice() -> bool {
     result == 0
 }
 
+/// How often the calling thread has blocked: given its core away to wait for something.
+pub(super) fn blocked_count() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the call writes a `rusage` to where `usage` points, which lives until it returns. All
+    // zeros are a `rusage` as well, so it may be read whatever the call says.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    u64::try_from(usage.ru_nvcsw).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -289,7 +326,7 @@ mod tests {
             blocks,
         });
         let mut ring = Uring::new(super::super::uring::RingSize::default()).expect("a ring");
-        disk.submit(&mut ring);
+        disk.submit(&mut ring, Monotonic(5));
         (disk, ring, node)
     }
 
@@ -312,23 +349,25 @@ mod tests {
         let (mut disk, mut ring, node) = writing();
         assert_eq!(node.writes_in_flight.load(Ordering::Relaxed), 1);
         let (key, blocks, result) = completion(&mut ring);
-        let (write, result) = disk.written(key, blocks, result);
+        let (write, result) = disk.written(key, blocks, result, Monotonic(9));
         result.expect("a whole write");
         assert_eq!((write.batch, write.segment, write.offset), (BatchId(9), SegmentId(3), 4_096));
         assert_eq!(write.blocks.len(), 2);
         assert_eq!(node.writes_in_flight.load(Ordering::Relaxed), 0);
         assert!(disk.is_idle());
+        assert_eq!((disk.write_times().count(), disk.write_times().sum()), (1, 4));
     }
 
     #[test]
     fn short_and_failed_writes_are_errors() {
         let (mut disk, mut ring, _node) = writing();
         let (key, blocks, _) = completion(&mut ring);
-        let (_, result) = disk.written(key, blocks, Ok(4_096));
+        let (_, result) = disk.written(key, blocks, Ok(4_096), Monotonic(9));
         assert!(matches!(result, Err(WriteError::Short { written: 4_096, wanted: 8_192 })));
         let (mut disk, mut ring, _node) = writing();
         let (key, blocks, _) = completion(&mut ring);
-        let (_, result) = disk.written(key, blocks, Err(io::ErrorKind::StorageFull.into()));
+        let (_, result) =
+            disk.written(key, blocks, Err(io::ErrorKind::StorageFull.into()), Monotonic(9));
         assert!(matches!(result, Err(WriteError::Failed(_))));
     }
 
@@ -340,11 +379,11 @@ mod tests {
         }
         let blocks = vec![Block([7; BLOCK_SIZE_BYTES])];
         disk.write(SegmentWrite { batch: BatchId(10), segment: SegmentId(4), offset: 0, blocks });
-        disk.submit(&mut ring);
+        disk.submit(&mut ring, Monotonic(5));
         let open = |disk: &Disk| [2, 3, 4].map(|id| disk.file(SegmentId(id)).is_some());
         for _ in 0..2 {
             let (key, blocks, result) = completion(&mut ring);
-            disk.written(key, blocks, result).1.expect("a whole write");
+            disk.written(key, blocks, result, Monotonic(9)).1.expect("a whole write");
             let oldest_is_closed = !open(&disk)[0];
             assert!(oldest_is_closed, "all writes are to later segments");
         }

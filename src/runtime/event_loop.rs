@@ -21,10 +21,13 @@ use super::disk::{Disk, DiskNews};
 use super::fatal::{Fatal, FatalReason};
 use super::grpc::StreamId;
 use super::mesh::Mesh;
+use super::observation::Observation;
 use super::pass::Pass;
+use super::publishing::Publishing;
 use super::rate_limit::RateLimit;
 use super::ring_turn::Descent;
 use super::service::Service;
+use super::thread_usage::OwnThread;
 use super::uring::{Completion, Key, Uring};
 use crate::base::cast::u64_from;
 use crate::base::limits::{PASS_COUNT_MAX, SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
@@ -40,8 +43,6 @@ pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
 pub(super) const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
-/// How often a loop that doesn't sleep shows its counters.
-const PUBLISH_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 const LISTENER: Key = Key { slot: 0, generation: 0 };
 
 /// A loop's service, and the parts of the loop that it may use.
@@ -93,6 +94,8 @@ pub struct EventLoop<S> {
     pub(super) metrics: LoopMetrics,
     pub(super) accept_limit: RateLimit,
     pub(super) mesh: Mesh,
+    pub(super) observation: Observation<OwnThread>,
+    pub(super) publishing: Publishing,
     pub(super) service: S,
     pub(super) disk: Disk,
     clock: Clock,
@@ -113,13 +116,12 @@ pub struct EventLoop<S> {
     pub(super) told_unread_size: usize,
     pub(super) descent: Descent,
     /// Reaped and not yet handled.
-    completions: VecDeque<Completion>,
+    pub(super) completions: VecDeque<Completion>,
     /// Frames handed over in this turn.
     pub(super) turn_frames: usize,
     /// Messages of a gRPC connection on their way to the pass; empty otherwise.
     pub(super) messages: Vec<(StreamId, Bytes)>,
     yielded_at: Monotonic,
-    published_at: Monotonic,
     /// When a shutdown must be over.
     shutdown_by: Option<Monotonic>,
 }
@@ -143,6 +145,8 @@ impl<S: Service> EventLoop<S> {
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
             mesh,
+            observation: Observation::new(clock.monotonic(), OwnThread::new()),
+            publishing: Publishing::default(),
             service,
             disk,
             clock,
@@ -161,7 +165,6 @@ impl<S: Service> EventLoop<S> {
             turn_frames: 0,
             messages: Vec::with_capacity(PASS_COUNT_MAX),
             yielded_at: Monotonic(0),
-            published_at: Monotonic(0),
             shutdown_by: None,
         }
     }
@@ -176,6 +179,8 @@ impl<S: Service> EventLoop<S> {
         let room = TURN_COMPLETION_COUNT_MAX.saturating_sub(self.completions.len());
         self.ring.reap(&mut self.completions, room);
         self.now = self.clock.now();
+        self.observation.turn_begins(self.now.monotonic, self.completions.len(), &mut self.metrics);
+        let began = self.now.monotonic;
         self.yield_to_writes();
         let mut busy = !self.completions.is_empty() || self.connections.resumable_count() > 0;
         self.turn_frames = 0;
@@ -193,7 +198,7 @@ impl<S: Service> EventLoop<S> {
         let (service, output) = output!(self);
         service.turn_end(self.now, output);
         busy |= self.disk.has_outgoing();
-        self.disk.submit(&mut self.ring);
+        self.disk.submit(&mut self.ring, self.now.monotonic);
         busy |= self.connections.has_dirty();
         self.connections.settle_all(self.now.monotonic, &mut self.ring, &mut self.metrics);
         if self.mesh.publish() {
@@ -201,12 +206,12 @@ impl<S: Service> EventLoop<S> {
             busy = true;
         }
         self.publish_connections();
-        self.count_turn(busy);
+        self.count_turn(began, busy);
         let descent = self.descent;
         if self.shut_down()? {
             self.ring_doorbells();
             while self.take_arrivals() {}
-            self.core().publish(&self.metrics);
+            self.publish_last();
             return Ok(Turn::Finished);
         }
         busy |= self.descent != descent;
@@ -234,16 +239,18 @@ impl<S: Service> EventLoop<S> {
         self.ring.reap(&mut self.completions, TURN_COMPLETION_COUNT_MAX);
         let shutdown_is_news =
             self.shutdown_by.is_none() && self.node.shutdown.load(Ordering::Acquire);
+        self.observation.sleeps(now);
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
             && !self.disk.poll_news()
             && !self.mesh.has_incoming()
             && !self.core().has_arrivals()
             && !self.progress_is_news()
-            && !shutdown_is_news;
+            && !shutdown_is_news
+            && self.partitions_are_published();
         if idle {
             self.metrics.parks_count += 1;
-            self.core().publish(&self.metrics);
+            self.publish();
         }
         Ok(idle)
     }
@@ -275,14 +282,13 @@ impl<S: Service> EventLoop<S> {
         &self.node.cores[usize::from(self.mesh.me().0)]
     }
 
-    fn count_turn(&mut self, busy: bool) {
+    fn count_turn(&mut self, began: Monotonic, busy: bool) {
+        let (left, reads) = (self.completions.len(), self.service.reads_count());
+        self.observation.turn_ends(began, busy, left, reads);
         self.metrics.turns_count += 1;
         self.metrics.turns_busy_count += u64::from(busy);
         self.core().turns.store(self.metrics.turns_count, Ordering::Relaxed);
-        if self.now.monotonic.since_ns(self.published_at) >= PUBLISH_INTERVAL_NS {
-            self.published_at = self.now.monotonic;
-            self.core().publish(&self.metrics);
-        }
+        self.publish_when_due();
     }
 
     /// Starts the service, and accepts connections once those of all cores are ready for them.
@@ -330,7 +336,8 @@ impl<S: Service> EventLoop<S> {
                 self.connections.sent(key, bytes, &result, &mut self.metrics);
             }
             Completion::Written { key, blocks, result } => {
-                let (write, result) = self.disk.written(key, blocks, result);
+                let now = self.now.monotonic;
+                let (write, result) = self.disk.written(key, blocks, result, now);
                 let size = write.blocks.len() * crate::base::limits::BLOCK_SIZE_BYTES;
                 self.metrics.log_writes_count += 1;
                 self.metrics.log_written_size_bytes += u64_from(size);
@@ -394,7 +401,9 @@ impl<S: Service> EventLoop<S> {
         let (service, output) = output!(self);
         service.frames(self.now, &frames, output);
         self.metrics.passes_count += 1;
-        self.metrics.frames_count += u64_from(frames.len() - self.mesh.deferred.len());
+        let count = u64_from(frames.len() - self.mesh.deferred.len());
+        self.metrics.frames_count += count;
+        self.observation.pass(count);
         let queued = self.connections.recount_origins(frames.iter().map(|frame| frame.origin));
         self.turn_frames += frames.len() + queued / TURN_FRAME_SIZE_BYTES;
         drop(frames);

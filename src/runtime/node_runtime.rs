@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::core::Node;
+use super::core::{Node, NodeFacts};
 use super::disk::Helpers;
 use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
@@ -18,12 +18,15 @@ use super::listener::listen;
 use super::mesh::meshes;
 use super::segment_workshop::SegmentPlace;
 use super::service::Service;
+use super::steal;
 use crate::base::limits::{
     CONNECTION_COUNT_MAX, DESCRIPTOR_COUNT_RESERVED, DESCRIPTOR_COUNT_RESERVED_PER_SHARD,
 };
 
 /// A loop that made no turn for so long is reported.
 const STALL: Duration = Duration::from_millis(100);
+/// The steal is read once in so many looks at the cores: about once a second.
+const LOOKS_PER_STEAL: u32 = 10;
 
 /// How a node runs.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct Runtime {
     /// Set by a signal.
     asked: Option<Arc<AtomicBool>>,
     watch: Vec<Watched>,
+    /// Looks at the cores since the steal was read.
+    looks_since_steal: u32,
 }
 
 /// What the watchdog remembers of a core.
@@ -59,8 +64,6 @@ struct Watched {
     heartbeats: u64,
     ready: bool,
     finished: bool,
-    /// How often it was found standing.
-    stalls_count: u64,
 }
 
 impl Runtime {
@@ -76,12 +79,27 @@ impl Runtime {
         S: Service + 'static,
         F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
     {
+        Self::start_node(options, NodeFacts::default(), make)
+    }
+
+    /// The same for a service that is a node, and tells whoever asks what it is.
+    ///
+    /// # Errors
+    /// As of [`Runtime::start`].
+    ///
+    /// # Panics
+    /// As of [`Runtime::start`].
+    pub fn start_node<S, F>(options: Options, facts: NodeFacts, make: F) -> Result<Self, Fatal>
+    where
+        S: Service + 'static,
+        F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
+    {
         let Options { listen: address, cores, idle, segments } = options;
         assert!(segments.is_empty() || segments.len() == cores.len(), "one place for each core");
         let environment = |error| Fatal::new(FatalReason::Environment, error);
         let connection_count_max = connection_count_max(raise_descriptor_limit(), cores.len())?;
         let node = Node::new(cores.len(), connection_count_max).map_err(environment)?;
-        let node = Arc::new(node);
+        let node = Arc::new(node.with_facts(facts, &cores));
         let (listeners, address) =
             listen(address, cores.len()).map_err(|error| Fatal::new(FatalReason::Listen, error))?;
         let (bell, bell_rope) = UnixStream::pair().map_err(environment)?;
@@ -106,7 +124,16 @@ impl Runtime {
             executor::start(assignment, move || make(shard), report)?;
         }
         tracing::info!(%address, "listening");
-        Ok(Self { node, address, reports, bell, bell_rope, asked: None, watch })
+        Ok(Self {
+            node,
+            address,
+            reports,
+            bell,
+            bell_rope,
+            asked: None,
+            watch,
+            looks_since_steal: 0,
+        })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -149,6 +176,7 @@ impl Runtime {
         while !self.watch.iter().all(|watched| watched.ready || watched.finished) {
             self.watch_once()?;
         }
+        self.node.ready.store(true, Ordering::Release);
         Ok(!self.node.shutdown.load(Ordering::Acquire))
     }
 
@@ -198,11 +226,25 @@ impl Runtime {
                 && (turns == watched.turns && !core.is_sleeping()
                     || heartbeats == watched.heartbeats);
             if stands {
-                watched.stalls_count += 1;
-                let (stalls_count, sleeping) = (watched.stalls_count, core.is_sleeping());
+                let stalls_count = core.stands_count.fetch_add(1, Ordering::Relaxed) + 1;
+                let sleeping = core.is_sleeping();
                 tracing::warn!(shard, stalls_count, sleeping, "a loop made no turn for 100 ms");
             }
             (watched.turns, watched.heartbeats) = (turns, heartbeats);
+        }
+        self.looks_since_steal += 1;
+        if self.looks_since_steal >= LOOKS_PER_STEAL {
+            self.looks_since_steal = 0;
+            self.read_steal();
+        }
+    }
+
+    fn read_steal(&self) {
+        let steal_ns = steal::read_ns();
+        for core in &self.node.cores {
+            if let Some(ns) = steal_ns.get(&core.processor) {
+                core.steal_ns.store(*ns, Ordering::Relaxed);
+            }
         }
     }
 }

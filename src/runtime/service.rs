@@ -6,13 +6,15 @@
 use bytes::BytesMut;
 
 use super::connections::Connections;
+use super::core::Node;
 use super::disk::Disk;
 use super::disk::PrepareError;
 use super::mesh::Mesh;
-use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
+use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::time::{Monotonic, Now};
-use crate::metrics::LoopMetrics;
-use crate::shard::SegmentBlocks;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{LoopMetrics, ServiceMetrics};
+use crate::shard::{PartitionState, SegmentBlocks};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
@@ -113,6 +115,28 @@ pub trait Service {
 
     /// Whether everything is finished after [`Service::close`].
     fn is_drained(&self) -> bool;
+
+    /// Fills in what the service has counted and what it holds. Called now and then.
+    fn measure(&self, _metrics: &mut ServiceMetrics) {}
+
+    /// How many reads it has answered in the turn that brought them, in all.
+    fn reads_count(&self) -> u64 {
+        0
+    }
+
+    /// How long writes waited to be durable, if it measures that.
+    fn commit_waits(&mut self) -> Option<&mut Histogram> {
+        None
+    }
+
+    /// How many partitions have changed since they were taken last.
+    fn changed_count(&self) -> usize {
+        0
+    }
+
+    /// Up to `count_max` of them, with how they stand.
+    fn take_changed(&mut self, _count_max: usize, _visit: impl FnMut(PartitionId, PartitionState)) {
+    }
 }
 
 /// Why a write of the log failed. Fatal for the node.
@@ -161,6 +185,12 @@ pub struct Output<'a> {
 }
 
 impl Output<'_> {
+    /// What all cores of the node share.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        self.disk.node()
+    }
+
     /// The buffer to which one encoded frame, prefix and payload, is to be appended. `last`: the
     /// request that this answers is no longer in flight. `None`: the connection is gone.
     pub fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {

@@ -6,13 +6,14 @@ use bytes::BytesMut;
 
 use super::disk::PrepareError;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
-use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
+use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
-use crate::metrics::ShardCounters;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
-use crate::shard::{Effects, Input, RoutedRequest, SegmentBlocks, Shard};
+use crate::shard::{Effects, Input, PartitionState, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
@@ -289,6 +290,26 @@ impl Service for ShardService {
 
     fn is_drained(&self) -> bool {
         self.shard.is_drained()
+    }
+
+    fn measure(&self, metrics: &mut ServiceMetrics) {
+        self.shard.measure(metrics);
+    }
+
+    fn reads_count(&self) -> u64 {
+        self.shard.counters().reads
+    }
+
+    fn commit_waits(&mut self) -> Option<&mut Histogram> {
+        Some(self.shard.commit_waits())
+    }
+
+    fn changed_count(&self) -> usize {
+        self.shard.changed_count()
+    }
+
+    fn take_changed(&mut self, count_max: usize, visit: impl FnMut(PartitionId, PartitionState)) {
+        self.shard.take_changed(count_max, visit);
     }
 }
 

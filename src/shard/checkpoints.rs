@@ -62,6 +62,7 @@ struct UnderWay {
     chunks_in_flight: usize,
     /// Slots that it covers were undone.
     is_void: bool,
+    begun_at: Monotonic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,11 +139,13 @@ impl Shard {
                 if let Some(under_way) = under_way.filter(|found| found.encoder.id() == id) {
                     assert_eq!(under_way.stage, Stage::Finishing, "it was asked to finish");
                     under_way.stage = Stage::Durable;
+                    let duration_ns = now.since_ns(under_way.begun_at);
+                    self.core.checkpoint_metrics.checkpoint_last_ns = duration_ns;
                 }
             }
             CheckpointProgress::Failed(id) => {
                 if under_way.is_some_and(|found| found.encoder.id() == id) {
-                    self.core.counters.checkpoint_failures += 1;
+                    self.core.checkpoint_metrics.checkpoint_failures_count += 1;
                     self.core.checkpoints.rests_until = Some(now.after_ns(CHECKPOINT_RETRY_NS));
                     // Until one succeeds the partition must not keep old segments.
                     self.core.log.carry_whole(id.partition, true);
@@ -246,6 +249,7 @@ impl Shard {
             stage: Stage::Walking,
             chunks_in_flight: 0,
             is_void: false,
+            begun_at: now,
         });
     }
 
@@ -306,8 +310,8 @@ impl Shard {
         self.core.log.set_state_size_bytes(*state_size_bytes);
         self.core.log.carry_whole(partition, false);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
-        self.core.counters.checkpoints += 1;
-        self.core.counters.checkpoint_size_bytes += size_bytes;
+        self.core.checkpoint_metrics.checkpoints_count += 1;
+        self.core.checkpoint_metrics.checkpoint_size_bytes += size_bytes;
         self.core.checkpoints.under_way = None;
         // Memory for one chunk and the next is enough, and none is needed for long.
         self.core.checkpoints.spare.clear();

@@ -20,6 +20,7 @@ mod entries;
 mod execute;
 mod fanout;
 mod input;
+mod measure;
 mod partition;
 mod reads;
 mod recovery;
@@ -36,6 +37,7 @@ pub use self::effects::Effects;
 use self::entries::{AskedStream, Streams};
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
+pub use self::measure::PartitionState;
 use self::partition::Partition;
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
@@ -47,7 +49,8 @@ use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::map::arena::Arena;
 use crate::map::digest::StateDigest;
 use crate::map::hasher::KeyHasher;
-use crate::metrics::ShardCounters;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::{Persisted, Status};
 use crate::storage::wal::{Durability, Wal};
 use crate::wire::request::Body;
@@ -126,6 +129,7 @@ struct Core {
     reads_due: bool,
     streams: Streams,
     checkpoints: Checkpoints,
+    checkpoint_metrics: CheckpointMetrics,
     /// Streams with which another shard goes on.
     asked_streams: Slab<AskedStream>,
     /// How often other shards were asked for something; it wraps around.
@@ -137,6 +141,10 @@ struct Core {
     /// When to look for operations whose time is up.
     sweep_due: Option<Monotonic>,
     counters: ShardCounters,
+    /// From stamping a command to its answer, with durability `sync`.
+    commit_waits: Histogram,
+    /// Partitions that have changed since they were shown.
+    changed: VecDeque<PartitionId>,
     /// Nothing more is taken in.
     closing: bool,
     /// The log has ended.
@@ -148,6 +156,8 @@ struct Awaiting {
     append: AppendId,
     partition: PartitionId,
     persisted: Persisted,
+    /// When it was handed to the log.
+    since: Monotonic,
 }
 
 /// How often operations whose time is up are looked for.
@@ -277,11 +287,17 @@ impl Shard {
 
     /// Tells the replicas what has become durable, until nothing more follows from it.
     fn settle(&mut self, effects: &mut impl Effects) {
-        while let Some(&Awaiting { append, partition, persisted }) = self.core.awaiting.front() {
+        let mut answered = Waits::default();
+        while let Some(&Awaiting { append, partition, persisted, since }) =
+            self.core.awaiting.front()
+        {
             if append > self.core.log.durable() {
                 break;
             }
             self.core.awaiting.pop_front();
+            if append > AppendId(0) && matches!(persisted, Persisted::Slots(_)) {
+                self.core.count_wait(&mut answered, since);
+            }
             self.core.reads_due = true;
             let (replica, mut world) = self.partition(partition, effects);
             let before = replica.results_size_bytes();
@@ -290,6 +306,7 @@ impl Shard {
             self.core.results_size_bytes = self.core.results_size_bytes + after - before;
             self.consider_checkpoint(partition);
         }
+        self.core.count_waits(answered);
     }
 
     /// What follows from the inputs once all of them were taken: a bounded piece of work.
@@ -351,7 +368,29 @@ impl Shard {
     }
 }
 
+/// Commands of one pass that became durable together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    since: Monotonic,
+    count: u64,
+}
+
 impl Core {
+    /// Counts the wait of a command that is durable now, with those that have waited as long.
+    fn count_wait(&mut self, waits: &mut Waits, since: Monotonic) {
+        if waits.since != since {
+            self.count_waits(*waits);
+            *waits = Waits { since, count: 0 };
+        }
+        waits.count += 1;
+    }
+
+    fn count_waits(&mut self, Waits { since, count }: Waits) {
+        if count > 0 {
+            self.commit_waits.record_many(self.now.monotonic.since_ns(since), count);
+        }
+    }
+
     /// Makes sure that operations whose time is up are looked for.
     fn sweep_later(&mut self) {
         let due = self.now.monotonic.after_ns(SWEEP_INTERVAL_NS);

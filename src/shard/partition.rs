@@ -38,6 +38,8 @@ pub(super) struct PartitionView {
     pub(super) checkpoint_size_bytes: u64,
     /// Bytes of the map that do not lie in the arena, as they are counted for the shard.
     pub(super) own_size_bytes: u64,
+    /// It waits to be shown anew.
+    pub(super) changed: bool,
 }
 
 /// Who waits for a command.

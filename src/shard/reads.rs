@@ -102,6 +102,7 @@ impl Shard {
             let reader = Reader::Client(asker);
             self.stream_entries(reader, query, partition..=partition, effects);
         } else {
+            self.core.counters.reads += 1;
             self.answer(partition, asker, query, hash, as_of, effects);
         }
     }

@@ -24,7 +24,8 @@ use crate::map::digest::StateDigest;
 use crate::map::hasher::KeyHasher;
 use crate::map::operation::with_command;
 use crate::map::partition::{Execution, PartitionMap, Undo};
-use crate::metrics::ShardCounters;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::replica::log::Slot;
 use crate::nopaxos::{Collector, Group, Replica, Restored, Sequencer};
 use crate::storage::block::Block;
@@ -318,6 +319,7 @@ impl Shard {
                 restore(&config, (partition, cursor_tag), loaded, found)
             })
             .collect();
+        let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
         let checkpoint_size = |partition: &Partition| partition.view.checkpoint_size_bytes;
         let state_size_bytes = partitions.iter().map(checkpoint_size).sum();
@@ -342,12 +344,15 @@ impl Shard {
             reads_due: false,
             streams: VecDeque::new(),
             checkpoints: Checkpoints::new(stale_checkpoints, state_size_bytes),
+            checkpoint_metrics: CheckpointMetrics::default(),
             asked_streams: Slab::new(),
             asks_count: 0,
             sweeping: VecDeque::new(),
             maps_own_size_bytes: own_size_bytes,
             sweep_due: None,
             counters: ShardCounters::default(),
+            commit_waits: Histogram::default(),
+            changed,
             closing: false,
             closed: false,
         };
@@ -390,6 +395,7 @@ fn restore(
         unsynced_size_bytes: replica.log().size_bytes(),
         checkpoint_due: false,
         checkpoint_size_bytes: loaded.checkpoint_size_bytes,
+        changed: true,
         group,
     };
     Partition { replica, view }

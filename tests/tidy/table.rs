@@ -49,7 +49,7 @@ const EVERYWHERE: &[&str] = &[""];
 
 /// Where below `src/` each dependency may be named, so that a reader sees what replacing it would
 /// cost. A name that ends in `/` is a folder.
-pub(crate) const DEPENDENCIES: [(&str, &[&str]); 29] = [
+pub(crate) const DEPENDENCIES: [(&str, &[&str]); 30] = [
     ("arrayvec", EVERYWHERE),
     ("bytes", EVERYWHERE),
     ("foldhash", EVERYWHERE),
@@ -67,6 +67,7 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 29] = [
     ("io_uring", &["runtime/", "bench/"]),
     ("h2", &["runtime/", "bench/"]),
     ("http", &["runtime/", "bench/"]),
+    ("httparse", &["node/metrics_endpoint.rs"]),
     ("tokio", &["runtime/", "bench/"]),
     ("hdrhistogram", &["metrics/", "bench/"]),
     ("libc", &["runtime/", "bench/"]),

@@ -37,6 +37,8 @@ const SEGMENT_SIZE_UNIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// Where clients and members connect. Port 0: one that the kernel chooses.
     pub listen: SocketAddr,
+    /// Where metrics are served, if anywhere. Port 0: one that the kernel chooses.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
     /// Whether an absent data directory is an error rather than made.
@@ -110,6 +112,7 @@ impl Config {
         let mut check = Check { typed, errors: Vec::new() };
         let unchecked = UncheckedConfig {
             listen: check.one(Setting::Listen, |text| text.parse().ok()),
+            metrics_listen: check.one(Setting::MetricsListen, parse_metrics_listen),
             data_dir: check.one(Setting::DataDir, parse_path),
             must_exist: check.one(Setting::MustExist, parse_bool),
             cores: check.with_reason(Setting::Cores, parse_cores),
@@ -141,6 +144,7 @@ impl Config {
         check.log_holds_its_segments(&unchecked);
         check.memory_suffices_for_the_cores(&unchecked);
         check.each_core_has_a_partition(&unchecked);
+        check.metrics_have_a_port_of_their_own(&unchecked);
         match unchecked.complete() {
             Some(config) if check.errors.is_empty() => Ok(config),
             _ => {
@@ -154,6 +158,7 @@ impl Config {
 /// Each field of [`Config`] that could be read so far.
 struct UncheckedConfig {
     listen: Option<SocketAddr>,
+    metrics_listen: Option<Option<SocketAddr>>,
     data_dir: Option<PathBuf>,
     must_exist: Option<bool>,
     cores: Option<Cores>,
@@ -178,6 +183,7 @@ impl UncheckedConfig {
     fn complete(self) -> Option<Config> {
         Some(Config {
             listen: self.listen?,
+            metrics_listen: self.metrics_listen?,
             data_dir: self.data_dir?,
             must_exist: self.must_exist?,
             cores: self.cores?,
@@ -257,7 +263,19 @@ impl Check<'_> {
         }
     }
 
-    /// Each shard has an equal part of the log.
+    /// The kernel would say that another process listens there.
+    fn metrics_have_a_port_of_their_own(&mut self, config: &UncheckedConfig) {
+        if let (Some(clients), Some(Some(metrics))) = (config.listen, config.metrics_listen)
+            && clients == metrics
+            && clients.port() > 0
+        {
+            let value = self.typed.value(Setting::MetricsListen).expect("it has a default");
+            let reason = "clients connect there".to_owned();
+            self.refuse(Setting::MetricsListen, value, Some(reason));
+        }
+    }
+
+    /// Each shard has an equal part of the log, and segments have room in it.
     fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
         let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
         else {
@@ -276,6 +294,10 @@ impl Check<'_> {
             self.refuse(Setting::LogMax, value, Some(reason));
         }
     }
+}
+
+fn parse_metrics_listen(text: &str) -> Option<Option<SocketAddr>> {
+    if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 fn parse_path(text: &str) -> Option<PathBuf> {

@@ -25,6 +25,8 @@ pub const ENVIRONMENT_PREFIX: &str = "P2PMAP_";
 pub enum Setting {
     /// Where clients and members connect.
     Listen,
+    /// Where metrics are served.
+    MetricsListen,
     /// Where everything durable is kept.
     DataDir,
     /// Whether an absent data directory is an error.
@@ -81,8 +83,9 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Listen,
+        Self::MetricsListen,
         Self::DataDir,
         Self::MustExist,
         Self::Cores,
@@ -112,6 +115,7 @@ impl Setting {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Listen => "listen",
+            Self::MetricsListen => "metrics-listen",
             Self::DataDir => "data-dir",
             Self::MustExist => "must-exist",
             Self::Cores => "cores",
@@ -154,6 +158,7 @@ impl Setting {
             Self::Partitions | Self::WritesInFlight => Form::Integer,
             Self::Cores => Form::List,
             Self::Listen
+            | Self::MetricsListen
             | Self::DataDir
             | Self::Durability
             | Self::Idle
@@ -175,6 +180,7 @@ impl Setting {
     pub fn default_text(self) -> Option<String> {
         Some(match self {
             Self::Listen => "127.0.0.1:5678".to_owned(),
+            Self::MetricsListen => "off".to_owned(),
             Self::DataDir => "./p2pmap-data".to_owned(),
             Self::MustExist | Self::AllowCow => "false".to_owned(),
             Self::Cores => ALL_CORES.to_owned(),
@@ -200,6 +206,9 @@ impl Setting {
     pub fn allowed(self) -> String {
         match self {
             Self::Listen => "an IP address and a port, e.g. 127.0.0.1:5678 or [::]:5678".to_owned(),
+            Self::MetricsListen => {
+                "off, or an IP address and a port, e.g. 127.0.0.1:5679".to_owned()
+            }
             Self::DataDir => "the path of a directory".to_owned(),
             Self::MustExist | Self::AllowCow => "true or false".to_owned(),
             Self::Cores => {
@@ -247,6 +256,9 @@ impl Setting {
     pub const fn help(self) -> &'static str {
         match self {
             Self::Listen => "Where clients connect",
+            Self::MetricsListen => {
+                "Where GET /metrics (Prometheus) and GET /healthz are answered, to anybody"
+            }
             Self::DataDir => "Where everything durable is kept; made if absent",
             Self::MustExist => "Refuse to start on an absent data directory",
             Self::Cores => {
@@ -285,6 +297,7 @@ impl Setting {
     pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Listen => "ADDR:PORT",
+            Self::MetricsListen => "off|ADDR:PORT",
             Self::DataDir => "DIR",
             Self::MustExist | Self::AllowCow => "true|false",
             Self::Cores => "LIST",

@@ -89,7 +89,8 @@ fn file_named_by_the_environment_is_read_unless_a_flag_names_another() {
 #[test]
 fn each_setting_is_read_from_the_file() {
     let (sources, _file) = with_file(
-        "listen = \"[::1]:0\"\ndata-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
+        "listen = \"[::1]:0\"\nmetrics-listen = \"127.0.0.1:0\"\n\
+         data-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
          durability = \"async\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
          cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
          segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
@@ -98,6 +99,7 @@ fn each_setting_is_read_from_the_file() {
     );
     let expected = Config {
         listen: "[::1]:0".parse().unwrap(),
+        metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
         data_dir: "/d".into(),
         must_exist: true,
         cores: Cores::parse("3").unwrap(),
@@ -153,6 +155,7 @@ fn printed_configuration_says_where_each_value_came_from() {
 fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
     let faulty = [
         (Setting::Listen, "localhost"),
+        (Setting::MetricsListen, "on"),
         (Setting::DataDir, ""),
         (Setting::MustExist, "yes"),
         (Setting::Cores, "x"),
@@ -307,4 +310,17 @@ fn variable_that_is_no_unicode_is_refused() {
     let mut sources = sources(&[], &[]);
     sources.environment.push(("P2PMAP_CLUSTER".into(), OsString::from_vec(vec![0xff])));
     assert_eq!(refusals(&sources), ["environment P2PMAP_CLUSTER: the value isn't UTF-8"]);
+}
+
+#[test]
+fn metrics_are_off_or_have_a_port_of_their_own() {
+    let listen = |given: &[(Setting, &str)]| Config::load(&sources(given, &[])).unwrap().config;
+    assert_eq!(listen(&[]).metrics_listen, None);
+    assert_eq!(listen(&[(Setting::MetricsListen, "off")]).metrics_listen, None);
+    let any_port = "127.0.0.1:0";
+    let both = listen(&[(Setting::MetricsListen, any_port), (Setting::Listen, any_port)]);
+    assert_eq!(both.metrics_listen, Some(both.listen));
+    let lines = refusals(&sources(&[(Setting::MetricsListen, "127.0.0.1:5678")], &[]));
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("clients connect there"), "{lines:?}");
 }

@@ -15,6 +15,10 @@ fn put_until_asked(host: &mut Host) {
     panic!("no checkpoint was asked for");
 }
 
+fn checkpoint_count(host: &Host) -> u64 {
+    host.shard.core.checkpoint_metrics.checkpoints_count
+}
+
 /// Does whatever is asked until nothing more is to be done now.
 fn run_to_the_end(host: &mut Host) {
     loop {
@@ -34,7 +38,7 @@ fn checkpoint_is_taken_once_enough_was_logged_and_a_restart_begins_with_it() {
     }
     put_until_asked(&mut host);
     run_to_the_end(&mut host);
-    assert_eq!(host.shard.counters().checkpoints, 1);
+    assert_eq!(checkpoint_count(&host), 1);
     assert_eq!(host.disk.checkpoints.len(), 1);
     let digests = host.digests();
     for boot in 2..4 {
@@ -58,10 +62,10 @@ fn checkpoint_is_not_recorded_while_its_slots_are_not_stable() {
     }
     let id = *host.disk.checkpoints.keys().next().expect("its file is finished");
     let stable = host.shard.partitions[host.shard.place(id.partition)].replica.sync_point();
-    assert_eq!(host.shard.counters().checkpoints, u64::from(stable >= id.index));
+    assert_eq!(checkpoint_count(&host), u64::from(stable >= id.index));
     assert!(stable < id.index || host.shard.core.log.appended() > before);
     run_to_the_end(&mut host);
-    assert_eq!(host.shard.counters().checkpoints, 1);
+    assert_eq!(checkpoint_count(&host), 1);
 }
 
 #[test]
@@ -71,14 +75,14 @@ fn checkpoint_whose_file_fails_is_tried_again_later_and_harms_nobody() {
     let Some(CheckpointStep::Begin(id)) = host.asked.steps.pop_front() else { panic!() };
     host.asked.steps.clear();
     host.handle(Input::Checkpoint(CheckpointProgress::Failed(id)));
-    assert_eq!(host.shard.counters().checkpoint_failures, 1);
+    assert_eq!(host.shard.core.checkpoint_metrics.checkpoint_failures_count, 1);
     host.put("k", "v");
     host.run();
     assert!(host.asked.steps.is_empty(), "it rests");
     host.advance(CHECKPOINT_RETRY_NS);
     host.handle(Input::Deadline);
     run_to_the_end(&mut host);
-    assert_eq!(host.shard.counters().checkpoints, 1);
+    assert_eq!(checkpoint_count(&host), 1);
     assert_eq!(host.get("k").as_deref(), Some("v"));
 }
 
@@ -104,7 +108,7 @@ fn closing_shard_begins_no_checkpoint() {
         host.run();
         host.wait();
     }
-    assert_eq!(host.shard.counters().checkpoints, 0);
+    assert_eq!(checkpoint_count(&host), 0);
     let digests = host.digests();
     assert_eq!(Host::boot(host.disk, Durability::Sync, 2).digests(), digests);
 }
@@ -112,7 +116,7 @@ fn closing_shard_begins_no_checkpoint() {
 /// Where a checkpoint was when the power went.
 fn point(host: &Host) -> &'static str {
     let Some(id) = host.shard.core.checkpoints.id_under_way() else {
-        let recorded = host.shard.counters().checkpoints > 0;
+        let recorded = checkpoint_count(host) > 0;
         let removing =
             host.asked.steps.iter().any(|step| matches!(step, CheckpointStep::Remove(_)));
         return match (removing, recorded) {
