@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use slab::Slab;
 
 use super::core::Node;
+use super::scrub::ScrubNews;
 use super::segment_workshop::{News, Prepared, Workshop};
 use super::service::WriteError;
 use super::uring::{Key, Uring};
@@ -22,6 +23,7 @@ use crate::base::limits::PREPARE_FAILURE_COUNT_MAX;
 use crate::shard::SegmentBlocks;
 use crate::storage::block::{Block, SegmentWrite};
 use crate::storage::carry::SegmentRead;
+use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 
 pub use super::segment_workshop::PrepareError;
@@ -44,6 +46,8 @@ pub enum DiskNews {
     Read(SegmentBlocks),
     /// So many bytes are left.
     Space(u64),
+    /// The scrubber has something to say.
+    Scrub(ScrubNews),
 }
 
 /// The open segments of a shard.
@@ -95,6 +99,11 @@ impl Disk {
         self.workshop().read(read);
     }
 
+    /// Begins to scrub: these segments count.
+    pub fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        self.workshop().scrub(segments);
+    }
+
     fn workshop(&mut self) -> &mut Workshop {
         self.workshop.as_mut().expect("a service with a log has a directory")
     }
@@ -122,6 +131,7 @@ impl Disk {
             }
             News::Read(read) => DiskNews::Read(read),
             News::Space(left_size_bytes) => DiskNews::Space(left_size_bytes),
+            News::Scrub(news) => DiskNews::Scrub(news),
         })
     }
 
@@ -226,6 +236,16 @@ pub(super) fn ask_for_long_slice() -> bool {
     // SAFETY: the call reads `size` bytes of `attributes`, which lives until it returns. Thread 0
     // is the calling one, and the last argument must be 0.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    result == 0
+}
+
+/// Asks that what the calling thread reads waits for everybody else. A scheduler that knows no
+/// priorities ignores it.
+pub(super) fn ask_for_idle_io() -> bool {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: the call takes three numbers and touches no memory. Thread 0 is the calling one.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
     result == 0
 }
 

@@ -365,6 +365,7 @@ impl<S: Service> EventLoop<S> {
                 }
                 DiskNews::Read(read) => self.service.segment_read(now, read, output),
                 DiskNews::Space(left) => self.service.disk_space(now, left, output),
+                DiskNews::Scrub(news) => self.service.scrub(now, news, output),
             }
             failure.map_or(Ok(()), Err)?;
         }

@@ -30,6 +30,7 @@ pub mod pass;
 pub mod rate_limit;
 pub mod receiving;
 pub mod refusal;
+pub mod scrub;
 pub mod segment_workshop;
 pub mod service;
 pub mod settle;

@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 
 use super::disk::PrepareError;
+use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use crate::base::ids::{Origin, SegmentId};
 use crate::base::limits::PASS_COUNT_MAX;
@@ -13,6 +14,7 @@ use crate::metrics::ShardCounters;
 use crate::shard::{Effects, Input, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
+use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
 use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
@@ -192,8 +194,13 @@ impl Service for ShardService {
         self.shard.handle(now, Input::SegmentRead(read), output);
     }
 
-    fn segment_damaged(&mut self, now: Now, segment: SegmentId, output: &mut Output<'_>) {
-        self.shard.handle(now, Input::SegmentDamaged(segment), output);
+    fn scrub(&mut self, now: Now, news: ScrubNews, output: &mut Output<'_>) {
+        let input = match news {
+            ScrubNews::Due => Input::ScrubDue,
+            ScrubNews::Segment(segment) => Input::SegmentDamaged(segment),
+            ScrubNews::Checkpoint(partition) => Input::CheckpointDamaged(partition),
+        };
+        self.shard.handle(now, input, output);
     }
 
     fn disk_space(&mut self, now: Now, left_size_bytes: u64, output: &mut Output<'_>) {
@@ -235,6 +242,10 @@ impl Effects for Output<'_> {
 
     fn read_segment(&mut self, read: SegmentRead) {
         Output::read_segment(self, read);
+    }
+
+    fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        Output::scrub(self, segments);
     }
 
     fn report_damage(&mut self, segment: SegmentId, offset: u64) {

@@ -10,9 +10,10 @@ use super::quantity::{format_duration, format_size};
 use crate::base::cast;
 use crate::base::limits::{
     CORE_NUMBER_COUNT, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX,
-    MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_DEFAULT,
-    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX,
-    VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
+    MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SCRUB_INTERVAL_DEFAULT, SCRUB_INTERVAL_MAX,
+    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
+    SPIN_NS_DEFAULT, SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX,
+    WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
 };
 
 /// What an environment variable of p2pmap begins with.
@@ -47,6 +48,8 @@ pub enum Setting {
     SegmentSize,
     /// The size of all log segments together.
     LogMax,
+    /// How often what was written is read once more.
+    ScrubInterval,
     /// Log writes under way at once.
     WritesInFlight,
     /// Whether a copy-on-write filesystem will do for durability `sync`.
@@ -72,7 +75,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Listen,
         Self::DataDir,
         Self::MustExist,
@@ -86,6 +89,7 @@ impl Setting {
         Self::MaxValue,
         Self::SegmentSize,
         Self::LogMax,
+        Self::ScrubInterval,
         Self::WritesInFlight,
         Self::AllowCow,
         Self::LogFormat,
@@ -113,6 +117,7 @@ impl Setting {
             Self::MaxValue => "max-value",
             Self::SegmentSize => "segment-size",
             Self::LogMax => "log-max",
+            Self::ScrubInterval => "scrub-interval",
             Self::WritesInFlight => "writes-in-flight",
             Self::AllowCow => "allow-cow",
             Self::LogFormat => "log-format",
@@ -150,6 +155,7 @@ impl Setting {
             | Self::MaxValue
             | Self::SegmentSize
             | Self::LogMax
+            | Self::ScrubInterval
             | Self::LogFormat
             | Self::LogLevel => Form::Text,
         }
@@ -172,6 +178,7 @@ impl Setting {
             Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
             Self::SegmentSize => format_size(cast::u64_from(SEGMENT_SIZE_BYTES_DEFAULT)),
             Self::LogMax => format_size(LOG_SIZE_BYTES_DEFAULT),
+            Self::ScrubInterval => format_duration(SCRUB_INTERVAL_DEFAULT),
             Self::WritesInFlight => WRITES_IN_FLIGHT_DEFAULT.to_string(),
             Self::LogFormat => "human".to_owned(),
             Self::LogLevel => "info".to_owned(),
@@ -210,6 +217,11 @@ impl Setting {
                 "a size from {LOG_SEGMENT_COUNT_MIN} × segment-size to {}, e.g. 64GiB",
                 format_size(LOG_SIZE_BYTES_MAX)
             ),
+            Self::ScrubInterval => format!(
+                "a duration from {} to {}, or 0s for never",
+                format_duration(SCRUB_INTERVAL_MIN),
+                format_duration(SCRUB_INTERVAL_MAX)
+            ),
             Self::WritesInFlight => format!("a whole number from 1 to {WRITES_IN_FLIGHT_MAX}"),
             Self::LogFormat => "human or json".to_owned(),
             Self::LogLevel => "error, warn, info, debug or trace".to_owned(),
@@ -237,6 +249,7 @@ impl Setting {
             Self::MaxValue => "Longest value that is accepted",
             Self::SegmentSize => "Size of one file of the log",
             Self::LogMax => "Size of all files of the log; at this bound writes are refused",
+            Self::ScrubInterval => "How often all files are read once and checked; 0s: never",
             Self::WritesInFlight => "Log writes under way at once",
             Self::AllowCow => "Accept durability sync on a copy-on-write filesystem",
             Self::LogFormat => "How log lines on stderr look",
@@ -254,7 +267,7 @@ impl Setting {
             Self::Cores => "LIST",
             Self::Durability => "sync|async|none",
             Self::Idle => "spin|park",
-            Self::SpinFor => "DURATION",
+            Self::SpinFor | Self::ScrubInterval => "DURATION",
             Self::Partitions | Self::WritesInFlight => "COUNT",
             Self::Cluster | Self::NodeId => "NAME",
             Self::MaxValue | Self::SegmentSize | Self::LogMax => "SIZE",
