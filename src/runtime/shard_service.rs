@@ -81,7 +81,10 @@ impl ShardService {
     fn tell_refusals(&self, before: ShardCounters) {
         let now = self.shard.counters();
         if now.refused_log_full > before.refused_log_full {
-            tracing::error!("the log is full: writes are refused, reads go on; raise --log-max");
+            tracing::error!(
+                "no room for the log: writes are refused, reads go on; make room on the disk, or raise \
+                 --log-max"
+            );
         }
         if now.refused_map_full > before.refused_map_full {
             tracing::error!("the map is full: writes are refused, reads and removals go on");

@@ -72,7 +72,7 @@ impl Refused {
             Self::NoView => "the partition is between two views; try again",
             Self::Closing => "the node is going down",
             Self::Unsynced => "too many writes wait for the log; try again",
-            Self::LogFull => "the log is full; reads go on",
+            Self::LogFull => "no room for the log; reads go on",
             Self::MapFull => "the map is full; reads and removals go on",
         }
     }
