@@ -15,6 +15,7 @@ use p2pmap::shard::{Config, Effects, Installing, Loading, RoutedRequest, Shard};
 use p2pmap::storage::block::{Block, LogKey, SegmentWrite};
 use p2pmap::storage::carry::SegmentRead;
 use p2pmap::storage::checkpoint::{CheckpointId, CheckpointSource, CheckpointStep};
+use p2pmap::storage::record::LiveSegment;
 use p2pmap::storage::recovery::{LogFolder, SegmentSource, recover};
 use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use p2pmap::wire::frame;
@@ -44,6 +45,8 @@ impl Effects for Sink {
     }
 
     fn read_segment(&mut self, _read: SegmentRead) {}
+
+    fn scrub(&mut self, _segments: Vec<LiveSegment>) {}
 
     fn report_damage(&mut self, _segment: SegmentId, _offset: u64) {}
 

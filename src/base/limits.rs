@@ -1,6 +1,8 @@
 //! Every bound, with its unit in the name. What an operator may change has its default here and is
 //! checked against these when the configuration is read.
 
+use std::time::Duration;
+
 use super::time::{NS_PER_MS, NS_PER_S, NS_PER_US};
 
 // ---- wire ----
@@ -127,6 +129,12 @@ pub const CARRY_SIZE_BYTES_MAX: u64 = 256 << 10;
 /// How often in a row, a second apart, a segment can't be prepared for another reason than want of
 /// space before the node gives up.
 pub const PREPARE_FAILURE_COUNT_MAX: u32 = 30;
+/// How often all files are read and checked, by default.
+pub const SCRUB_INTERVAL_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same at least: a scrub takes a tenth of the device.
+pub const SCRUB_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The same at most.
+pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Idle time after which an empty batch proves the last one complete.
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.

@@ -79,6 +79,7 @@ pub fn run(options: &LogWriteOptions) -> Result<LogWriteReport, Fatal> {
         directory: options.directory.clone(),
         segment_size_bytes: SEGMENT_SIZE_BYTES_DEFAULT,
         direct,
+        scrub: None,
     };
     // They are deleted at the end only: on a filesystem that is mounted with `discard` a deletion
     // stops the device for a while, and a node uses its segments again.

@@ -19,6 +19,7 @@ use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
+use crate::runtime::scrub::ScrubOptions;
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
 use crate::shard::{self, Installing, Loading, Shard};
@@ -119,6 +120,11 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
         directory: data_dir.shard_folder(ShardId(shard)),
         segment_size_bytes: data_dir.segment_size_bytes(),
         direct: data_dir.is_direct(),
+        scrub: (!config.scrub_interval.is_zero()).then(|| ScrubOptions {
+            key: data_dir.log_key(ShardId(shard)),
+            interval: config.scrub_interval,
+            checkpoints: None,
+        }),
     });
     Options {
         listen: config.listen,

@@ -240,6 +240,7 @@ mod tests {
             directory: directory.into(),
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             direct: takes_direct_io(directory).expect("a directory"),
+            scrub: None,
         })
     }
 

@@ -15,6 +15,7 @@ use slab::Slab;
 use super::checkpoint_files::CheckpointFiles;
 use super::core::Node;
 use super::fatal::Fatal;
+use super::scrub::ScrubNews;
 use super::segment_workshop::{News, Prepared, SegmentPlace, Workshop};
 use super::service::WriteError;
 use super::uring::{Key, Uring};
@@ -27,6 +28,7 @@ use crate::shard::SegmentBlocks;
 use crate::storage::block::{Block, SegmentWrite};
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 
 pub use super::segment_workshop::PrepareError;
@@ -52,6 +54,8 @@ pub enum DiskNews {
     Space(u64),
     /// A step of a checkpoint was done.
     Checkpoint(CheckpointProgress),
+    /// The scrubber has something to say.
+    Scrub(ScrubNews),
 }
 
 /// The helpers of a shard with a log.
@@ -69,7 +73,7 @@ impl Helpers {
     /// If no threads can be started.
     pub fn start(
         place: SegmentPlace,
-        notify: impl Fn() + Clone + Send + 'static,
+        notify: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, Fatal> {
         let segments = Workshop::start(place.clone(), notify.clone())?;
         let checkpoints = CheckpointFiles::start(place, notify)?;
@@ -136,6 +140,11 @@ impl Disk {
         self.helpers_mut().checkpoints.take(step);
     }
 
+    /// Begins to scrub: these segments count.
+    pub fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        self.helpers_mut().segments.scrub(segments);
+    }
+
     fn helpers_mut(&mut self) -> &mut Helpers {
         self.helpers.as_mut().expect("a service with a log has a directory")
     }
@@ -167,6 +176,7 @@ impl Disk {
             }
             News::Read(read) => DiskNews::Read(read),
             News::Space(left_size_bytes) => DiskNews::Space(left_size_bytes),
+            News::Scrub(news) => DiskNews::Scrub(news),
         })
     }
 
@@ -303,6 +313,16 @@ pub(super) fn blocked_count() -> u64 {
         usage.assume_init()
     };
     u64::try_from(usage.ru_nvcsw).unwrap_or_default()
+}
+
+/// Asks that what the calling thread reads waits for everybody else. A scheduler that knows no
+/// priorities ignores it.
+pub(super) fn ask_for_idle_io() -> bool {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: the call takes three numbers and touches no memory. Thread 0 is the calling one.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
+    result == 0
 }
 
 #[cfg(test)]

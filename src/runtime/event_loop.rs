@@ -439,6 +439,7 @@ impl<S: Service> EventLoop<S> {
                 DiskNews::Checkpoint(progress) => {
                     service.checkpoint_progressed(now, progress, output);
                 }
+                DiskNews::Scrub(news) => service.scrub(now, news, output),
             }
             failure.map_or(Ok(()), Err)?;
         }

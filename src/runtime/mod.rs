@@ -39,6 +39,7 @@ pub mod receiving;
 pub mod refusal;
 pub mod ring;
 mod ring_turn;
+pub mod scrub;
 pub mod segment_workshop;
 pub mod service;
 pub mod settle;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use super::core::{Node, NodeFacts};
 use super::disk::Helpers;
@@ -162,6 +162,9 @@ impl Runtime {
                 signal_hook::flag::register(signal, Arc::clone(&asked))?;
                 signal_hook::low_level::pipe::register(signal, self.bell_rope.try_clone()?)?;
             }
+            // A write beyond a limit on file sizes is to fail, with its reason, rather than to end
+            // the process without one.
+            signal_hook::flag::register(SIGXFSZ, Arc::default())?;
             Ok(asked)
         };
         self.asked = Some(register().map_err(|error| Fatal::new(FatalReason::Environment, error))?);

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use zerocopy::IntoBytes;
 
 use super::clock::Clock;
 use super::fatal::{Fatal, FatalReason};
+use super::scrub::{ScrubNews, ScrubOptions, Scrubber};
 use crate::base::cast::{u64_from, usize_from_u32};
 use crate::base::ids::SegmentId;
 use crate::base::limits::{
@@ -28,6 +30,7 @@ use crate::base::limits::{
 use crate::shard::SegmentBlocks;
 use crate::storage::block::{Block, offset_of};
 use crate::storage::carry::SegmentRead;
+use crate::storage::record::LiveSegment;
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
 use crate::storage::wal::{FreeSegment, SegmentWanted};
 
@@ -56,6 +59,8 @@ pub struct SegmentPlace {
     pub segment_size_bytes: usize,
     /// Whether direct I/O is used; [`takes_direct_io`] says whether it can be.
     pub direct: bool,
+    /// How they are scrubbed, if they are.
+    pub scrub: Option<ScrubOptions>,
 }
 
 impl SegmentPlace {
@@ -144,6 +149,8 @@ pub enum News {
     Read(SegmentBlocks),
     /// So many bytes are left on the filesystem.
     Space(u64),
+    /// The scrubber has something to say.
+    Scrub(ScrubNews),
 }
 
 enum Job {
@@ -155,6 +162,7 @@ enum Job {
 #[derive(Debug)]
 pub struct Workshop {
     jobs: Sender<Job>,
+    scrubber: Option<Scrubber>,
     news: Receiver<News>,
 }
 
@@ -167,19 +175,33 @@ impl Workshop {
     ///
     /// # Panics
     /// If the segment size isn't one that the configuration allows.
-    pub fn start(place: SegmentPlace, notify: impl Fn() + Send + 'static) -> Result<Self, Fatal> {
+    pub fn start(
+        place: SegmentPlace,
+        notify: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, Fatal> {
         let size = place.segment_size_bytes;
         assert!((SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
         assert!(size.is_multiple_of(BLOCK_SIZE_BYTES));
         discard_unfinished(&place.directory);
         let (jobs, inbox) = channel();
         let (outbox, news) = channel();
+        let notify = Arc::new(notify);
+        let scrubber = place.scrub.clone().map(|options| {
+            let (outbox, notify) = (outbox.clone(), Arc::clone(&notify));
+            let say = move |news| {
+                let heard = outbox.send(News::Scrub(news)).is_ok();
+                notify();
+                heard
+            };
+            Scrubber::start(place.clone(), options, say)
+        });
+        let scrubber = scrubber.transpose()?;
         let helper = Helper { place, pause_factor: 0, told_space: None };
         std::thread::Builder::new()
             .name("segments".into())
-            .spawn(move || helper.work(&inbox, &outbox, notify))
+            .spawn(move || helper.work(&inbox, &outbox, &*notify))
             .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
-        Ok(Self { jobs, news })
+        Ok(Self { jobs, scrubber, news })
     }
 
     /// Begins to prepare a segment.
@@ -190,6 +212,12 @@ impl Workshop {
     /// Begins to read blocks of a segment.
     pub fn read(&mut self, read: SegmentRead) {
         self.jobs.send(Job::Read(read)).expect("the helper lives as long as its shard");
+    }
+
+    /// Begins to scrub: these segments count.
+    pub fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        let scrubber = self.scrubber.as_ref().expect("who asks for segments scrubs them");
+        scrubber.scrub(segments);
     }
 
     /// What the helper has to say next, if anything.
@@ -207,7 +235,7 @@ struct Helper {
 }
 
 impl Helper {
-    fn work(mut self, inbox: &Receiver<Job>, outbox: &Sender<News>, notify: impl Fn()) {
+    fn work(mut self, inbox: &Receiver<Job>, outbox: &Sender<News>, notify: &impl Fn()) {
         // Without it the thread is only less considerate.
         let _ = rustix::process::setpriority_process(None, HELPER_NICE);
         loop {
@@ -405,6 +433,7 @@ mod tests {
             directory: directory.into(),
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             direct: takes_direct_io(directory).expect("a directory"),
+            scrub: None,
         }
     }
 
@@ -519,6 +548,7 @@ mod tests {
             directory: "/nonexistent".into(),
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             direct: false,
+            scrub: None,
         };
         let error = prepare(&place, new_segment(1), 0).expect_err("no directory");
         assert!(error.to_string().starts_with("can't create /nonexistent/"), "{error}");

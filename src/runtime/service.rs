@@ -10,6 +10,7 @@ use super::core::Node;
 use super::disk::Disk;
 use super::disk::PrepareError;
 use super::mesh::Mesh;
+use super::scrub::ScrubNews;
 use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::histogram::Histogram;
@@ -18,6 +19,7 @@ use crate::shard::{PartitionState, SegmentBlocks};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::StatusCode;
 
@@ -83,8 +85,8 @@ pub trait Service {
     /// Blocks of a segment that were asked for.
     fn segment_read(&mut self, _now: Now, _read: SegmentBlocks, _output: &mut Output<'_>) {}
 
-    /// A segment isn't what was written to it.
-    fn segment_damaged(&mut self, _now: Now, _segment: SegmentId, _output: &mut Output<'_>) {}
+    /// The scrubber wants to know which segments count ([`Output::scrub`]), or found damage.
+    fn scrub(&mut self, _now: Now, _news: ScrubNews, _output: &mut Output<'_>) {}
 
     /// So many bytes are left where the log lies. Said now and then.
     fn disk_space(&mut self, _now: Now, _left_size_bytes: u64, _output: &mut Output<'_>) {}
@@ -253,6 +255,11 @@ impl Output<'_> {
     /// Prepares a segment in the background; [`Service::segment_prepared`] says when it is ready.
     pub fn prepare_segment(&mut self, wanted: SegmentWanted) {
         self.disk.prepare(wanted);
+    }
+
+    /// Scrubs segments in the background; [`Service::scrub`] says what is wrong with them.
+    pub fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        self.disk.scrub(segments);
     }
 
     /// Reads blocks of a segment in the background; [`Service::segment_read`] says what is there.

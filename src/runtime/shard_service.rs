@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 
 use super::disk::PrepareError;
+use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
@@ -17,6 +18,7 @@ use crate::shard::{Effects, Input, PartitionState, RoutedRequest, SegmentBlocks,
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
 use crate::wire::request::{
@@ -116,7 +118,10 @@ impl ShardService {
     fn tell_refusals(&self, before: ShardCounters) {
         let now = self.shard.counters();
         if now.refused_log_full > before.refused_log_full {
-            tracing::error!("the log is full: writes are refused, reads go on; raise --log-max");
+            tracing::error!(
+                "no room for the log: writes are refused, reads go on; make room on the disk, or raise \
+                 --log-max"
+            );
         }
         if now.refused_map_full > before.refused_map_full {
             tracing::error!(
@@ -252,8 +257,13 @@ impl Service for ShardService {
         self.shard.handle(now, Input::SegmentRead(read), output);
     }
 
-    fn segment_damaged(&mut self, now: Now, segment: SegmentId, output: &mut Output<'_>) {
-        self.shard.handle(now, Input::SegmentDamaged(segment), output);
+    fn scrub(&mut self, now: Now, news: ScrubNews, output: &mut Output<'_>) {
+        let input = match news {
+            ScrubNews::Due => Input::ScrubDue,
+            ScrubNews::Segment(segment) => Input::SegmentDamaged(segment),
+            ScrubNews::Checkpoint(partition) => Input::CheckpointDamaged(partition),
+        };
+        self.shard.handle(now, input, output);
     }
 
     fn disk_space(&mut self, now: Now, left_size_bytes: u64, output: &mut Output<'_>) {
@@ -336,6 +346,10 @@ impl Effects for Output<'_> {
 
     fn read_segment(&mut self, read: SegmentRead) {
         Output::read_segment(self, read);
+    }
+
+    fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        Output::scrub(self, segments);
     }
 
     fn report_damage(&mut self, segment: SegmentId, offset: u64) {

@@ -79,7 +79,7 @@ impl Refused {
             Self::NoView => "the partition is between two views; try again",
             Self::Closing => "the node is going down",
             Self::Unsynced => "too many writes wait for the log; try again",
-            Self::LogFull => "the log is full; reads go on",
+            Self::LogFull => "no room for the log; reads go on",
             Self::MapFull => {
                 "the map is full: the shard's bound is reached; reads, removals and clears go on"
             }

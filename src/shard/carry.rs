@@ -5,7 +5,7 @@
 //! durable: clients' commands have the log in between.
 
 use super::{Core, Effects};
-use crate::base::ids::{AppendId, SegmentId};
+use crate::base::ids::{AppendId, PartitionId, SegmentId};
 use crate::storage::block::{Block, offset_of};
 use crate::storage::carry::{Carrier, SegmentRead};
 use crate::storage::record::Record;
@@ -130,6 +130,14 @@ impl Core {
             if !self.checkpoints_wanted.contains(&partition) {
                 self.checkpoints_wanted.push_back(partition);
             }
+        }
+    }
+
+    /// A checkpoint can't be relied on: the partition is to take another one.
+    pub(super) fn on_checkpoint_damage(&mut self, partition: PartitionId) {
+        self.counters.damaged += 1;
+        if !self.checkpoints_wanted.contains(&partition) {
+            self.checkpoints_wanted.push_back(partition);
         }
     }
 }

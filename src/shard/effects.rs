@@ -6,6 +6,7 @@ use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::CheckpointStep;
+use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 
 /// The world as a [`Shard`](super::Shard) sees it: the runtime and the simulator implement it.
@@ -33,6 +34,10 @@ pub trait Effects {
     /// Reads blocks of a segment that was written. The host says
     /// [`Input::SegmentRead`](super::Input::SegmentRead).
     fn read_segment(&mut self, read: SegmentRead);
+
+    /// Reads segments, of which these count, and checks them in the background. The host says
+    /// [`Input::SegmentDamaged`](super::Input::SegmentDamaged) of those that aren't whole.
+    fn scrub(&mut self, segments: Vec<LiveSegment>);
 
     /// Says that a segment is damaged, and where.
     fn report_damage(&mut self, segment: SegmentId, offset: u64);

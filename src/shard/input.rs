@@ -1,7 +1,7 @@
 //! What a host tells a shard.
 
 use super::carry::SegmentBlocks;
-use crate::base::ids::{AskId, Origin, SegmentId};
+use crate::base::ids::{AskId, Origin, PartitionId, SegmentId};
 use crate::storage::block::SegmentWrite;
 use crate::storage::checkpoint::CheckpointProgress;
 use crate::wire::request::Request;
@@ -35,8 +35,12 @@ pub enum Input<'a> {
     SegmentRefused(SegmentId),
     /// Blocks of a segment that were asked for.
     SegmentRead(SegmentBlocks),
+    /// It is time to read what was written once more.
+    ScrubDue,
     /// A segment isn't what was written to it, or can't be read.
     SegmentDamaged(SegmentId),
+    /// The partition's newest checkpoint isn't what was written, or can't be read.
+    CheckpointDamaged(PartitionId),
     /// So many bytes are left where the log lies.
     DiskSpace(u64),
     /// A step of a checkpoint was done.

@@ -178,7 +178,9 @@ impl Shard {
                 self.core.log.on_segment_failed(segment, now.monotonic)
             }
             Input::SegmentRead(read) => self.core.on_segment_read(&read, effects),
+            Input::ScrubDue => effects.scrub(self.core.log.live_segments().to_vec()),
             Input::SegmentDamaged(segment) => self.core.on_damage(segment),
+            Input::CheckpointDamaged(partition) => self.core.on_checkpoint_damage(partition),
             Input::DiskSpace(left_size_bytes) => self.core.log.on_disk_space(left_size_bytes),
             Input::Checkpoint(progress) => self.on_checkpoint(progress),
             Input::ShareAsked { origin, request } => self.on_share_asked(origin, request, effects),

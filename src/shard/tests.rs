@@ -22,12 +22,14 @@ use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{
     CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointSource, CheckpointStep,
 };
+use crate::storage::record::{LiveSegment, Record};
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
 use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
 
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
+const LOG_SEGMENT_COUNT: u64 = 64;
 const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
 
 /// What a shard asked of its host.
@@ -42,6 +44,7 @@ struct Asked {
     reads: VecDeque<SegmentRead>,
     damaged: Vec<(SegmentId, u64)>,
     steps: VecDeque<CheckpointStep>,
+    scrubbed: Option<Vec<LiveSegment>>,
 }
 
 impl Effects for Asked {
@@ -64,6 +67,10 @@ impl Effects for Asked {
 
     fn read_segment(&mut self, read: SegmentRead) {
         self.reads.push_back(read);
+    }
+
+    fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        self.scrubbed = Some(segments);
     }
 
     fn report_damage(&mut self, segment: SegmentId, offset: u64) {
@@ -206,7 +213,7 @@ impl Host {
             key: KEY,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
-            log_size_bytes_max: 64 * u64_from(SEGMENT_SIZE),
+            log_size_bytes_max: LOG_SEGMENT_COUNT * u64_from(SEGMENT_SIZE),
             writes_in_flight: 2,
             durability,
         };
@@ -824,4 +831,82 @@ fn memory_of_partitions_is_counted_without_a_drift() {
     let own: u64 = maps.map(crate::map::partition::PartitionMap::own_size_bytes).sum();
     assert_eq!(host.shard.core.maps_own_size_bytes, own);
     assert_eq!(host.shard.memory_size_bytes(), own + host.shard.core.arena.bytes_reserved());
+}
+
+/// Puts until the log has gone on by so many segments; checkpoints are said to be durable at once.
+fn go_round(host: &mut Host, segment_count: u64) {
+    let value = "v".repeat(1 << 20);
+    let begin = host.shard.core.log.live_segments().last().map_or(SegmentId(0), |l| l.segment);
+    loop {
+        let correlation = host.put("busy", &value);
+        host.run();
+        let answers = host.answers();
+        assert_eq!(error_code(&answers[&correlation]), None, "there is room");
+        while let Some(pinned) = host.shard.core.log.pinned() {
+            let partition = pinned.partition;
+            let (replica, mut world) = host.shard.partition(partition, &mut host.asked);
+            replica.write_sync_point(&mut world);
+            let state = host.shard.core.log.state();
+            let index = state.partition(partition).expect("it is ours").sync_point;
+            host.shard.core.log.append(&Record::CheckpointDone {
+                partition,
+                index,
+                size_bytes: 1,
+                digest: [0; 16],
+            });
+        }
+        let last = host.shard.core.log.live_segments().last();
+        if last.is_some_and(|live| live.segment >= begin.plus(segment_count)) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn partition_written_once_does_not_keep_the_log_from_going_round() {
+    let mut host = Host::start(Durability::Sync);
+    for number in 0..PARTITION_COUNT * 4 {
+        host.put(&format!("idle {number}"), "once");
+    }
+    host.run();
+    host.answers();
+    go_round(&mut host, 3 * LOG_SEGMENT_COUNT);
+    let space = host.shard.core.log.space();
+    assert!(space.used_size_bytes <= LOG_SEGMENT_COUNT * u64_from(SEGMENT_SIZE));
+    assert!(u64_from(host.disk.segments.len()) <= LOG_SEGMENT_COUNT);
+    assert!(host.shard.counters().carried >= u64::from(PARTITION_COUNT) - 1);
+    assert!(host.asked.damaged.is_empty());
+}
+
+#[test]
+fn damaged_segment_makes_those_who_need_it_take_checkpoints() {
+    let mut host = Host::start(Durability::Sync);
+    host.put("k", "v");
+    host.run();
+    let partition = host.shard.core.awaiting.front().map(|awaiting| awaiting.partition);
+    assert_eq!(partition, None, "all is durable");
+    host.handle(Input::ScrubDue);
+    assert_eq!(host.asked.scrubbed, Some(Vec::new()), "the only segment is being written");
+    host.handle(Input::SegmentDamaged(SegmentId(1)));
+    assert_eq!(host.shard.core.checkpoints_wanted.len(), 1, "one partition was written to");
+    host.handle(Input::SegmentDamaged(SegmentId(1)));
+    assert_eq!(host.shard.core.checkpoints_wanted.len(), 1, "each is wanted once");
+    assert_eq!(host.shard.counters().damaged, 2);
+    host.handle(Input::SegmentDamaged(SegmentId(7)));
+    assert_eq!(host.shard.core.checkpoints_wanted.len(), 1, "nobody needs that one");
+}
+
+#[test]
+fn writes_are_refused_before_the_disk_is_full_and_resume_when_space_returns() {
+    let mut host = Host::start(Durability::Sync);
+    let little = 2 * u64_from(SEGMENT_SIZE);
+    host.handle(Input::DiskSpace(little / 2));
+    let refused = host.put("k", "v");
+    assert_eq!(error_code(&host.answers()[&refused]), Some(Code::ResourceExhausted));
+    assert_eq!(host.get("k"), None, "reads go on");
+    host.handle(Input::DiskSpace(8 * little));
+    let taken = host.put("k", "v");
+    host.run();
+    assert_eq!(error_code(&host.answers()[&taken]), None);
+    assert_eq!(host.get("k").as_deref(), Some("v"));
 }

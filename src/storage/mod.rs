@@ -20,6 +20,7 @@
 //! | [`carry`] | slots out of an old segment, to be appended again |
 //! | `supply` | the segments' files: written, ready, free to be used again |
 //! | [`recovery`] | reading: which segments count, where the log ends, torn or damaged |
+//! | [`scrub`] | reading what was written once more, while all is well |
 //! | [`replay`] | from records to partitions: what is stable is handed on, the rest kept |
 //! | [`checkpoint`] | the file of a partition's state at one slot |
 //! | [`identity`] | IDENTITY, BOOT, CURRENT |
@@ -57,6 +58,7 @@ pub mod record;
 pub mod recovery;
 pub mod replay;
 mod scan;
+pub mod scrub;
 pub mod segment_name;
 pub mod state;
 mod supply;

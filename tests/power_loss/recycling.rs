@@ -228,6 +228,11 @@ impl Recycling {
         let prng = &mut self.run.prng;
         let chosen = pinned.or_else(|| prng.one_in(4).then(|| BUSY[usize_from(prng.below(2))]));
         let Some(partition) = chosen else { return };
+        if pinned.is_some() && self.run.prng.one_in(3) {
+            // As if it could take none.
+            boot.wal.carry_whole(partition, true);
+            return;
+        }
         if boot.prefixes.last().unwrap()[&partition].sync_point
             == boot.prefixes.last().unwrap()[&partition].checkpoint
         {

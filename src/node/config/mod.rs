@@ -25,8 +25,9 @@ use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
-    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
-    SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX,
+    WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -68,6 +69,8 @@ pub struct Config {
     pub log_size_bytes_max: u64,
     /// Bytes that a shard logs between checkpoints of all its partitions, if they are small.
     pub checkpoint_interval_size_bytes: u64,
+    /// How often all files are read and checked; zero: never.
+    pub scrub_interval: Duration,
     /// Log writes under way at once: 1 to [`WRITES_IN_FLIGHT_MAX`].
     pub writes_in_flight: usize,
     /// Whether a copy-on-write filesystem will do for durability `sync`.
@@ -134,6 +137,7 @@ impl Config {
             checkpoint_interval_size_bytes: check.one(Setting::CheckpointInterval, |text| {
                 parse_size(text, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SIZE_BYTES_MAX)
             }),
+            scrub_interval: check.one(Setting::ScrubInterval, parse_scrub_interval),
             writes_in_flight: check.one(Setting::WritesInFlight, |text| {
                 value::parse_number(text).filter(|count| (1..=WRITES_IN_FLIGHT_MAX).contains(count))
             }),
@@ -173,6 +177,7 @@ struct UncheckedConfig {
     segment_size_bytes: Option<u64>,
     log_size_bytes_max: Option<u64>,
     checkpoint_interval_size_bytes: Option<u64>,
+    scrub_interval: Option<Duration>,
     writes_in_flight: Option<usize>,
     allow_cow: Option<bool>,
     log_format: Option<LogFormat>,
@@ -198,6 +203,7 @@ impl UncheckedConfig {
             segment_size_bytes: cast::usize_from(self.segment_size_bytes?),
             log_size_bytes_max: self.log_size_bytes_max?,
             checkpoint_interval_size_bytes: self.checkpoint_interval_size_bytes?,
+            scrub_interval: self.scrub_interval?,
             writes_in_flight: self.writes_in_flight?,
             allow_cow: self.allow_cow?,
             log_format: self.log_format?,
@@ -317,6 +323,12 @@ fn parse_cores(text: &str) -> Result<Cores, Option<String>> {
 
 fn parse_spin(text: &str) -> Option<Duration> {
     quantity::parse_duration(text).filter(|spin| *spin <= Duration::from_nanos(SPIN_NS_MAX))
+}
+
+fn parse_scrub_interval(text: &str) -> Option<Duration> {
+    let allowed = SCRUB_INTERVAL_MIN..=SCRUB_INTERVAL_MAX;
+    quantity::parse_duration(text)
+        .filter(|interval| interval.is_zero() || allowed.contains(interval))
 }
 
 fn parse_size(text: &str, size_bytes_min: u64, size_bytes_max: u64) -> Option<u64> {

@@ -12,9 +12,9 @@ use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, CORE_NUMBER_COUNT,
     LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_NAME_SIZE_BYTES_MAX,
     MEMORY_PERCENT_DEFAULT, MEMORY_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX,
-    SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT,
-    SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT,
-    WRITES_IN_FLIGHT_MAX,
+    SCRUB_INTERVAL_DEFAULT, SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX,
+    VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
 };
 
 /// What an environment variable of p2pmap begins with.
@@ -55,6 +55,8 @@ pub enum Setting {
     LogMax,
     /// Bytes logged in a shard between checkpoints of its partitions.
     CheckpointInterval,
+    /// How often what was written is read once more.
+    ScrubInterval,
     /// Log writes under way at once.
     WritesInFlight,
     /// Whether a copy-on-write filesystem will do for durability `sync`.
@@ -83,7 +85,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Listen,
         Self::MetricsListen,
         Self::DataDir,
@@ -100,6 +102,7 @@ impl Setting {
         Self::SegmentSize,
         Self::LogMax,
         Self::CheckpointInterval,
+        Self::ScrubInterval,
         Self::WritesInFlight,
         Self::AllowCow,
         Self::LogFormat,
@@ -130,6 +133,7 @@ impl Setting {
             Self::SegmentSize => "segment-size",
             Self::LogMax => "log-max",
             Self::CheckpointInterval => "checkpoint-interval",
+            Self::ScrubInterval => "scrub-interval",
             Self::WritesInFlight => "writes-in-flight",
             Self::AllowCow => "allow-cow",
             Self::LogFormat => "log-format",
@@ -170,6 +174,7 @@ impl Setting {
             | Self::SegmentSize
             | Self::LogMax
             | Self::CheckpointInterval
+            | Self::ScrubInterval
             | Self::LogFormat
             | Self::LogLevel => Form::Text,
         }
@@ -195,6 +200,7 @@ impl Setting {
             Self::SegmentSize => format_size(cast::u64_from(SEGMENT_SIZE_BYTES_DEFAULT)),
             Self::LogMax => format_size(LOG_SIZE_BYTES_DEFAULT),
             Self::CheckpointInterval => format_size(CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT),
+            Self::ScrubInterval => format_duration(SCRUB_INTERVAL_DEFAULT),
             Self::WritesInFlight => WRITES_IN_FLIGHT_DEFAULT.to_string(),
             Self::LogFormat => "human".to_owned(),
             Self::LogLevel => "info".to_owned(),
@@ -245,6 +251,11 @@ impl Setting {
             Self::CheckpointInterval => {
                 size_range(CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SIZE_BYTES_MAX)
             }
+            Self::ScrubInterval => format!(
+                "a duration from {} to {}, or 0s for never",
+                format_duration(SCRUB_INTERVAL_MIN),
+                format_duration(SCRUB_INTERVAL_MAX)
+            ),
             Self::WritesInFlight => format!("a whole number from 1 to {WRITES_IN_FLIGHT_MAX}"),
             Self::LogFormat => "human or json".to_owned(),
             Self::LogLevel => "error, warn, info, debug or trace".to_owned(),
@@ -285,6 +296,7 @@ impl Setting {
                 "Bytes that a shard logs between checkpoints of all its partitions, if they are \
                  small; else a partition logs as much as its last checkpoint was long"
             }
+            Self::ScrubInterval => "How often all files are read once and checked; 0s: never",
             Self::WritesInFlight => "Log writes under way at once",
             Self::AllowCow => "Accept durability sync on a copy-on-write filesystem",
             Self::LogFormat => "How log lines on stderr look",
@@ -303,7 +315,7 @@ impl Setting {
             Self::Cores => "LIST",
             Self::Durability => "sync|async|none",
             Self::Idle => "spin|park",
-            Self::SpinFor => "DURATION",
+            Self::SpinFor | Self::ScrubInterval => "DURATION",
             Self::Partitions | Self::WritesInFlight => "COUNT",
             Self::Cluster | Self::NodeId => "NAME",
             Self::MaxValue | Self::SegmentSize | Self::LogMax | Self::CheckpointInterval => "SIZE",

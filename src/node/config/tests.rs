@@ -114,6 +114,7 @@ fn each_setting_is_read_from_the_file() {
         segment_size_bytes: 8 << 20,
         log_size_bytes_max: 32 << 20,
         checkpoint_interval_size_bytes: 2 << 20,
+        scrub_interval: Duration::from_secs(24 * 60 * 60),
         writes_in_flight: 4,
         allow_cow: true,
         log_format: LogFormat::Json,
@@ -170,6 +171,7 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::SegmentSize, "1MiB"),
         (Setting::LogMax, "17TiB"),
         (Setting::CheckpointInterval, "1KiB"),
+        (Setting::ScrubInterval, "999ms"),
         (Setting::WritesInFlight, "5"),
         (Setting::AllowCow, "1"),
         (Setting::LogFormat, "xml"),
@@ -195,6 +197,7 @@ fn values_at_the_edge_of_their_range_are_accepted_and_those_beyond_refused() {
     assert!(sound(Setting::WritesInFlight, "1") && !sound(Setting::WritesInFlight, "0"));
     assert!(sound(Setting::SpinFor, "0us") && sound(Setting::SpinFor, "10ms"));
     assert!(!sound(Setting::SpinFor, "50"));
+    assert!(sound(Setting::ScrubInterval, "0s") && sound(Setting::ScrubInterval, "1s"));
     assert!(sound(Setting::SegmentSize, "256MiB") && !sound(Setting::SegmentSize, "257MiB"));
     assert!(!sound(Setting::SegmentSize, "8389632B"), "not in whole MiB");
     assert!(sound(Setting::MaxValue, "1984KiB") && !sound(Setting::MaxValue, "1985KiB"));

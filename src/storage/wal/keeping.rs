@@ -280,3 +280,6 @@ impl Wal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
