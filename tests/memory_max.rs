@@ -1,6 +1,7 @@
 //! A node's maps keep to `--memory-max`: puts are refused there, everything else goes on, and so do
 //! puts once there is space again. Seen from outside, on a real node.
 #![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
+#![allow(clippy::disallowed_methods, reason = "tests may look at the clock")]
 
 mod support;
 

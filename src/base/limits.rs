@@ -85,6 +85,9 @@ pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
 /// Memory for the commands of unstable slots is allocated in chunks of this size: an allocation
 /// serves many commands, and a single slot that stays pins no more than this.
 pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
+/// Full chunks of a shard that are looked through for one whose commands are all stable, to be used
+/// again.
+pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.

@@ -40,7 +40,7 @@ use super::maps::Maps;
 use super::partition::PartitionMap;
 use super::record::{MapId, Record};
 use super::table::Visit;
-use crate::base::cast::{u64_from, usize_from_u32};
+use crate::base::cast::{u64_from, usize_from, usize_from_u32};
 use crate::base::ids::Index;
 
 /// A map's name.
@@ -59,7 +59,7 @@ const PAGE_COST_RECORDS: usize = 8;
 pub struct SliceBudget {
     /// Records that it looks at.
     pub record_count: usize,
-    /// Bytes that it appends; the last entry may exceed them.
+    /// Bytes that it appends or gives back; the last entry may exceed them.
     pub size_bytes: usize,
 }
 
@@ -169,9 +169,11 @@ impl PartitionMap {
     ) -> Progress {
         let checkpoint = self.checkpoint.as_mut().expect("a checkpoint is under way");
         assert!(!checkpoint.is_void, "a void checkpoint is aborted");
-        let (before, mut visited_count) = (out.len(), 0);
+        let before = out.len();
+        // Giving a large record back costs about as much as appending it.
+        let (mut visited_count, mut freed_size_bytes) = (0, 0);
         while visited_count < budget.record_count.max(1)
-            && out.len() - before < budget.size_bytes.max(1)
+            && out.len() - before + freed_size_bytes < budget.size_bytes.max(1)
         {
             let Arena { records, tables } = arena;
             match self.table.step_walk(tables, |at| records.touch(at)) {
@@ -180,8 +182,10 @@ impl PartitionMap {
                     visited_count += 1;
                     checkpoint.write(&self.maps, &records.record(at), out);
                     if is_kept {
-                        self.table.count_freed(records.size_bytes(at));
+                        let size_bytes = records.size_bytes(at);
+                        self.table.count_freed(size_bytes);
                         records.free(at);
+                        freed_size_bytes += usize_from(size_bytes);
                     }
                 }
                 Visit::End => {

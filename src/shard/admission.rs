@@ -8,8 +8,8 @@ use super::partition::{Partition, PartitionView};
 use crate::base::cast::u64_from;
 use crate::base::limits::{
     MAP_SIZE_BYTES_SPARE, MEMORY_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES,
-    REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX, UNSYNCED_PARTITION_SIZE_BYTES_MAX,
-    UNSYNCED_SIZE_BYTES_MAX,
+    PAYLOAD_CHUNK_SPENT_COUNT_MAX, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
+    UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
 };
 use crate::map::hasher::KeyHash;
 use crate::map::operation::{Command, Operation};
@@ -17,11 +17,13 @@ use crate::metrics::ShardCounters;
 use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
 
-/// Memory for the commands of slots that aren't stable: cut from chunks, so that an allocation
-/// serves many commands.
+/// Memory for the commands of slots that aren't stable: cut from chunks, which are used again once
+/// all of their commands are stable.
 #[derive(Debug, Default)]
 pub(super) struct Payloads {
     chunk: BytesMut,
+    /// Chunks without room; their commands still have them, perhaps.
+    spent: Vec<BytesMut>,
 }
 
 impl Payloads {
@@ -31,10 +33,25 @@ impl Payloads {
             return Bytes::copy_from_slice(bytes);
         }
         if self.chunk.capacity() < bytes.len() {
-            self.chunk = BytesMut::with_capacity(PAYLOAD_CHUNK_SIZE_BYTES);
+            self.next_chunk();
         }
         self.chunk.extend_from_slice(bytes);
         self.chunk.split().freeze()
+    }
+
+    fn next_chunk(&mut self) {
+        let is_free = |chunk: &mut BytesMut| chunk.try_reclaim(PAYLOAD_CHUNK_SIZE_BYTES);
+        let next = match self.spent.iter_mut().position(is_free) {
+            Some(place) => self.spent.swap_remove(place),
+            None => BytesMut::with_capacity(PAYLOAD_CHUNK_SIZE_BYTES),
+        };
+        let spent = std::mem::replace(&mut self.chunk, next);
+        if self.spent.len() < PAYLOAD_CHUNK_SPENT_COUNT_MAX {
+            self.spent.push(spent);
+        } else {
+            // Those that are kept are all in use, and a later one will be free before them.
+            self.spent[0] = spent;
+        }
     }
 }
 
@@ -168,6 +185,23 @@ const PUT_GROWTH_SIZE_BYTES: u64 = 4 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_are_used_again_once_nobody_has_their_copies() {
+        let mut payloads = Payloads::default();
+        let copies = |payloads: &mut Payloads| -> Vec<Bytes> {
+            (0..3 * PAYLOAD_CHUNK_SIZE_BYTES / 1_000).map(|_| payloads.copy(&[7; 1_000])).collect()
+        };
+        let held = payloads.copy(&[5; 1_000]);
+        for _ in 0..50 {
+            drop(copies(&mut payloads));
+        }
+        assert!(payloads.spent.len() <= 6, "{} chunks", payloads.spent.len());
+        let all: Vec<Vec<Bytes>> = (0..100).map(|_| copies(&mut payloads)).collect();
+        assert_eq!(payloads.spent.len(), PAYLOAD_CHUNK_SPENT_COUNT_MAX);
+        assert!(all.iter().flatten().all(|copy| *copy == [7; 1_000][..]));
+        assert_eq!(held, [5; 1_000][..]);
+    }
 
     #[test]
     fn copies_share_chunks_and_keep_their_bytes() {

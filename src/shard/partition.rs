@@ -3,6 +3,7 @@
 use super::Effects;
 use crate::base::ids::{Index, Origin, TermId};
 use crate::base::time::Monotonic;
+use crate::map::outcome::Outcome;
 use crate::map::partition::PartitionMap;
 use crate::nopaxos::{Collector, Group, Replica, Sequencer};
 use crate::wire::request::Kind;
@@ -84,6 +85,39 @@ impl Asker {
             Kind::Query => response::encode_query_response,
         };
         encode(buffer, prefix, self.correlation, index, result);
+    }
+}
+
+impl Asker {
+    /// As [`Asker::reply`], with an outcome that isn't encoded yet.
+    pub(super) fn reply_with(
+        &self,
+        prefix: &ResponsePrefix,
+        index: Index,
+        outcome: &Outcome<'_>,
+        effects: &mut impl Effects,
+    ) {
+        let Some(buffer) = effects.reply_buffer(self.origin, true) else { return };
+        let (size, write) = (outcome.encoded_size_bytes(), |out: &mut _| outcome.encode(out));
+        let correlation = self.correlation;
+        match self.kind {
+            Kind::Command => response::encode_command_response_with(
+                buffer,
+                prefix,
+                correlation,
+                index,
+                size,
+                write,
+            ),
+            Kind::Query => response::encode_query_response_with(
+                buffer,
+                prefix,
+                correlation,
+                index,
+                size,
+                write,
+            ),
+        }
     }
 }
 
