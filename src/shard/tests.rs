@@ -20,9 +20,10 @@ use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
 use crate::storage::wal::{WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
 
+mod several;
+
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
-const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
 
 /// What a shard asked of its host.
 #[derive(Debug, Default)]
@@ -33,16 +34,28 @@ struct Asked {
     gone: bool,
     writes: VecDeque<SegmentWrite>,
     segments: VecDeque<SegmentId>,
+    /// The shard.
+    me: ShardId,
+    asks: VecDeque<(ShardId, AskId, BytesMut)>,
+    /// Answers to other shards' requests, by place, and whether they have ended.
+    guests: BTreeMap<u32, (BytesMut, bool)>,
 }
 
 impl Effects for Asked {
-    fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
+    fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
+        if origin.home != self.me {
+            let (buffer, ended) = self.guests.entry(origin.connection).or_default();
+            assert!(!*ended, "an answer ends once");
+            *ended = last;
+            return Some(buffer);
+        }
         self.finished_count += usize::from(last);
         (!self.gone).then_some(&mut self.replies)
     }
 
-    fn ask(&mut self, _to: ShardId, _ask: AskId, _request: &[u8]) {
-        panic!("a shard that is alone asks nobody");
+    fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        assert_ne!(to, self.me, "a shard knows its own share");
+        self.asks.push_back((to, ask, request.into()));
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -90,24 +103,36 @@ impl Host {
     }
 
     fn boot(disk: Disk, durability: Durability, boot: u64) -> Self {
+        Self::boot_one((ShardId(0), 1), disk, durability, boot)
+    }
+
+    /// One of several shards.
+    fn boot_one(
+        (me, shard_count): (ShardId, u16),
+        disk: Disk,
+        durability: Durability,
+        boot: u64,
+    ) -> Self {
+        let key = LogKey { shard: me, salt: 7 };
+        let own = ShardMap::new(PARTITION_COUNT, shard_count).partitions_of(me);
         let config = Config {
             cluster: "test".into(),
             member: "a".into(),
-            shard: ShardId(0),
-            partitions: 0..PARTITION_COUNT,
+            shard: me,
+            partitions: own.clone(),
             partition_count: PARTITION_COUNT,
-            shard_count: 1,
+            shard_count,
             durability,
             first_term: TermId(1),
             hash_key: [3; 16],
         };
-        let partitions: Vec<PartitionId> = (0..PARTITION_COUNT).map(PartitionId).collect();
+        let partitions: Vec<PartitionId> = own.map(PartitionId).collect();
         let names: Vec<SegmentId> = disk.0.keys().copied().collect();
         let size_bytes = u64_from(SEGMENT_SIZE);
         let files: Vec<SegmentFile> =
             names.iter().map(|&name| SegmentFile { name, size_bytes }).collect();
         let folder = LogFolder {
-            key: KEY,
+            key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
             partitions: &partitions,
@@ -117,7 +142,7 @@ impl Host {
         let mut source = Source(disk.0.values().collect());
         let recovered = recover(&folder, &mut source, &mut loading).expect("nothing is damaged");
         let log = WalConfig {
-            key: KEY,
+            key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
             log_size_bytes_max: 64 * u64_from(SEGMENT_SIZE),
@@ -127,7 +152,8 @@ impl Host {
         let start: WalStart = recovered.start;
         let shard = Shard::new(loading, recovered.partitions, Wal::open(log, start));
         let now = Now { monotonic: Monotonic(NS_PER_S), wall: Timestamp(boot * 1_000 * NS_PER_S) };
-        let mut host = Self { shard, asked: Asked::default(), disk, now, next_correlation: 0 };
+        let mut host =
+            Self { shard, asked: Asked { me, ..Asked::default() }, disk, now, next_correlation: 0 };
         host.shard.start(host.now, &mut host.asked);
         while !host.shard.is_ready() {
             host.run();
