@@ -463,7 +463,7 @@ fn node_that_is_told_to_end_under_load_keeps_what_it_answered_and_ends_well() {
                 let mut client = Client::connect(address, WAIT).unwrap();
                 while client.size(MAP).is_ok() && client.entries(MAP, Entries::default()).is_ok() {}
             });
-            thread::sleep(Duration::from_millis(300));
+            thread::park_timeout(Duration::from_millis(300));
             let ended = end(node);
             lister.join().unwrap();
             let known = writers.into_iter().map(|writer| writer.join().unwrap());
