@@ -2,6 +2,7 @@
 //! leaked. (`ring_model.rs` tries the orders that a machine doesn't show.)
 
 #![allow(unsafe_code, reason = "a counting allocator is unsafe by its signature")]
+#![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;

@@ -11,14 +11,17 @@ use allocation_counter::{AllocationInfo, measure};
 use arrayvec::ArrayVec;
 use bytes::BytesMut;
 use p2pmap::base::cast::u64_from;
-use p2pmap::base::ids::{BootEpoch, Origin, PartitionId, SegmentId, ShardId, TermId};
+use p2pmap::base::ids::{AskId, BootEpoch, Origin, PartitionId, SegmentId, ShardId, TermId};
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX};
 use p2pmap::base::time::{Monotonic, NS_PER_S, NS_PER_US, Now, Timestamp};
 use p2pmap::bench::workload::Workload;
-use p2pmap::shard::{Config, Effects, Input, Loading, RoutedRequest, Shard};
+use p2pmap::shard::{Config, Effects, Input, Installing, Loading, RoutedRequest, Shard};
 use p2pmap::storage::block::{Block, LogKey, SegmentWrite};
+use p2pmap::storage::carry::SegmentRead;
+use p2pmap::storage::checkpoint::{CheckpointId, CheckpointSource, CheckpointStep};
+use p2pmap::storage::record::LiveSegment;
 use p2pmap::storage::recovery::{LogFolder, SegmentSource, recover};
-use p2pmap::storage::wal::{Durability, Wal, WalConfig};
+use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use p2pmap::wire::frame;
 use p2pmap::wire::request::{Acceptance, decode_hot};
 use p2pmap::wire::route::Router;
@@ -47,8 +50,26 @@ impl Effects for Host {
         self.writes.push_back(write);
     }
 
-    fn prepare_segment(&mut self, segment: SegmentId) {
-        self.segments.push_back(segment);
+    fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        self.segments.push_back(wanted.segment);
+    }
+
+    fn ask(&mut self, _owner: ShardId, _ask: AskId, _request: &[u8]) {
+        unreachable!("there are no other shards");
+    }
+
+    fn read_segment(&mut self, _read: SegmentRead) {
+        unreachable!("nothing keeps an old segment");
+    }
+
+    fn scrub(&mut self, _segments: Vec<LiveSegment>) {}
+
+    fn report_damage(&mut self, _segment: SegmentId, _offset: u64) {
+        unreachable!("nothing is damaged");
+    }
+
+    fn checkpoint(&mut self, _step: CheckpointStep) {
+        unreachable!("none is due");
     }
 }
 
@@ -57,6 +78,15 @@ struct Nothing;
 
 impl SegmentSource for Nothing {
     fn read(&mut self, _: usize, _: usize, _: &mut [Block]) -> std::io::Result<()> {
+        unreachable!("there are no files");
+    }
+}
+
+/// No checkpoints either.
+struct NoCheckpoints;
+
+impl CheckpointSource for NoCheckpoints {
+    fn read(&mut self, _: CheckpointId, _: u64, _: &mut [Block]) -> std::io::Result<usize> {
         unreachable!("there are no files");
     }
 }
@@ -117,8 +147,14 @@ impl World {
             first_term: TermId(1),
             hash_key: [7; 16],
             memory_size_bytes_max: u64::MAX,
+            shard_count: 1,
+            checkpoint_salt: 0,
+            checkpoint_interval_size_bytes: u64::MAX,
         });
-        let recovered = recover(&folder, &mut Nothing, &mut loading).unwrap();
+        let mut none = NoCheckpoints;
+        let mut installing = Installing::new(&mut loading, &mut none, 0);
+        let recovered = recover(&folder, &mut Nothing, &mut installing).unwrap();
+        installing.finish().unwrap();
         let config = WalConfig {
             key,
             boot_epoch: BootEpoch(1),
@@ -129,7 +165,7 @@ impl World {
         };
         let log = Wal::open(config, recovered.start);
         let mut world = Self {
-            shard: Shard::new(loading, recovered.partitions, log),
+            shard: Shard::new(loading, recovered.partitions, log, Vec::new()),
             host: Host {
                 replies: BytesMut::with_capacity(1 << 20),
                 reply_count: 0,

@@ -105,7 +105,7 @@ pub struct Mesh {
     answers: Vec<Answer>,
     gathered: BytesMut,
     /// Shards to which something was published and that were not rung yet.
-    to_ring: Vec<ShardId>,
+    bells: Vec<ShardId>,
     /// Frames of the pass under way that can't be forwarded yet, and to whom.
     pub(super) deferred: ArrayVec<(usize, ShardId), PASS_COUNT_MAX>,
 }
@@ -208,7 +208,7 @@ impl Mesh {
             guests: Slab::new(),
             answers: Vec::new(),
             gathered: BytesMut::new(),
-            to_ring: Vec::with_capacity(shard_count),
+            bells: Vec::with_capacity(shard_count),
             deferred: ArrayVec::new(),
         }
     }
@@ -328,8 +328,8 @@ impl Mesh {
             if link.requests.publish() | link.answers.publish() {
                 published = true;
                 let shard = ShardId(u16_from(shard));
-                if !self.to_ring.contains(&shard) {
-                    self.to_ring.push(shard);
+                if !self.bells.contains(&shard) {
+                    self.bells.push(shard);
                 }
             }
         }
@@ -338,14 +338,14 @@ impl Mesh {
 
     /// Another shard is to be woken at the end of the turn, if it sleeps.
     pub(super) fn ring_later(&mut self, shard: ShardId) {
-        if !self.to_ring.contains(&shard) {
-            self.to_ring.push(shard);
+        if !self.bells.contains(&shard) {
+            self.bells.push(shard);
         }
     }
 
     /// The shards to which something was published, each once, to be woken if they sleep.
-    pub(super) fn to_ring(&mut self) -> impl Iterator<Item = ShardId> + '_ {
-        self.to_ring.drain(..)
+    pub(super) fn bells(&mut self) -> impl Iterator<Item = ShardId> + '_ {
+        self.bells.drain(..)
     }
 
     /// Whether something has come from another shard.

@@ -245,7 +245,7 @@ impl<S: Service> EventLoop<S> {
 
     /// Wakes the shards to which something was published and that sleep.
     pub(super) fn ring_doorbells(&mut self) {
-        for shard in self.mesh.to_ring() {
+        for shard in self.mesh.bells() {
             self.node.cores[usize::from(shard.0)].ring_doorbell();
         }
     }

@@ -27,10 +27,12 @@ use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
 use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
 
+mod several;
+
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
 const LOG_SEGMENT_COUNT: u64 = 64;
-const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
+const SALT: u32 = 7;
 
 /// What a shard asked of its host.
 #[derive(Debug, Default)]
@@ -45,16 +47,28 @@ struct Asked {
     damaged: Vec<(SegmentId, u64)>,
     steps: VecDeque<CheckpointStep>,
     scrubbed: Option<Vec<LiveSegment>>,
+    /// The shard.
+    me: ShardId,
+    asks: VecDeque<(ShardId, AskId, BytesMut)>,
+    /// Answers to other shards' requests, by place, and whether they have ended.
+    guests: BTreeMap<u32, (BytesMut, bool)>,
 }
 
 impl Effects for Asked {
-    fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
+    fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
+        if origin.home != self.me {
+            let (buffer, ended) = self.guests.entry(origin.connection).or_default();
+            assert!(!*ended, "an answer ends once");
+            *ended = last;
+            return Some(buffer);
+        }
         self.finished_count += usize::from(last);
         (!self.gone).then_some(&mut self.replies)
     }
 
-    fn ask(&mut self, _to: ShardId, _ask: AskId, _request: &[u8]) {
-        panic!("a shard that is alone asks nobody");
+    fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        assert_ne!(to, self.me, "a shard knows its own share");
+        self.asks.push_back((to, ask, request.into()));
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -177,27 +191,40 @@ impl Host {
         boot: u64,
         memory_size_bytes_max: u64,
     ) -> Self {
+        Self::boot_one((ShardId(0), 1), disk, durability, boot, memory_size_bytes_max)
+    }
+
+    /// One of several shards.
+    fn boot_one(
+        (me, shard_count): (ShardId, u16),
+        disk: Disk,
+        durability: Durability,
+        boot: u64,
+        memory_size_bytes_max: u64,
+    ) -> Self {
+        let key = LogKey { shard: me, salt: SALT };
+        let own = ShardMap::new(PARTITION_COUNT, shard_count).partitions_of(me);
         let config = Config {
             cluster: "test".into(),
             member: "a".into(),
-            shard: ShardId(0),
-            partitions: 0..PARTITION_COUNT,
+            shard: me,
+            partitions: own.clone(),
             partition_count: PARTITION_COUNT,
-            shard_count: 1,
+            shard_count,
             durability,
             first_term: TermId(1),
             hash_key: [3; 16],
-            checkpoint_salt: KEY.salt,
+            checkpoint_salt: SALT,
             checkpoint_interval_size_bytes: 64 << 10,
             memory_size_bytes_max,
         };
-        let partitions: Vec<PartitionId> = (0..PARTITION_COUNT).map(PartitionId).collect();
+        let partitions: Vec<PartitionId> = own.map(PartitionId).collect();
         let names: Vec<SegmentId> = disk.segments.keys().copied().collect();
         let size_bytes = u64_from(SEGMENT_SIZE);
         let files: Vec<SegmentFile> =
             names.iter().map(|&name| SegmentFile { name, size_bytes }).collect();
         let folder = LogFolder {
-            key: KEY,
+            key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
             partitions: &partitions,
@@ -206,11 +233,11 @@ impl Host {
         let mut loading = Loading::new(config);
         let mut source = Source(disk.segments.values().collect());
         let mut checkpoints = Checkpoints(disk.checkpoints.clone());
-        let mut installing = Installing::new(&mut loading, &mut checkpoints, KEY.salt);
+        let mut installing = Installing::new(&mut loading, &mut checkpoints, SALT);
         let recovered = recover(&folder, &mut source, &mut installing).expect("nothing is damaged");
         installing.finish().expect("every checkpoint that is needed is there");
         let log = WalConfig {
-            key: KEY,
+            key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
             log_size_bytes_max: LOG_SEGMENT_COUNT * u64_from(SEGMENT_SIZE),
@@ -226,7 +253,8 @@ impl Host {
         let wal = Wal::open(log, start);
         let shard = Shard::new(loading, recovered.partitions, wal, stale);
         let now = Now { monotonic: Monotonic(NS_PER_S), wall: Timestamp(boot * 1_000 * NS_PER_S) };
-        let mut host = Self { shard, asked: Asked::default(), disk, now, next_correlation: 0 };
+        let mut host =
+            Self { shard, asked: Asked { me, ..Asked::default() }, disk, now, next_correlation: 0 };
         host.shard.start(host.now, &mut host.asked);
         while !host.shard.is_ready() {
             while host.log_step(0) {}
