@@ -47,7 +47,7 @@ const EVERYWHERE: &[&str] = &[""];
 
 /// Where below `src/` each dependency may be named, so that a reader sees what replacing it would
 /// cost. A name that ends in `/` is a folder.
-pub(crate) const DEPENDENCIES: [(&str, &[&str]); 29] = [
+pub(crate) const DEPENDENCIES: [(&str, &[&str]); 30] = [
     ("arrayvec", EVERYWHERE),
     ("bytes", EVERYWHERE),
     ("foldhash", EVERYWHERE),
@@ -56,6 +56,7 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 29] = [
     ("smallvec", EVERYWHERE),
     ("zerocopy", EVERYWHERE),
     ("clap", &["cli/"]),
+    ("clap_complete", &["cli/completions.rs"]),
     ("core_affinity", &["node/placement.rs", "bench/"]),
     ("crc32fast", &["base/checksum.rs"]),
     ("xxhash_rust", &["base/checksum.rs"]),
