@@ -269,6 +269,34 @@ const _: () = assert!(
 );
 const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
 
+// ---- the host ----
+
+/// What is read of one of the files in which a kernel describes itself; a table of the interrupts
+/// of some hundred cores has some MiB.
+pub const HOST_FILE_SIZE_BYTES_MAX: usize = 16 << 20;
+/// Names that are read of one of its folders.
+pub const HOST_FOLDER_ENTRY_COUNT_MAX: usize = 16_384;
+/// Disks below one filesystem that are looked at.
+pub const HOST_DEVICE_COUNT_MAX: usize = 64;
+/// Devices below devices, and buses above them, that are followed.
+pub const HOST_DEVICE_DEPTH_MAX: usize = 8;
+/// Connections for which a host is to have descriptors.
+pub const HOST_CONNECTION_COUNT: u64 = 10_000;
+/// Connections that wait to be accepted, as the listener asks for.
+pub const LISTEN_BACKLOG_COUNT: usize = 4_096;
+/// Memory that a core's executor pins: three rings with 512 KiB of buffers each.
+pub const LOCKED_MEMORY_SIZE_BYTES_PER_CORE: u64 = 3 * (512 << 10);
+/// Memory lock limit below which an executor refuses to start.
+pub const LOCKED_MEMORY_SIZE_BYTES_MIN: u64 = 512 << 10;
+/// How long an idle core may take to become busy: about what waking a parked loop costs anyway.
+pub const HOST_IDLE_EXIT_US_MAX: u64 = 50;
+/// Share of a core's time that the host of a virtual machine may take.
+pub const HOST_STEAL_PERCENT_MAX: u64 = 1;
+/// Share of a chosen core's time that others may have.
+pub const HOST_BUSY_PERCENT_MAX: u64 = 20;
+/// Share of a minute in which threads may have waited for a resource.
+pub const HOST_PRESSURE_PERCENT_MAX: f64 = 10.0;
+
 // ---- gRPC ----
 
 /// What a client may send on one stream before we have read it.

@@ -1,5 +1,5 @@
 //! Where the command line meets the engine: the only file of this room that starts a loop, loads a
-//! node or opens a log. Each function gets arguments that were checked, and returns what comes of
+//! node, opens a log or looks at the host. Each function gets arguments that were checked, and returns what comes of
 //! running it to its end.
 
 use std::fmt;
@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::bench::{BareEchoArgs, BenchDiskArgs, BenchRunArgs};
+use super::check_host::{self, CheckHostArgs};
 use super::failure::Failure;
 use super::inspect::{self, InspectError, InspectOptions};
+use super::output::Output;
 use crate::base::limits::SPIN_NS_DEFAULT;
 use crate::bench::load::{self, LoadOptions};
 use crate::bench::log_writes::{self, LogWriteOptions};
@@ -18,6 +20,8 @@ use crate::bench::workload::Workload;
 use crate::bench::{bare_echo, disk};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
+use crate::node::host::tree::Tree;
+use crate::node::host::{HostFacts, Probes, Wanted};
 use crate::runtime::executor::Idle;
 
 /// Runs a node until it is told to stop.
@@ -87,6 +91,19 @@ pub(super) fn bench_bare_echo(args: &BareEchoArgs) -> Result<Verdict, Failure> {
     bare_echo::serve(args.listen, args.spin, listening)
         .map_err(|e| Failure::new(format!("cannot listen on {}: {e}", args.listen)))?;
     Ok(Verdict::Done)
+}
+
+/// Prints what is wrong on this host.
+pub(super) fn check_host(args: &CheckHostArgs) -> Result<Verdict, Failure> {
+    let data_dir = std::path::absolute(&args.data_dir)
+        .map_err(|e| Failure::new(format!("--data-dir {}: {e}", args.data_dir.display())))?;
+    let probes = Probes::of_this_host(&data_dir);
+    let wanted = Wanted { data_dir, cores: args.cores.clone() };
+    let facts = HostFacts::gather(&Tree::new("/"), &wanted, probes, Duration::from_secs(1));
+    let report = facts.evaluate();
+    let output = if args.json { Output::Json } else { Output::Human };
+    output.print(|| report.to_string().trim_end().to_owned(), || check_host::object(&report))?;
+    Ok(if report.has_problems() { Verdict::Negative } else { Verdict::Done })
 }
 
 /// Prints what a log holds.

@@ -1,14 +1,16 @@
 //! The command line: parse, choose a command, turn what comes of it into an exit code.
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
-//! Exit codes: 0 done; 1 the key is absent or the condition doesn't hold; 2 an error, one line of
-//! it on stderr; from 10 on, a node that stopped by itself
+//! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold or the host has a problem; 2
+//! an error, one line of it on stderr; from 10 on, a node that stopped by itself
 //! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
 //! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
 //! is no error.
 
 mod bench;
+mod check_host;
 mod clear;
+mod completions;
 mod echo;
 mod engine;
 mod entries;
@@ -39,7 +41,8 @@ use self::output::{Output, escape, object_with, previous_value};
 use crate::client::error::ClientError;
 use crate::proto::p2pmap::v1::error::Code;
 
-/// The exit code of a command that found the key absent or the condition not to hold.
+/// The exit code of a command that found the key absent, the condition not to hold or the host to
+/// have a problem.
 const EXIT_NEGATIVE: u8 = 1;
 
 /// A replicated, partitioned key-value map server and its client.
@@ -70,6 +73,8 @@ enum Command {
     Entries(entries::EntriesArgs),
     /// Remove all entries of a map (partition by partition, not at once).
     Clear(clear::ClearArgs),
+    /// Say what is wrong on this host for a latency-critical node, and what mends it.
+    CheckHost(check_host::CheckHostArgs),
     /// Look into a log, offline.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -78,6 +83,8 @@ enum Command {
     Bench(bench::BenchCommand),
     /// Run a node's loop with nothing behind it: each frame is sent back.
     Echo(Box<echo::EchoArgs>),
+    /// Print what makes a shell complete commands and flags.
+    Completions(completions::CompletionsArgs),
 }
 
 /// What came of a command that didn't fail.
@@ -85,7 +92,7 @@ enum Command {
 enum Verdict {
     /// It did what it was asked.
     Done,
-    /// The key is absent or the condition doesn't hold.
+    /// The key is absent, the condition doesn't hold or the host has a problem.
     Negative,
 }
 
@@ -123,9 +130,11 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Size(args) => size::run(args),
         Command::Entries(args) => entries::run(args),
         Command::Clear(args) => clear::run(args),
+        Command::CheckHost(args) => check_host::run(args),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Echo(args) => echo::run(*args),
+        Command::Completions(args) => completions::run(args),
     }
 }
 

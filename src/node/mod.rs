@@ -7,6 +7,7 @@ pub mod banner;
 pub mod config;
 pub mod data_dir;
 pub mod echo;
+pub mod host;
 pub mod logging;
 pub mod memory;
 pub mod metrics_endpoint;

@@ -58,6 +58,7 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 30] = [
     ("smallvec", EVERYWHERE),
     ("zerocopy", EVERYWHERE),
     ("clap", &["cli/"]),
+    ("clap_complete", &["cli/completions.rs"]),
     ("core_affinity", &["node/placement.rs", "bench/"]),
     ("crc32fast", &["base/checksum.rs"]),
     ("xxhash_rust", &["base/checksum.rs"]),

@@ -47,6 +47,13 @@ impl Filesystem {
         Ok(Self { magic: magic as u64 & 0xFFFF_FFFF })
     }
 
+    /// The known one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let found = KNOWN.iter().find(|(_, known, _)| *known == name);
+        found.map(|&(magic, ..)| Self { magic })
+    }
+
     /// How it treats a block that is written again.
     #[must_use]
     pub fn keeps(self) -> Keeps {
@@ -81,6 +88,8 @@ mod tests {
         assert_eq!(filesystem(7).keeps(), Keeps::Unknown);
         assert_eq!(filesystem(0x9123_683E).to_string(), "btrfs");
         assert_eq!(filesystem(7).to_string(), "a filesystem of type 0x7");
+        assert_eq!(Filesystem::named("xfs"), Some(filesystem(0x5846_5342)));
+        assert_eq!(Filesystem::named("fat"), None);
     }
 
     #[test]

@@ -1,0 +1,143 @@
+//! The bounds that a long run must keep.
+
+use std::time::Duration;
+
+use crate::Run;
+use crate::sample::{Report, Sample};
+
+/// From here on a run is long enough to say something about memory.
+const SECONDS_FOR_SLOPE: u64 = 45;
+/// What the line through the resident sizes may rise by after the warm-up: a share of their mean,
+/// and a little for what the allocator does at first.
+const RESIDENT_RISE: f64 = 0.02;
+const RESIDENT_RISE_BYTES: f64 = (4 << 20) as f64;
+/// What checkpoints may take: the last one and the next of each partition, each at most what all
+/// keys with their values are, with a tenth for their framing; and files that are always there.
+const STATE_SIZE_BYTES_MAX: f64 = (64 * 64 * 4 * (1_024 + 64)) as f64;
+const CHECKPOINTS_SIZE_BYTES_MAX: f64 = 2.0 * 1.1 * STATE_SIZE_BYTES_MAX + (1 << 20) as f64;
+/// Clients must not notice checkpoints.
+const CHECKPOINT_RATIO_MAX: f64 = 2.0;
+/// Answers without which a percentile of a thousandth says nothing.
+const ANSWER_COUNT_MIN: u64 = 20_000;
+/// How long a turn may be.
+const TURN_MAX: Duration = Duration::from_millis(1);
+
+/// The bounds that were broken.
+pub(crate) fn failures(run: &Run, report: &Report) -> Vec<String> {
+    let checks = [refused(report), disk(run, report), memory(run, report)];
+    let full = [checkpoints(report), latency(report), turns(report)];
+    let mut failures: Vec<String> = checks.into_iter().flatten().collect();
+    for failure in full.into_iter().flatten() {
+        if run.is_full() {
+            failures.push(failure);
+        } else {
+            println!("in a full run this would be a failure: {failure}");
+        }
+    }
+    failures
+}
+
+/// The load is moderate, and room comes back by itself: nothing needs to be refused.
+fn refused(report: &Report) -> Option<String> {
+    let count = report.refused_count;
+    (count > 0).then(|| format!("{count} operations were refused"))
+}
+
+fn disk(run: &Run, report: &Report) -> Option<String> {
+    let most = report.samples.iter().map(|sample| sample.disk_size_bytes).max()? as f64;
+    let bound = run.log_size_bytes_max as f64 + CHECKPOINTS_SIZE_BYTES_MAX;
+    println!("disk: {most:.0} bytes at most, bound {bound:.0}");
+    (most > bound).then(|| format!("the disk took {most:.0} bytes, more than {bound:.0}"))
+}
+
+fn memory(run: &Run, report: &Report) -> Option<String> {
+    let warm = report.warm();
+    let rise = rise(warm);
+    let resident = |sample: &Sample| sample.resident_size_bytes as f64;
+    let mean = warm.iter().map(resident).sum::<f64>() / warm.len().max(1) as f64;
+    let bound = mean * RESIDENT_RISE + RESIDENT_RISE_BYTES;
+    println!(
+        "memory: the line through it rises by {rise:.0} bytes after the warm-up, bound {bound:.0}"
+    );
+    let failed = run.seconds >= SECONDS_FOR_SLOPE && rise > bound;
+    failed
+        .then(|| format!("memory grew by {rise:.0} bytes after the warm-up, more than {bound:.0}"))
+}
+
+/// By how much the straight line rises that fits the resident sizes best (least squares).
+fn rise(samples: &[Sample]) -> f64 {
+    let count = samples.len() as f64;
+    let (x, y) = (
+        |sample: &Sample| sample.at.as_secs_f64(),
+        |sample: &Sample| sample.resident_size_bytes as f64,
+    );
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return 0.0 };
+    let x_mean = samples.iter().map(x).sum::<f64>() / count;
+    let y_mean = samples.iter().map(y).sum::<f64>() / count;
+    let spread: f64 = samples.iter().map(|sample| (x(sample) - x_mean).powi(2)).sum();
+    let together: f64 =
+        samples.iter().map(|sample| (x(sample) - x_mean) * (y(sample) - y_mean)).sum();
+    if spread > 0.0 { together / spread * (x(last) - x(first)) } else { 0.0 }
+}
+
+/// A run that took none shows nothing about them.
+fn checkpoints(report: &Report) -> Option<String> {
+    match report.last_metric("p2pmap_checkpoints_total") {
+        Some(count) if count > 0.0 => None,
+        Some(_) => Some("no checkpoint was taken".to_owned()),
+        None => Some("the node has no metrics, or doesn't count checkpoints".to_owned()),
+    }
+}
+
+fn latency(report: &Report) -> Option<String> {
+    let (with, without) = (&report.with_checkpoint, &report.without_checkpoint);
+    if with.len().min(without.len()) < ANSWER_COUNT_MIN {
+        return Some(format!(
+            "too few answers to compare: {} with a checkpoint under way, {} without",
+            with.len(),
+            without.len()
+        ));
+    }
+    let p999 = |latencies: &hdrhistogram::Histogram<u64>| latencies.value_at_quantile(0.999) as f64;
+    let ratio = p999(with) / p999(without).max(1.0);
+    println!(
+        "p99.9 with a checkpoint under way / without: {ratio:.2}, bound {CHECKPOINT_RATIO_MAX}"
+    );
+    (ratio > CHECKPOINT_RATIO_MAX).then(|| format!("checkpoints raise p99.9 {ratio:.2} times"))
+}
+
+/// Turns that were long though the loop had its core: what steal and waiting in the run queue can
+/// explain, at a millisecond each, is taken off.
+fn turns(report: &Report) -> Option<String> {
+    let Some(long) = report.last_metric("p2pmap_turns_long_total") else {
+        return Some("the node doesn't count long turns".to_owned());
+    };
+    let without_core = report.waited + report.stolen;
+    let explained = without_core.as_secs_f64() / TURN_MAX.as_secs_f64();
+    println!(
+        "turns over {TURN_MAX:?}: {long:.0}; without a core for {without_core:?}, which explains \
+         up to {explained:.0}"
+    );
+    (long > explained).then(|| format!("{long:.0} turns took over {TURN_MAX:?}"))
+}
+
+impl Report {
+    fn last_metric(&self, name: &str) -> Option<f64> {
+        self.samples.last()?.metrics.get(name).copied()
+    }
+}
+
+#[test]
+fn line_through_samples_rises_by_what_they_grow() {
+    let sample = |second: u64, resident_size_bytes| Sample {
+        at: Duration::from_secs(second),
+        disk_size_bytes: 0,
+        resident_size_bytes,
+        metrics: Default::default(),
+    };
+    let growing: Vec<Sample> = (0..10).map(|second| sample(second, 1_000 + second * 7)).collect();
+    assert!((rise(&growing) - 63.0).abs() < 1e-6);
+    let flat: Vec<Sample> = (0..10).map(|second| sample(second, 500)).collect();
+    assert!(rise(&flat).abs() < 1e-6);
+    assert!(rise(&[]).abs() < 1e-6 && rise(&growing[..1]).abs() < 1e-6);
+}
