@@ -58,7 +58,7 @@ impl SegmentSource for Nothing {
         &mut self,
         _file: usize,
         _first_block: usize,
-        _blocks: &mut [p2pmap::storage::block::Block],
+        _blocks: &mut Vec<p2pmap::storage::block::Block>,
     ) -> std::io::Result<()> {
         unreachable!("there are no files");
     }

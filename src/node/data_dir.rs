@@ -16,6 +16,7 @@
 
 mod error;
 mod filesystem;
+mod read_ahead;
 mod segments;
 
 use std::fs::{self, File, OpenOptions};
