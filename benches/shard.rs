@@ -67,7 +67,7 @@ impl SegmentSource for Nothing {
         &mut self,
         _file: usize,
         _first_block: usize,
-        _blocks: &mut [Block],
+        _blocks: &mut Vec<Block>,
     ) -> std::io::Result<()> {
         unreachable!("there are no files");
     }

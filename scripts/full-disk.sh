@@ -22,7 +22,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/p2pmap-full-disk.XXXXXX")
 mount=$work/mount
 data=$mount/data
 acknowledged=$work/acknowledged
-value_size=98304
+value_size=262144
 server=
 mkdir "$mount"
 
@@ -91,7 +91,7 @@ kill_and_restart() {
 full() {
     echo "== a full $1"
     : >"$acknowledged"
-    fallocate -l 64M "$mount/ballast"
+    fallocate -l 48M "$mount/ballast"
     start
     next=0
     while put "$next"; do
@@ -134,7 +134,7 @@ failing() {
         put "$number" || fail "a write: $(cat "$work/refusal")"
     done
     prlimit --pid "$server" --fsize=2097152:2097152
-    for number in $(seq 4 60); do
+    for number in $(seq 4 40); do
         put "$number" || break
     done
     for _ in $(seq 100); do
@@ -160,7 +160,7 @@ stop() {
 }
 
 head -c "$value_size" /dev/urandom >"$work/random"
-truncate -s 192M "$work/image"
+truncate -s 176M "$work/image"
 mkfs.ext4 -q -F "$work/image"
 mount -o loop "$work/image" "$mount"
 full ext4

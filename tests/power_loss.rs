@@ -177,7 +177,7 @@ impl Disk {
 }
 
 impl SegmentSource for &Disk {
-    fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
+    fn read(&mut self, file: usize, first_block: usize, blocks: &mut Vec<Block>) -> io::Result<()> {
         for (distance, block) in blocks.iter_mut().enumerate() {
             let found = self.blocks.get(&(self.files[file], first_block + distance));
             block.clone_from(found.map_or(&Block::ZERO, |block| block));

@@ -123,8 +123,7 @@ pub const WRITES_IN_FLIGHT_DEFAULT: usize = 2;
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 /// Segments that clients' commands leave free: for the protocol and for making room.
 pub const SPARE_SEGMENT_COUNT: u64 = 3;
-/// How large a shard's log may become at least before somebody must move, if it is allowed to: twice
-/// as much as it should be then.
+/// What a shard's log should not exceed, if its state is smaller: at half of it somebody must move.
 pub const LOG_TARGET_SIZE_BYTES_MIN: u64 = 1 << 30;
 /// A partition with no more bytes than this above its checkpoint is carried over to a new segment
 /// when it keeps an old one; another one takes a checkpoint.

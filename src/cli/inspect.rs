@@ -268,7 +268,7 @@ fn map(file: &File, size_bytes: u64) -> io::Result<Option<Mmap>> {
 }
 
 impl SegmentSource for &Log {
-    fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
+    fn read(&mut self, file: usize, first_block: usize, blocks: &mut Vec<Block>) -> io::Result<()> {
         let bytes = self.bytes(file);
         for (distance, block) in blocks.iter_mut().enumerate() {
             let begin = (first_block + distance) * BLOCK_SIZE_BYTES;

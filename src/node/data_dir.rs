@@ -19,6 +19,7 @@ mod checkpoints;
 mod error;
 mod filesystem;
 mod rehome;
+mod read_ahead;
 mod segments;
 
 use std::fs::{self, File, OpenOptions};

@@ -119,8 +119,8 @@ impl ShardService {
         let now = self.shard.counters();
         if now.refused_log_full > before.refused_log_full {
             tracing::error!(
-                "no room for the log: writes are refused, reads go on; make room on the disk, or raise \
-                 --log-max"
+                "no room for the log: writes are refused, reads go on; make room on the disk, or \
+                 raise --log-max"
             );
         }
         if now.refused_map_full > before.refused_map_full {

@@ -161,8 +161,9 @@ impl CheckpointSource for Checkpoints {
 struct Source<'a>(Vec<&'a Vec<Block>>);
 
 impl SegmentSource for Source<'_> {
-    fn read(&mut self, file: usize, first: usize, blocks: &mut [Block]) -> std::io::Result<()> {
-        blocks.clone_from_slice(&self.0[file][first..first + blocks.len()]);
+    fn read(&mut self, file: usize, first: usize, blocks: &mut Vec<Block>) -> std::io::Result<()> {
+        let end = first + blocks.len();
+        blocks.clone_from_slice(&self.0[file][first..end]);
         Ok(())
     }
 }

@@ -32,15 +32,19 @@ use crate::base::cast::u64_from;
 use crate::base::ids::{BatchId, BootEpoch, Index, PartitionId, SegmentId};
 
 /// Blocks read at once while a log is read through: large requests keep a device busy.
-const READ_BLOCK_COUNT: usize = 1_024;
+const READ_BLOCK_COUNT: usize = 256;
 
 /// Reads segments; the files stay with the host.
 pub trait SegmentSource {
-    /// Fills `blocks` from a file, beginning at a block.
+    /// Fills `blocks` from a file, beginning at a block. Their number stays, their memory may be
+    /// exchanged.
     ///
     /// # Errors
     /// If the device can't read.
-    fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()>;
+    fn read(&mut self, file: usize, first_block: usize, blocks: &mut Vec<Block>) -> io::Result<()>;
+
+    /// These blocks will probably be read soon, after those that were announced before.
+    fn will_read(&mut self, _file: usize, _first_block: usize, _block_count: usize) {}
 }
 
 /// A file of a shard's folder that is named like a segment.
@@ -375,6 +379,8 @@ impl<'a> Plan<'a> {
             last_batch: None,
         };
         let counted = std::mem::take(&mut self.counted);
+        let order = counted.iter().map(|(segment, _)| segment).chain([&self.newest]);
+        reader.set_order(order.map(|segment| segment.file).collect());
         for &(segment, limit) in &counted {
             let end = self.read(reader, &mut progress, segment, Some(limit))?;
             assert!(end.is_none(), "a segment that counts is read to its limit");

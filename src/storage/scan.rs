@@ -10,6 +10,8 @@ use super::recovery::{SegmentSource, TornTail};
 use crate::base::ids::{BatchId, BootEpoch, SegmentId};
 use crate::base::limits::WRITES_IN_FLIGHT_MAX;
 
+/// How many chunks are announced before they are read.
+const READ_AHEAD_COUNT: usize = 8;
 /// How far behind the last complete batch of a segment a write in flight can have reached.
 const REACH_BLOCK_COUNT: usize = WRITES_IN_FLIGHT_MAX * BATCH_BLOCK_COUNT_MAX;
 
@@ -60,11 +62,39 @@ pub(super) struct Reader<'s, S> {
     chunk: usize,
     blocks: Vec<Block>,
     loaded: Option<(usize, usize)>,
+    /// The files that are read through, one after the other.
+    order: Vec<usize>,
+    /// What was announced last: the place of a file in the order, and a block.
+    announced: Option<(usize, usize)>,
 }
 
 impl<'s, S: SegmentSource> Reader<'s, S> {
-    pub(super) const fn new(source: &'s mut S, key: LogKey) -> Self {
-        Self { source, key, chunk: 1, blocks: Vec::new(), loaded: None }
+    pub(super) fn new(source: &'s mut S, key: LogKey) -> Self {
+        let (blocks, order) = (Vec::new(), Vec::new());
+        Self { source, key, chunk: 1, blocks, loaded: None, order, announced: None }
+    }
+
+    /// These files will be read through, one after the other, in chunks of the present size.
+    pub(super) fn set_order(&mut self, files: Vec<usize>) {
+        self.order = files;
+        self.announced = None;
+    }
+
+    /// Says what will be read after a chunk, so that the device needn't wait for us.
+    fn announce(&mut self, segment: &Segment, number: usize) {
+        let Some(place) = self.order.iter().position(|file| *file == segment.file) else { return };
+        let limit = segment.block_count.div_ceil(self.chunk);
+        let chunk_of = |(place, number): (usize, usize)| place * limit + number / self.chunk;
+        let now = chunk_of((place, number));
+        let mut next = self.announced.map_or(now, chunk_of).max(now) + 1;
+        while next <= now + READ_AHEAD_COUNT {
+            let (place, number) = (next / limit, next % limit * self.chunk);
+            let Some(&file) = self.order.get(place) else { return };
+            let block_count = self.chunk.min(segment.block_count - number);
+            self.source.will_read(file, number, block_count);
+            self.announced = Some((place, number));
+            next += 1;
+        }
     }
 
     /// How many blocks to ask for at once from now on.
@@ -79,19 +109,21 @@ impl<'s, S: SegmentSource> Reader<'s, S> {
         let first = match held {
             Some((_, first)) => first,
             None => {
-                let count = self.chunk.min(segment.block_count - number);
+                let first = number / self.chunk * self.chunk;
+                let count = self.chunk.min(segment.block_count - first);
                 self.loaded = None;
                 self.blocks.resize(count, Block::ZERO);
-                self.source.read(segment.file, number, &mut self.blocks).map_err(|error| {
+                self.announce(segment, first);
+                self.source.read(segment.file, first, &mut self.blocks).map_err(|error| {
                     StorageError::Read {
                         shard: self.key.shard,
                         segment: segment.name,
-                        offset: offset_of(number),
+                        offset: offset_of(first),
                         error,
                     }
                 })?;
-                self.loaded = Some((segment.file, number));
-                number
+                self.loaded = Some((segment.file, first));
+                first
             }
         };
         Ok(&self.blocks[number - first])

@@ -1,17 +1,12 @@
 //! A shard's segments as files: listed, read around the page cache, made durable, tidied up.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-use zerocopy::IntoBytes;
-
+use super::read_ahead::ReadAhead;
 use super::{DataDir, DataDirError, Notice, doing, sync_folder};
 use crate::base::ids::{PartitionId, ShardId};
-use crate::storage::block::{Block, offset_of};
-use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
+use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, recover};
 use crate::storage::replay::Apply;
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_of_file_name};
 
@@ -24,34 +19,6 @@ pub struct ShardLog {
     pub notices: Vec<Notice>,
 }
 
-/// Reads files with `O_DIRECT` where there is such a thing. One is open at a time: a log can have
-/// more of them than a process may have open.
-struct Files {
-    paths: Vec<PathBuf>,
-    direct: bool,
-    open: Option<(usize, File)>,
-}
-
-impl Files {
-    fn open(&self, file: usize) -> io::Result<File> {
-        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-        let flags = direct.bits().cast_signed();
-        OpenOptions::new().read(true).custom_flags(flags).open(&self.paths[file])
-    }
-}
-
-impl SegmentSource for Files {
-    fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
-        let open = match self.open.take() {
-            Some((number, open)) if number == file => open,
-            _ => self.open(file)?,
-        };
-        let read = open.read_exact_at(blocks.as_mut_bytes(), offset_of(first_block));
-        self.open = Some((file, open));
-        read
-    }
-}
-
 pub(super) fn recover_shard(
     data_dir: &DataDir,
     shard: ShardId,
@@ -59,8 +26,9 @@ pub(super) fn recover_shard(
 ) -> Result<ShardLog, DataDirError> {
     let folder = data_dir.shard_folder(shard);
     let files = list(&folder)?;
-    let paths = files.iter().map(|file| data_dir.segment_path(shard, file.name)).collect();
-    let mut source = Files { paths, direct: data_dir.direct, open: None };
+    let paths: Vec<PathBuf> =
+        files.iter().map(|file| data_dir.segment_path(shard, file.name)).collect();
+    let mut source = ReadAhead::new(paths.clone(), data_dir.direct);
     let partitions: Vec<PartitionId> = data_dir.partitions_of(shard).collect();
     let log = LogFolder {
         key: data_dir.log_key(shard),
@@ -72,8 +40,8 @@ pub(super) fn recover_shard(
     let recovered = recover(&log, &mut source, apply).map_err(DataDirError::Storage)?;
     // What was read may so far be in the device's cache only, of a write that the last process
     // didn't see complete. From now on others rely on it.
-    for (file, path) in source.paths.iter().enumerate() {
-        source.open(file).and_then(|file| file.sync_data()).map_err(doing("syncing", path))?;
+    for path in &paths {
+        File::open(path).and_then(|file| file.sync_data()).map_err(doing("syncing", path))?;
     }
     remove_garbage(data_dir, shard, &recovered)?;
     let notices = recovered.torn.map(|tail| Notice::Torn { shard, tail });

@@ -28,7 +28,7 @@ struct Image {
 }
 
 impl SegmentSource for &Image {
-    fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
+    fn read(&mut self, file: usize, first_block: usize, blocks: &mut Vec<Block>) -> io::Result<()> {
         let segment = self.files[file].0;
         for (distance, block) in blocks.iter_mut().enumerate() {
             let place = (segment, first_block + distance);

@@ -31,8 +31,9 @@ struct Log {
 struct Files<'a>(Vec<&'a Vec<Block>>);
 
 impl SegmentSource for Files<'_> {
-    fn read(&mut self, file: usize, first: usize, blocks: &mut [Block]) -> io::Result<()> {
-        blocks.clone_from_slice(&self.0[file][first..first + blocks.len()]);
+    fn read(&mut self, file: usize, first: usize, blocks: &mut Vec<Block>) -> io::Result<()> {
+        let end = first + blocks.len();
+        blocks.clone_from_slice(&self.0[file][first..end]);
         Ok(())
     }
 }
