@@ -114,7 +114,11 @@ pub struct Mesh {
 #[must_use]
 pub fn meshes(shard_count: usize) -> Vec<Mesh> {
     let share = RING_SLOTS_PER_SHARD / shard_count.saturating_sub(1).max(1);
-    let slot_count = 1 << share.clamp(RING_SLOT_COUNT_MIN, RING_SLOT_COUNT_MAX).ilog2();
+    meshes_of(shard_count, 1 << share.clamp(RING_SLOT_COUNT_MIN, RING_SLOT_COUNT_MAX).ilog2())
+}
+
+/// The same with so many slots in each ring.
+pub(super) fn meshes_of(shard_count: usize, slot_count: usize) -> Vec<Mesh> {
     let mut meshes: Vec<Mesh> =
         (0..shard_count).map(|me| Mesh::new(ShardId(u16_from(me)), shard_count)).collect();
     for low in 0..shard_count {
@@ -389,3 +393,6 @@ fn origin_of(me: ShardId, ask: AskId) -> Origin {
 pub(super) fn ask_of(origin: Origin) -> AskId {
     AskId { place: origin.connection, number: origin.generation }
 }
+
+#[cfg(test)]
+mod tests;

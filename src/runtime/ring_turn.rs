@@ -292,3 +292,6 @@ impl<S: Service> EventLoop<S> {
             || quiet && self.all_are_quiet()
     }
 }
+
+#[cfg(test)]
+mod tests;

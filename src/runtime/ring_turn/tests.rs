@@ -1,0 +1,330 @@
+//! Two loops driven turn by turn on the test's own thread.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::base::ids::{Origin, SegmentId};
+use crate::base::limits::SEND_QUEUES_SIZE_BYTES_MAX;
+use crate::base::time::{Monotonic, Now};
+use crate::metrics::DropReason;
+use crate::runtime::core::Node;
+use crate::runtime::disk::{Disk, PrepareError};
+use crate::runtime::event_loop::Turn;
+use crate::runtime::listener::listen;
+use crate::runtime::mesh::meshes_of;
+use crate::runtime::service::{Output, WriteError};
+use crate::runtime::uring::{RingSize, Uring};
+use crate::storage::block::SegmentWrite;
+
+/// Forwards everything to the other shard, and answers what that one forwards when it is told to.
+#[derive(Debug)]
+struct Partner {
+    other: ShardId,
+    /// Requests of the other shard, with what they say.
+    waiting: VecDeque<(Origin, u32)>,
+    seen: Vec<u32>,
+    answers_per_turn: usize,
+    answer_size: usize,
+}
+
+impl Service for Partner {
+    fn frames(&mut self, _now: Now, frames: &[Frame<'_>], output: &mut Output<'_>) {
+        let mut stopped = Vec::new();
+        for (place, frame) in frames.iter().enumerate() {
+            if frame.origin.home == self.other {
+                let number = u32::from_be_bytes(frame.payload.try_into().expect("four bytes"));
+                self.seen.push(number);
+                self.waiting.push_back((frame.origin, number));
+            } else if stopped.contains(&frame.origin) || !output.forward(self.other, *frame) {
+                stopped.push(frame.origin);
+                output.defer(place, self.other);
+            }
+        }
+    }
+
+    fn written(
+        &mut self,
+        _now: Now,
+        _write: SegmentWrite,
+        _result: Result<(), WriteError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn segment_prepared(
+        &mut self,
+        _now: Now,
+        _segment: SegmentId,
+        _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
+        for _ in 0..self.answers_per_turn.min(self.waiting.len()) {
+            let Some((origin, number)) = self.waiting.pop_front() else { return };
+            if let Some(buffer) = output.reply_buffer(origin, true) {
+                buffer.extend_from_slice(&number.to_be_bytes());
+                buffer.resize(buffer.len() + self.answer_size - 4, 9);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        None
+    }
+
+    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    fn is_drained(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Loops of two cores. All connections are the first one's.
+struct Pair {
+    loops: Vec<EventLoop<Partner>>,
+    address: SocketAddr,
+    node: Arc<Node>,
+}
+
+fn pair(slot_count: usize) -> Pair {
+    let node = Arc::new(Node::new(2, 100).expect("a node"));
+    let (listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
+    let (spare, _) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
+    let ends = meshes_of(2, slot_count).into_iter().zip(listeners.into_iter().chain(spare));
+    let new = |(mesh, listener): (crate::runtime::mesh::Mesh, _)| {
+        let service = Partner {
+            other: ShardId(1 - mesh.me().0),
+            waiting: VecDeque::new(),
+            seen: Vec::new(),
+            answers_per_turn: 0,
+            answer_size: 6,
+        };
+        let ring = Uring::new(RingSize::default()).expect("a ring");
+        let disk = Disk::new(Arc::clone(&node), None);
+        EventLoop::new(service, ring, disk, listener, Arc::clone(&node), mesh)
+    };
+    let loops = ends.map(new).collect();
+    // Else half of the connections would be the second one's.
+    node.cores[1].connection_count.fetch_add(1_000, Ordering::Relaxed);
+    Pair { loops, address, node }
+}
+
+impl Pair {
+    fn turn(&mut self) {
+        for event_loop in &mut self.loops {
+            event_loop.turn().expect("a working loop");
+        }
+    }
+
+    fn turn_until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..2_000_000 {
+            if done(self) {
+                return;
+            }
+            self.turn();
+        }
+        panic!("{what} doesn't come");
+    }
+
+    /// Turns until what has come is where it gets without answers.
+    fn calm(&mut self) {
+        for _ in 0..2_000 {
+            self.turn();
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).expect("a connection")
+    }
+
+    fn is_idle(&self) -> bool {
+        self.loops.iter().all(|event_loop| {
+            event_loop.mesh.is_idle()
+                && event_loop.connections.requests_in_flight() == 0
+                && event_loop.connections.held_size() == 0
+        })
+    }
+}
+
+/// Frames that say their numbers.
+fn frames(numbers: std::ops::Range<u32>) -> Vec<u8> {
+    numbers
+        .flat_map(|number| [vec![0, 0, 0, 0, 4], number.to_be_bytes().to_vec()].concat())
+        .collect()
+}
+
+/// The numbers that are answered.
+fn answers(client: &mut TcpStream, count: u32, size: usize) -> Vec<u32> {
+    let mut answers = vec![0; size * usize::try_from(count).expect("few")];
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+    client.read_exact(&mut answers).expect("all answers");
+    let number = |answer: &[u8]| u32::from_be_bytes(answer[..4].try_into().expect("four bytes"));
+    answers.chunks(size).map(number).collect()
+}
+
+#[test]
+fn frames_without_a_credit_wait_and_are_served_in_order() {
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    client.write_all(&frames(0..1_000)).expect("frames sent");
+    pair.turn_until("a request", |pair| pair.loops[1].service.seen.len() >= 64);
+    pair.calm();
+    assert_eq!(pair.loops[1].service.seen.len(), 64, "as many as there are credits");
+    assert!(pair.loops[0].connections.held_size() > 0, "the rest waits, unread or held");
+    assert!(pair.loops[0].metrics.deferred_count > 0);
+    // More comes while it waits.
+    client.write_all(&frames(1_000..2_000)).expect("frames sent");
+    pair.calm();
+    assert_eq!(pair.loops[1].service.seen.len(), 64);
+    pair.loops[1].service.answers_per_turn = 5;
+    pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes == 2_000 * 6);
+    let all: Vec<u32> = (0..2_000).collect();
+    assert_eq!(pair.loops[1].service.seen, all);
+    assert_eq!(answers(&mut client, 2_000, 6), all);
+    assert!(pair.is_idle());
+    let metrics = &pair.loops[0].metrics;
+    assert_eq!((metrics.frames_count, metrics.forwarded_count), (2_000, 2_000), "each counts once");
+}
+
+#[test]
+fn connection_with_many_forwarded_requests_waits_and_others_do_not() {
+    let mut pair = pair(4_096);
+    let (mut greedy, mut modest) = (pair.connect(), pair.connect());
+    greedy.write_all(&frames(0..3_000)).expect("frames sent");
+    pair.turn_until("a bound", |pair| {
+        pair.loops[1].service.seen.len() == FORWARDED_PER_CONNECTION_MAX
+    });
+    pair.calm();
+    assert_eq!(pair.loops[1].service.seen.len(), FORWARDED_PER_CONNECTION_MAX);
+    modest.write_all(&frames(5_000..5_100)).expect("frames sent");
+    pair.turn_until("the other", |pair| {
+        pair.loops[1].service.seen.len() == FORWARDED_PER_CONNECTION_MAX + 100
+    });
+    pair.loops[1].service.answers_per_turn = 100;
+    pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes == 3_100 * 6);
+    assert_eq!(answers(&mut greedy, 3_000, 6), (0..3_000).collect::<Vec<_>>());
+    assert_eq!(answers(&mut modest, 100, 6), (5_000..5_100).collect::<Vec<_>>());
+    assert!(pair.is_idle());
+}
+
+#[test]
+fn answers_to_a_connection_that_is_gone_are_dropped_and_their_credits_come_back() {
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    client.write_all(&frames(0..60)).expect("frames sent");
+    pair.turn_until("requests", |pair| pair.loops[1].service.seen.len() == 60);
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("no lingering");
+    drop(client);
+    pair.turn_until("an end", |pair| pair.loops[0].connections.count() == 0);
+    // The next one has its place.
+    let mut next = pair.connect();
+    next.write_all(&frames(900..1_000)).expect("frames sent");
+    pair.calm();
+    pair.loops[1].service.answers_per_turn = 10;
+    pair.turn_until("the next one's", |pair| pair.loops[0].metrics.sent_size_bytes == 100 * 6);
+    assert_eq!(answers(&mut next, 100, 6), (900..1_000).collect::<Vec<_>>());
+    let drops = &pair.loops[0].metrics.drops;
+    assert_eq!(drops.of(DropReason::AnswerWithoutConnection), 60);
+    assert!(pair.is_idle());
+}
+
+#[test]
+fn long_answers_arrive_whole_whether_they_are_copied_or_not() {
+    const SIZE: usize = 100_000;
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    pair.loops[1].service.answers_per_turn = 3;
+    pair.loops[1].service.answer_size = SIZE;
+    client.write_all(&frames(0..30)).expect("frames sent");
+    let reader = std::thread::spawn(move || answers(&mut client, 30, SIZE));
+    pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes >= 30 * u64_from(SIZE));
+    assert_eq!(reader.join().expect("a reader"), (0..30).collect::<Vec<_>>());
+    pair.calm();
+    assert!(pair.is_idle());
+}
+
+#[test]
+fn requests_stay_in_the_ring_while_the_clients_of_their_shard_do_not_read() {
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    pair.loops[1].service.answers_per_turn = 10;
+    pair.node.cores[0].unread_size.store(SEND_QUEUES_SIZE_BYTES_MAX, Ordering::Relaxed);
+    client.write_all(&frames(0..10)).expect("frames sent");
+    pair.turn_until("forwards", |pair| pair.loops[0].metrics.forwarded_count == 10);
+    pair.calm();
+    assert!(pair.loops[1].service.seen.is_empty());
+    pair.node.cores[0].unread_size.store(0, Ordering::Relaxed);
+    pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes == 60);
+    assert_eq!(answers(&mut client, 10, 6), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_core_ends_before_what_it_was_asked_is_answered() {
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    client.write_all(&frames(0..20)).expect("frames sent");
+    pair.turn_until("requests", |pair| pair.loops[1].service.seen.len() == 20);
+    pair.node.begin_shutdown();
+    for _ in 0..1_000 {
+        for event_loop in &mut pair.loops {
+            assert_ne!(event_loop.turn().expect("a working loop"), Turn::Finished);
+        }
+    }
+    pair.loops[1].service.answers_per_turn = 1;
+    let reader = std::thread::spawn(move || {
+        let found = answers(&mut client, 20, 6);
+        (found, client.read(&mut [0]).expect("a clean end"))
+    });
+    let mut finished = [false; 2];
+    for _ in 0..10_000_000_u32 {
+        for (event_loop, finished) in pair.loops.iter_mut().zip(&mut finished) {
+            // One that has finished takes no more turns.
+            *finished = *finished || event_loop.turn().expect("a loop") == Turn::Finished;
+        }
+        if finished == [true; 2] {
+            break;
+        }
+    }
+    assert_eq!(finished, [true; 2]);
+    assert_eq!(reader.join().expect("a reader"), ((0..20).collect::<Vec<_>>(), 0));
+    assert!(pair.is_idle());
+}
+
+#[test]
+fn connection_that_nobody_took_in_is_closed_with_its_node() {
+    let node = Node::new(2, 100).expect("a node");
+    node.cores[0].connection_count.fetch_add(1, Ordering::Relaxed);
+    let (listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
+    let mut client = TcpStream::connect(address).expect("a connection");
+    let accepted = rustix::net::accept(&listeners[0]).expect("the connection");
+    let core = node.hand_over(ShardId(0), accepted).expect("the other core has fewer");
+    assert_eq!(core, 1);
+    assert!(node.cores[1].has_arrivals());
+    drop(node);
+    assert_eq!(client.read(&mut [0]).expect("a clean end"), 0);
+}
+
+#[test]
+fn accepted_connections_go_to_the_core_with_the_fewest_and_stay_where_there_is_no_room() {
+    let mut pair = pair(64);
+    pair.node.cores[1].connection_count.fetch_sub(1_000, Ordering::Relaxed);
+    let clients: Vec<TcpStream> = (0..10).map(|_| pair.connect()).collect();
+    pair.turn_until("all", |pair| {
+        pair.loops.iter().map(|event_loop| event_loop.connections.count()).sum::<usize>() == 10
+    });
+    assert_eq!(pair.loops[0].connections.count(), 5);
+    drop(clients);
+    pair.turn_until("their ends", |pair| {
+        pair.loops.iter().all(|event_loop| event_loop.connections.count() == 0)
+    });
+    let counts = pair.node.cores.iter().map(|core| core.connection_count.load(Ordering::Relaxed));
+    assert_eq!(counts.collect::<Vec<_>>(), [0, 0], "each was counted out where it was counted in");
+}
