@@ -563,6 +563,45 @@ fn checkpoint_can_begin_right_after_one_was_aborted() {
     world.assert_holds_nothing_back();
 }
 
+/// Pages that are ahead of a walk are not joined when they are emptied, but when it has passed.
+#[test]
+fn pages_emptied_ahead_of_a_walk_are_joined_once_it_has_passed_or_was_aborted() {
+    for is_aborted in [false, true] {
+        let mut world = filled(5_000);
+        let tables_used = |world: &World| world.arena.usage().tables_used_bytes;
+        world.map.begin_checkpoint(&mut world.arena);
+        for number in 0..5_000_u32 {
+            let map = MAPS[usize_from_u32(number % 3)];
+            world.run(map, &number.to_be_bytes(), Change::Remove, Undo::Discard);
+        }
+        assert!(tables_used(&world) > 100 * 512);
+        if is_aborted {
+            world.map.abort_checkpoint(&mut world.arena);
+        } else {
+            world.map.checkpoint_slice(&mut world.arena, ALL, &mut Vec::new());
+        }
+        world.sweep();
+        assert_eq!((world.arena.usage().records_used_bytes, tables_used(&world)), (0, 512));
+    }
+}
+
+#[test]
+fn nothing_more_is_kept_for_a_checkpoint_that_was_aborted() {
+    let mut world = filled(5_000);
+    world.map.begin_checkpoint(&mut world.arena);
+    world.put("a", &0_u32.to_be_bytes(), 1);
+    world.put("a", &3_u32.to_be_bytes(), 1);
+    let held_bytes = world.map.checkpoint_held_size_bytes();
+    assert!(held_bytes >= 512);
+    world.map.abort_checkpoint(&mut world.arena);
+    for number in 0..5_000_u32 {
+        world.put(MAPS[usize_from_u32(number % 3)], &number.to_be_bytes(), 1);
+    }
+    assert!(world.map.checkpoint_held_size_bytes() <= held_bytes);
+    world.sweep();
+    world.assert_holds_nothing_back();
+}
+
 #[test]
 fn slice_keeps_to_its_budget_but_for_one_large_value() {
     let mut world = world();

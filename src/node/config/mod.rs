@@ -146,7 +146,9 @@ impl Config {
             log_level: check.one(Setting::LogLevel, LogLevel::parse),
         };
         check.log_holds_its_segments(&unchecked);
-        check.memory_suffices_for_the_cores(&unchecked);
+        if let (Some(memory_max), Some(cores)) = (unchecked.memory_max, &unchecked.cores) {
+            check.memory_suffices_for(memory_max, cores);
+        }
         check.each_core_has_a_partition(&unchecked);
         check.metrics_have_a_port_of_their_own(&unchecked);
         match unchecked.complete() {
@@ -245,12 +247,9 @@ impl Check<'_> {
         self.errors.push(ConfigError::Value { setting, text, origin, reason });
     }
 
-    /// Relations between two settings: this one, and the next ones.
-    fn memory_suffices_for_the_cores(&mut self, config: &UncheckedConfig) {
-        let (Some(MemoryMax::Bytes(size_bytes)), Some(cores)) = (config.memory_max, &config.cores)
-        else {
-            return;
-        };
+    /// A relation between two settings: each core has its share of memory.
+    fn memory_suffices_for(&mut self, memory_max: MemoryMax, cores: &Cores) {
+        let MemoryMax::Bytes(size_bytes) = memory_max else { return };
         let needed = cast::u64_from(cores.count()) * MEMORY_SIZE_BYTES_MIN;
         if size_bytes < needed {
             let value = self.typed.value(Setting::MemoryMax).expect("`memory-max` has a default");
@@ -282,6 +281,7 @@ impl Check<'_> {
     }
 
     /// Each shard has an equal part of the log, and segments have room in it.
+    /// A relation between two settings: the log has room for a few segments.
     fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
         let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
         else {

@@ -227,6 +227,21 @@ fn fewer_partitions_than_cores_are_refused() {
 }
 
 #[test]
+fn memory_too_small_for_the_cores_is_refused() {
+    let (typed, _) = Typed::gather(&sources(&[(Setting::MemoryMax, "47MiB")], &[]));
+    let mut check = Check { typed: &typed, errors: Vec::new() };
+    let cores = Cores::parse("0-2").unwrap();
+    check.memory_suffices_for(MemoryMax::Bytes(48 << 20), &cores);
+    check.memory_suffices_for(MemoryMax::Percent(1), &cores);
+    assert!(check.errors.is_empty());
+    check.memory_suffices_for(MemoryMax::Bytes(47 << 20), &cores);
+    let line = check.errors[0].to_string();
+    let start =
+        "memory-max = \"47MiB\" (flag --memory-max): too little for 3 cores (48MiB); expected ";
+    assert!(line.starts_with(start), "{line}");
+}
+
+#[test]
 fn log_too_small_for_its_segments_is_refused() {
     let (sources, _file) = with_file("segment-size = \"128MiB\"\nlog-max = \"511MiB\"\n");
     for (cores, told) in [("3", "4 segments (512MiB)"), ("2-3", "8 segments (1GiB) of 2 cores")] {
