@@ -8,7 +8,7 @@
 #
 # SECONDS: how long (1800). From 600 on every bound must hold; a shorter run asserts that nothing is
 # refused or lost, disk and memory, and prints the rest. CORES: the node's (0,1 where there are
-# two). RATE: operations a second (2000). LOG_MAX: the log's cap (128MiB), small enough that the log
+# two). RATE: operations a second (3000). LOG_MAX: the log's cap (128MiB), small enough that the log
 # is recycled within a minute. DATA_DIR: where to write (a folder under target/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ cores=0
 export P2PMAP_SOAK_SECONDS=${1:-1800}
 export P2PMAP_SOAK_SEED=${2:-1}
 export P2PMAP_SOAK_CORES=${CORES:-$cores}
-export P2PMAP_SOAK_RATE=${RATE:-2000}
+export P2PMAP_SOAK_RATE=${RATE:-3000}
 export P2PMAP_SOAK_LOG_MAX=${LOG_MAX:-128MiB}
 export P2PMAP_SOAK_DIR=${DATA_DIR:-$PWD/target/soak}
 mkdir -p "$P2PMAP_SOAK_DIR"

@@ -33,7 +33,7 @@ use p2pmap::proto::p2pmap::v1::Put;
 use sample::Sampler;
 use support::{Node, serve};
 
-const WORKER_COUNT: usize = 4;
+pub(crate) const WORKER_COUNT: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET_MAP: &str = "soak-quiet";
 const QUIET_VALUE: &str = "written once";

@@ -1,6 +1,6 @@
 //! Where the command line meets the engine: the only file of this room that starts a loop, loads a
-//! node, opens a log or looks at the host. Each function gets arguments that were checked, and returns what comes of
-//! running it to its end.
+//! node, opens a log or looks at the host. Each function gets arguments that were checked, and
+//! returns what comes of running it to its end.
 
 use std::fmt;
 use std::io::{self, BufWriter, Write as _};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use p2pmap::base::cast::low_u32;
 use p2pmap::base::ids::PartitionId;
 use p2pmap::base::prng::Prng;
 use p2pmap::client::Client;
@@ -20,9 +21,9 @@ use crate::sample::Recorder;
 pub(crate) const PARTITION_COUNT: u32 = 64;
 /// Written once, by nobody here.
 pub(crate) const QUIET_PARTITION: u32 = 37;
-/// Keys of a worker in a partition.
-const SLOT_COUNT: u64 = 64;
-const VALUE_SIZE_BYTES: usize = 1_024;
+/// Keys of a worker in a partition: so few that they all are there when the warm-up ends.
+pub(crate) const SLOT_COUNT: u64 = 32;
+pub(crate) const VALUE_SIZE_BYTES: usize = 1_024;
 /// Operations that are sent together at most when the load is behind.
 const BATCH_COUNT_MAX: usize = 32;
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,7 +118,7 @@ impl Worker {
 
     fn choose_partition(&mut self, busy: &mut BTreeSet<u32>) -> u32 {
         loop {
-            let partition = self.prng.below(u64::from(PARTITION_COUNT)) as u32;
+            let partition = low_u32(self.prng.below(u64::from(PARTITION_COUNT)));
             if busy.insert(partition) {
                 return partition;
             }

@@ -125,14 +125,14 @@ impl Sampler {
                 &mut self.report.without_checkpoint
             };
             class.add(latencies).expect("their bounds are the same");
-            if window_count % WINDOWS_PER_SAMPLE == 0 {
+            if u64::is_multiple_of(window_count, WINDOWS_PER_SAMPLE) {
                 let sample = Sample {
                     at: self.begin.elapsed(),
                     disk_size_bytes: disk_size_bytes(&self.data_dir),
                     resident_size_bytes: resident_size_bytes(self.pid),
                     metrics: now.clone(),
                 };
-                if self.report.samples.len() % 60 == 0 {
+                if self.report.samples.len().is_multiple_of(60) {
                     println!("{sample}");
                 }
                 self.report.samples.push(sample);
@@ -297,7 +297,8 @@ impl Report {
 
 #[test]
 fn metrics_are_summed_over_their_labels() {
-    let text = "HTTP/1.1 200 OK\r\n\r\n# TYPE p2pmap_a_total counter\np2pmap_a_total{core=\"0\"} 2\n\
-                p2pmap_a_total{core=\"1\"} 3\np2pmap_b NaNs\nother 1\n";
+    let text = "HTTP/1.1 200 OK\r\n\r\n# TYPE p2pmap_a_total counter\n\
+                p2pmap_a_total{core=\"0\"} 2\np2pmap_a_total{core=\"1\"} 3\n\
+                p2pmap_b NaNs\nother 1\n";
     assert_eq!(parse(text), Metrics::from([("p2pmap_a_total".to_owned(), 5.0)]));
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use crate::Run;
+use p2pmap::base::cast::u64_from;
+
+use crate::load::{PARTITION_COUNT, SLOT_COUNT, VALUE_SIZE_BYTES};
 use crate::sample::{Report, Sample};
+use crate::{Run, WORKER_COUNT};
 
 /// From here on a run is long enough to say something about memory.
 const SECONDS_FOR_SLOPE: u64 = 45;
@@ -11,10 +14,14 @@ const SECONDS_FOR_SLOPE: u64 = 45;
 /// and a little for what the allocator does at first.
 const RESIDENT_RISE: f64 = 0.02;
 const RESIDENT_RISE_BYTES: f64 = (4 << 20) as f64;
-/// What checkpoints may take: the last one and the next of each partition, each at most what all
-/// keys with their values are, with a tenth for their framing; and files that are always there.
-const STATE_SIZE_BYTES_MAX: f64 = (64 * 64 * 4 * (1_024 + 64)) as f64;
-const CHECKPOINTS_SIZE_BYTES_MAX: f64 = 2.0 * 1.1 * STATE_SIZE_BYTES_MAX + (1 << 20) as f64;
+/// What the entries of all workers are at most, with 64 bytes each for keys and times.
+const STATE_SIZE_BYTES_MAX: f64 = (PARTITION_COUNT as u64
+    * SLOT_COUNT
+    * u64_from(WORKER_COUNT)
+    * u64_from(VALUE_SIZE_BYTES + 64)) as f64;
+/// What checkpoints may take: the last one of each partition and the next, with a tenth for their
+/// framing; two blocks of each that is nearly empty; and the files that are always there.
+const CHECKPOINTS_SIZE_BYTES_MAX: f64 = 2.0 * 1.1 * STATE_SIZE_BYTES_MAX + (2 << 20) as f64;
 /// Clients must not notice checkpoints.
 const CHECKPOINT_RATIO_MAX: f64 = 2.0;
 /// Answers without which a percentile of a thousandth says nothing.

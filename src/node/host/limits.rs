@@ -139,9 +139,9 @@ mod tests {
 
     #[test]
     fn limits_are_read_from_the_kernels_table() {
-        let table = "Limit                     Soft Limit           Hard Limit           Units     \n\
-                     Max open files            1024                 524288               files     \n\
-                     Max locked memory         8388608              unlimited            bytes     \n";
+        let table = "Limit              Soft Limit    Hard Limit    Units     \n\
+                     Max open files     1024          524288        files     \n\
+                     Max locked memory  8388608       unlimited     bytes     \n";
         assert_eq!(limit(table, "Max open files"), Some(Limit { soft: 1_024, hard: 524_288 }));
         assert_eq!(
             limit(table, "Max locked memory"),

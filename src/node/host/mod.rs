@@ -2,8 +2,8 @@
 //!
 //! First everything is gathered into a [`HostFacts`]: from the files in which the kernel describes
 //! itself, below a root that a test can make up, and from two trials that only the host itself can
-//! answer ([`Probes`]). Then facts are judged, by pure functions, one file for each subject. Nothing
-//! here needs a privilege, changes anything, or fails: what can't be seen is a finding too.
+//! answer ([`Probes`]). Then facts are judged, by pure functions, one file for each subject.
+//! Nothing here needs a privilege, changes anything, or fails: what can't be seen is a finding too.
 //!
 //! What is judged a problem or worth advice is so because it was measured for this design, or
 //! because the kernel's own documentation says it.

@@ -256,8 +256,8 @@ fn nothing_is_wrong_with_a_perfect_host() {
     assert!(found(&report, "filesystem").contains("/data is on xfs (/data)"), "{report}");
 }
 
-#[test]
-fn everything_that_is_wrong_with_a_laptop_is_said_with_what_mends_it() {
+/// All that one shouldn't serve from.
+fn laptop() -> Host {
     let disk = "/sys/devices/pci0000:00/0000:00:17.0/ata1/host0/target0:0:0/0:0:0:0/block/sda";
     let mut laptop = perfect()
         .without("/proc/self/mountinfo")
@@ -296,8 +296,13 @@ fn everything_that_is_wrong_with_a_laptop_is_said_with_what_mends_it() {
             .with(&format!("{folder}/cpufreq/scaling_governor"), "powersave\n")
             .with(&format!("{folder}/cpuidle/state2/disable"), "0\n");
     }
+    laptop
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_laptop_is_said_with_what_mends_it() {
     let probes = Probes { ring: RingProbe::TooOld, takes_direct_io: Some(false) };
-    let report = laptop.report(Some("0,4"), probes);
+    let report = laptop().report(Some("0,4"), probes);
     use Verdict::{Advice, NotVisible, Problem};
     assert_verdicts(
         &report,
