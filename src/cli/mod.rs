@@ -1,8 +1,8 @@
 //! The command line: parse, choose a command, turn what comes of it into an exit code.
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
-//! Exit codes: 0 done; 1 the key is absent or the condition doesn't hold; 2 an error, one line of
-//! it on stderr; from 10 on, a node that stopped by itself
+//! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold or the node isn't ready; 2
+//! an error, one line of it on stderr; from 10 on, a node that stopped by itself
 //! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
 //! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
 //! is no error.
@@ -25,6 +25,7 @@ mod remove;
 mod serve;
 mod settings;
 mod size;
+mod status;
 mod value_source;
 
 use std::ffi::OsString;
@@ -39,7 +40,8 @@ use self::output::{Output, escape, object_with, previous_value};
 use crate::client::error::ClientError;
 use crate::proto::p2pmap::v1::error::Code;
 
-/// The exit code of a command that found the key absent or the condition not to hold.
+/// The exit code of a command that found the key absent, the condition not to hold, or the node not
+/// to be ready.
 const EXIT_NEGATIVE: u8 = 1;
 
 /// A replicated, partitioned key-value map server and its client.
@@ -70,6 +72,8 @@ enum Command {
     Entries(entries::EntriesArgs),
     /// Remove all entries of a map (partition by partition, not at once).
     Clear(clear::ClearArgs),
+    /// Say how a node stands.
+    Status(status::StatusArgs),
     /// Look into a log, offline.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -85,7 +89,7 @@ enum Command {
 enum Verdict {
     /// It did what it was asked.
     Done,
-    /// The key is absent or the condition doesn't hold.
+    /// The key is absent, the condition doesn't hold or the node isn't ready.
     Negative,
 }
 
@@ -123,6 +127,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Size(args) => size::run(args),
         Command::Entries(args) => entries::run(args),
         Command::Clear(args) => clear::run(args),
+        Command::Status(args) => status::run(args),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Echo(args) => echo::run(*args),

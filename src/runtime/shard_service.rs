@@ -6,7 +6,8 @@ use bytes::BytesMut;
 
 use super::disk::PrepareError;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
-use crate::base::ids::{Origin, PartitionId, SegmentId};
+use super::status;
+use crate::base::ids::{Index, Origin, PartitionId, SegmentId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::histogram::Histogram;
@@ -14,9 +15,11 @@ use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::shard::{Effects, Input, PartitionState, RoutedRequest, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::wire::error::WireError;
-use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
+use crate::wire::request::{
+    Acceptance, Body, ColdRequest, Refusal, Request, decode_cold, decode_hot,
+};
 use crate::wire::response::{self, ResponsePrefix};
-use crate::wire::route::Router;
+use crate::wire::route::{Route, Router};
 
 /// What a service holds clients' requests against.
 #[derive(Clone, Debug)]
@@ -71,6 +74,16 @@ impl ShardService {
         output.metrics.refusals_count += 1;
         if let Some(buffer) = output.reply_buffer(origin, true) {
             response::encode_refusal(buffer, &self.prefix, refusal);
+        }
+    }
+
+    /// Answers a question about the node, from what all cores have published.
+    fn answer_status(&self, origin: Origin, request: &Request<'_>, output: &mut Output<'_>) {
+        let Body::Status(query) = request.body else { return };
+        let result = status::answer(output.node(), query);
+        if let Some(buffer) = output.reply_buffer(origin, true) {
+            let (prefix, correlation) = (&self.prefix, request.correlation);
+            response::encode_query_response(buffer, prefix, correlation, Index(0), &result);
         }
     }
 
@@ -147,6 +160,7 @@ impl Service for ShardService {
             };
             let routed = request.and_then(|request| Ok((request, self.router.route(&request)?)));
             match routed {
+                Ok((request, Route::Node)) => self.answer_status(origin, &request, output),
                 Ok((request, route)) => requests.push(RoutedRequest { origin, route, request }),
                 Err(refusal) => self.refuse(origin, &refusal, output),
             }
