@@ -227,13 +227,14 @@ messages! {
     "p2pmap.v1" v1::Query {
         map, consistency, min_index, timeout_ms, no_forward;
         operation: query::Operation {
-            Get "get" Exists "exists" Size "size" Entries "entries"
+            Get "get" Exists "exists" Size "size" Entries "entries" Status "status"
         }
     }
     "p2pmap.v1" v1::Get { key }
     "p2pmap.v1" v1::Exists { key }
     "p2pmap.v1" v1::Size {}
     "p2pmap.v1" v1::Entries { prefix, start_after, limit, keys_only }
+    "p2pmap.v1" v1::Status { partitions, first_partition }
     "p2pmap.v1" v1::Versioned { value, version, created_ms, updated_ms, ttl_ms }
     "p2pmap.v1" v1::Result {
         ;
@@ -246,6 +247,7 @@ messages! {
             Exists "exists"
             Size "size"
             Page "page"
+            Status "status"
             CommandClose "command_close"
             QueryClose "query_close"
         }
@@ -257,6 +259,20 @@ messages! {
     "p2pmap.v1" v1::Existence { exists }
     "p2pmap.v1" v1::Sized { entries, bytes }
     "p2pmap.v1" v1::Page { items, next }
+    "p2pmap.v1" v1::NodeStatus {
+        version, cluster, member, uptime_ms, condition, durability, idle, data_directory,
+        partition_count, shards, partitions, next_partition, distributions
+    }
+    "p2pmap.v1" v1::ShardStatus {
+        shard, core, sleeping, connections, requests_in_flight, answers, commands, queries,
+        refusals, drops, log_used_bytes, log_max_bytes, log_client_room_bytes, map_used_bytes,
+        map_reserved_bytes, map_max_bytes, entries, entry_bytes, stalls, stalls_off_core, stands,
+        checkpoints, checkpoint_failures
+    }
+    "p2pmap.v1" v1::Distribution { name, sum, max, buckets, counts }
+    "p2pmap.v1" v1::PartitionStatus {
+        partition, shard, activity, term, last, sync_point, checkpoint, entries, entry_bytes
+    }
     "p2pmap.v1" v1::KeyValue { key, entry }
     "p2pmap.v1" v1::Error { code, message, hint, current }
     "p2pmap.v1" v1::Hint { term, member, address }

@@ -202,6 +202,23 @@ fn put(key: &str) -> Put {
     Put { key: key.to_owned().into(), value: "v".into(), ..Put::default() }
 }
 
+/// Puts and gets so many keys, some at a time.
+fn load(address: &str, count: usize) -> Connection {
+    let mut connection = Connection::connect(address, WAIT).unwrap();
+    for number in 0..count {
+        let key = number.to_string();
+        connection.send("m", Operation::Put(put(&key))).unwrap();
+        connection.send("m", Operation::Get { key: key.into() }).unwrap();
+        while connection.open_count() > 20 {
+            connection.receive().unwrap();
+        }
+    }
+    while connection.open_count() > 0 {
+        connection.receive().unwrap();
+    }
+    connection
+}
+
 #[test]
 fn counters_of_a_node_under_load_never_go_back_and_add_up() {
     const COUNT: usize = 1_000;
@@ -209,21 +226,7 @@ fn counters_of_a_node_under_load_never_go_back_and_add_up() {
     let node = Node::start(folder.path(), &ARGUMENTS);
     assert_eq!(get(node.metrics_address(), "/healthz").1, "ready\n");
     let address = node.address().to_owned();
-    let load = std::thread::spawn(move || {
-        let mut connection = Connection::connect(&address, WAIT).unwrap();
-        for number in 0..COUNT {
-            let key = number.to_string();
-            connection.send("m", Operation::Put(put(&key))).unwrap();
-            connection.send("m", Operation::Get { key: key.into() }).unwrap();
-            while connection.open_count() > 20 {
-                connection.receive().unwrap();
-            }
-        }
-        while connection.open_count() > 0 {
-            connection.receive().unwrap();
-        }
-        connection
-    });
+    let load = std::thread::spawn(move || load(&address, COUNT));
     let mut before = growing(&scrape(&node));
     loop {
         let finished = load.is_finished();
@@ -236,12 +239,15 @@ fn counters_of_a_node_under_load_never_go_back_and_add_up() {
         if finished {
             break;
         }
+        std::thread::park_timeout(Duration::from_millis(10));
     }
     let connection = load.join().unwrap();
     let count = f64::from(u32::try_from(COUNT).unwrap());
     let families = scrape_until(&node, |families| {
         value(families, "p2pmap_answers_total", None) >= 2.0 * count
             && value(families, "p2pmap_map_entries", None) >= count
+            && value(families, "p2pmap_read_duration_seconds_count", None) >= count
+            && value(families, "p2pmap_requests_in_flight", None) < 0.5
     });
     for (name, expected) in [
         ("p2pmap_answers_total", 2.0 * count),

@@ -294,7 +294,7 @@ fn check_payload(payload: &[u8]) {
     let router = Router::new(PARTITIONS);
     let route = |request: &Request<'_>| match router.route(request) {
         Ok(Route::Partition(PartitionId(partition))) => assert!(partition < PARTITIONS),
-        Ok(Route::All) => assert_eq!(request.key(), None),
+        Ok(Route::All | Route::Node) => assert_eq!(request.key(), None),
         Err(refusal) => assert!(refusal.message.contains("target.name"), "names the field"),
     };
     let hot = decode_hot(payload, ACCEPTANCE);

@@ -77,7 +77,7 @@ impl Effects for Host {
 struct Nothing;
 
 impl SegmentSource for Nothing {
-    fn read(&mut self, _: usize, _: usize, _: &mut [Block]) -> std::io::Result<()> {
+    fn read(&mut self, _: usize, _: usize, _: &mut Vec<Block>) -> std::io::Result<()> {
         unreachable!("there are no files");
     }
 }

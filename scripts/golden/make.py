@@ -308,7 +308,7 @@ def has_signed(descriptor):
 
 def unpacked(cls, field):
     """A repeated number in the forms that are read but not written."""
-    numbers = [5, 0, 300, 2**64 - 1]
+    numbers = [5, 0, 300, most(field)]
     message = cls()
     getattr(message, field.name).extend(numbers)
     each = b"".join(varint(field.number << 3) + varint(number) for number in numbers)

@@ -1,8 +1,9 @@
 //! The command line: parse, choose a command, turn what comes of it into an exit code.
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
-//! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold or the host has a problem; 2
-//! an error, one line of it on stderr; from 10 on, a node that stopped by itself
+//! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold, the host has a problem or
+//! the node isn't ready; 2 an error, one line of it on stderr; from 10 on, a node that stopped by
+//! itself
 //! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
 //! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
 //! is no error.
@@ -27,6 +28,7 @@ mod remove;
 mod serve;
 mod settings;
 mod size;
+mod status;
 mod value_source;
 
 use std::ffi::OsString;
@@ -41,8 +43,8 @@ use self::output::{Output, escape, object_with, previous_value};
 use crate::client::error::ClientError;
 use crate::proto::p2pmap::v1::error::Code;
 
-/// The exit code of a command that found the key absent, the condition not to hold or the host to
-/// have a problem.
+/// The exit code of a command that found the key absent, the condition not to hold, the host to
+/// have a problem or the node not to be ready.
 const EXIT_NEGATIVE: u8 = 1;
 
 /// A replicated, partitioned key-value map server and its client.
@@ -75,6 +77,8 @@ enum Command {
     Clear(clear::ClearArgs),
     /// Say what is wrong on this host for a latency-critical node, and what mends it.
     CheckHost(check_host::CheckHostArgs),
+    /// Say how a node stands.
+    Status(status::StatusArgs),
     /// Look into a log, offline.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -92,7 +96,8 @@ enum Command {
 enum Verdict {
     /// It did what it was asked.
     Done,
-    /// The key is absent, the condition doesn't hold or the host has a problem.
+    /// The key is absent, the condition doesn't hold, the host has a problem or the node isn't
+    /// ready.
     Negative,
 }
 
@@ -131,6 +136,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Entries(args) => entries::run(args),
         Command::Clear(args) => clear::run(args),
         Command::CheckHost(args) => check_host::run(args),
+        Command::Status(args) => status::run(args),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Echo(args) => echo::run(*args),

@@ -26,8 +26,8 @@ use crate::proto::atomix::map::{CommandRequest, Indexed, Message, QueryRequest};
 use crate::proto::atomix::primitive::Name;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
-    Clear, Command, Entries, Exists, Get, Put, Query, Remove, Result as ProtoResult, Size, command,
-    query,
+    Clear, Command, Entries, Exists, Get, Put, Query, Remove, Result as ProtoResult, Size, Status,
+    command, query,
 };
 use crate::wire::frame::{self, Flag, FrameError};
 
@@ -59,6 +59,8 @@ pub enum Operation {
     Size,
     /// Entries, in pages.
     Entries(Entries),
+    /// How the node stands: asked of no map.
+    Status(Status),
 }
 
 /// One response of the node.
@@ -371,6 +373,7 @@ fn message(
         Operation::Exists { key } => query(query::Operation::Exists(Exists { key })),
         Operation::Size => query(query::Operation::Size(Size {})),
         Operation::Entries(entries) => query(query::Operation::Entries(entries)),
+        Operation::Status(status) => query(query::Operation::Status(status)),
     };
     let target = Name { name: target.to_owned(), namespace: String::new() };
     (kind, Message { target: Some(target), message: Some(message) })

@@ -107,6 +107,8 @@ pub enum Violation {
     TooManyEntries,
     /// A page of entries that is empty and says to continue where it began.
     EntriesStandStill,
+    /// A list of partitions that says to continue with one that it has, or with none that there is.
+    PartitionsStandStill,
 }
 
 impl ClientError {
@@ -182,6 +184,7 @@ impl fmt::Display for Violation {
             }
             Self::WrongOutcome => f.write_str("a result that doesn't fit the request"),
             Self::TooManyEntries => f.write_str("an answer with entries without end"),
+            Self::PartitionsStandStill => f.write_str("lists of partitions that don't advance"),
             Self::EntriesStandStill => f.write_str("pages of entries that don't advance"),
         }
     }

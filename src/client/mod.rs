@@ -32,7 +32,7 @@ use crate::base::cast;
 use crate::base::limits::{ENTRIES_COUNT_MAX, PARTITION_COUNT_MAX};
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
-    Entries, KeyValue, Put, Remove, Removed, Sized, Versioned, Written,
+    Entries, KeyValue, NodeStatus, Put, Remove, Removed, Sized, Status, Versioned, Written,
 };
 
 /// Pages of one answer: each is of one partition, and none is empty without need.
@@ -174,6 +174,35 @@ impl Client {
             return Err(self.connection.end(Violation::EntriesStandStill));
         }
         Ok(answer)
+    }
+
+    /// How the node stands; `partitions`: with all of its partitions.
+    ///
+    /// # Errors
+    /// If the node doesn't answer, or is of a release that doesn't know the question.
+    pub fn status(&mut self, partitions: bool) -> Result<NodeStatus, ClientError> {
+        let mut status = self.status_from(partitions, 0)?;
+        while status.next_partition > 0 {
+            let first = status.next_partition;
+            let more = self.status_from(partitions, first)?;
+            // Whoever pages through the partitions must come to their end.
+            let is_next = |place: u32| place > first && place <= status.partition_count;
+            if more.next_partition > 0 && !is_next(more.next_partition) {
+                return Err(self.connection.end(Violation::PartitionsStandStill));
+            }
+            status.partitions.extend(more.partitions);
+            status.next_partition = more.next_partition;
+        }
+        Ok(status)
+    }
+
+    fn status_from(&mut self, partitions: bool, first: u32) -> Result<NodeStatus, ClientError> {
+        let status = Status { partitions, first_partition: first };
+        let answer = self.ask("", Operation::Status(status))?;
+        self.expect(answer, |outcome| match outcome {
+            Outcome::Status(status) => Some(status),
+            _ => None,
+        })
     }
 
     fn ask(&mut self, map: &str, operation: Operation) -> Result<Answer, ClientError> {

@@ -84,6 +84,19 @@ impl Drops {
         self.0[reason as usize]
     }
 
+    /// How many for all reasons together.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Takes each reason's count from `next`, in the order of [`Drops::each`].
+    pub fn fill(&mut self, next: &mut impl FnMut() -> u64) {
+        for place in &mut self.0 {
+            *place = next();
+        }
+    }
+
     /// Calls `visit` with each reason's row and count.
     pub fn each(&self, visit: &mut impl FnMut(&'static Row, u64)) {
         for (row, count) in ROWS.iter().zip(self.0) {

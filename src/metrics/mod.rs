@@ -226,6 +226,18 @@ mod tests {
     }
 
     #[test]
+    fn filling_is_the_reverse_of_visiting() {
+        let (mut metrics, mut next) = (CoreMetrics::default(), 0);
+        metrics.fill(&mut || {
+            next += 1;
+            next
+        });
+        let mut values = Vec::new();
+        metrics.each(&mut |_, value| values.push(value));
+        assert!(values.into_iter().eq(1..=next));
+    }
+
+    #[test]
     fn names_are_unique_and_families_agree_with_themselves() {
         let rows = CoreMetrics::rows();
         let names: BTreeSet<&str> = rows.iter().map(|row| row.name).collect();

@@ -110,6 +110,15 @@ macro_rules! metrics {
                 }
                 $($(self.$member.each(visit);)*)?
             }
+
+            /// Takes each metric's value from `next`, in the same order.
+            pub fn fill(&mut self, next: &mut impl FnMut() -> u64) {
+                let own: [&mut u64; Self::ROWS.len()] = [$(&mut self.$field),*];
+                for place in own {
+                    *place = next();
+                }
+                $($(self.$member.fill(next);)*)?
+            }
         }
     };
     (@label) => { None };

@@ -18,8 +18,8 @@
 mod checkpoints;
 mod error;
 mod filesystem;
-mod rehome;
 mod read_ahead;
+mod rehome;
 mod segments;
 
 use std::fs::{self, File, OpenOptions};

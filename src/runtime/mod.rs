@@ -45,6 +45,7 @@ pub mod service;
 pub mod settle;
 pub mod shard_service;
 pub mod sniff;
+pub mod status;
 pub mod steal;
 pub mod thread_usage;
 pub mod uring;

@@ -75,12 +75,31 @@ impl PublishedCore {
         self.values.iter().map(|value| value.load(Ordering::Relaxed))
     }
 
+    /// The same, each in its place.
+    #[must_use]
+    pub fn metrics(&self) -> CoreMetrics {
+        let (mut metrics, mut values) = (CoreMetrics::default(), self.values());
+        metrics.fill(&mut || values.next().unwrap_or_default());
+        metrics
+    }
+
     /// A distribution as it was shown last.
     #[must_use]
     pub fn stage(&self, stage: Stage) -> Histogram {
-        let PublishedHistogram { counts, sum, max } = &self.stages[stage as usize];
-        let counts = counts.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
-        let (sum, max) = (sum.load(Ordering::Relaxed), max.load(Ordering::Relaxed));
+        Self::stage_of_all(std::iter::once(self), stage)
+    }
+
+    /// A distribution of all of these together.
+    #[must_use]
+    pub fn stage_of_all<'a>(
+        all: impl Iterator<Item = &'a Self> + Clone,
+        stage: Stage,
+    ) -> Histogram {
+        let load = |place: &AtomicU64| place.load(Ordering::Relaxed);
+        let of_stage = all.map(|core| &core.stages[stage as usize]);
+        let sum = of_stage.clone().map(|one| load(&one.sum)).fold(0, u64::wrapping_add);
+        let max = of_stage.clone().map(|one| load(&one.max)).max().unwrap_or_default();
+        let counts = of_stage.flat_map(|one| one.counts.iter().map(load).enumerate());
         Histogram::from_parts(counts.filter(|(_, count)| *count > 0), sum, max)
     }
 
@@ -128,6 +147,18 @@ impl PublishedPartition {
         }
     }
 
+    /// Its entries, when they were shown last.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of their keys and values.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
     /// How it stood when that was shown last; none before the first time.
     #[must_use]
     pub fn state(&self) -> Option<PartitionState> {
@@ -167,6 +198,7 @@ mod tests {
             published.publish_stage(Stage::Read, stages.of_mut(Stage::Read));
         }
         let reading = published.reading("0".to_owned());
+        assert_eq!(published.metrics(), metrics);
         let named: Vec<_> = CoreMetrics::rows().into_iter().zip(&reading.values).collect();
         let seen = named.iter().filter(|(_, value)| **value > 0);
         let seen: Vec<_> = seen.map(|(row, value)| (row.name, **value)).collect();

@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use super::disk::PrepareError;
 use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
-use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
+use super::status;
+use crate::base::ids::{AskId, Index, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
@@ -22,7 +23,7 @@ use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
 use crate::wire::request::{
-    Acceptance, ColdRequest, Kind, Refusal, Request, decode_cold, decode_hot,
+    Acceptance, Body, ColdRequest, Kind, Refusal, Request, decode_cold, decode_hot,
 };
 use crate::wire::response::{self, ResponsePrefix};
 use crate::wire::route::{Route, Router};
@@ -114,6 +115,16 @@ impl ShardService {
         }
     }
 
+    /// Answers a question about the node, from what all cores have published.
+    fn answer_status(&self, origin: Origin, request: &Request<'_>, output: &mut Output<'_>) {
+        let Body::Status(query) = request.body else { return };
+        let result = status::answer(output.node(), query);
+        if let Some(buffer) = output.reply_buffer(origin, true) {
+            let (prefix, correlation) = (&self.prefix, request.correlation);
+            response::encode_query_response(buffer, prefix, correlation, Index(0), &result);
+        }
+    }
+
     /// Says in the log which bound commands ran into.
     fn tell_refusals(&self, before: ShardCounters) {
         let now = self.shard.counters();
@@ -198,6 +209,7 @@ impl Service for ShardService {
                 }
             };
             match self.routed(origin, request) {
+                Ok((request, Route::Node)) => self.answer_status(origin, &request, output),
                 Ok((request, route)) => match self.elsewhere(origin, route) {
                     None => requests.push(RoutedRequest { origin, route, request }),
                     Some(to) if output.forward(to, *frame) => {}

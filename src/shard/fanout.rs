@@ -89,6 +89,11 @@ impl Shard {
                 let message = "min_index: an index belongs to one partition; name it in the target";
                 self.core.fail_whole(asker, Code::InvalidArgument, message, effects);
             }
+            // Hosts answer it: a shard knows only itself.
+            Body::Status(_) => {
+                let message = "status: asked of a shard";
+                self.core.fail_whole(asker, Code::Unimplemented, message, effects);
+            }
             Body::Query(query) => {
                 self.core.counters.queries += 1;
                 match query.operation {

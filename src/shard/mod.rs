@@ -216,7 +216,9 @@ impl Shard {
                 (Route::Partition(partition), Body::Query(query)) => {
                     self.on_query(partition, request, &query, hash, effects);
                 }
-                (Route::All, _) => self.fan_out(request, effects),
+                (Route::All | Route::Node, _) | (_, Body::Status(_)) => {
+                    self.fan_out(request, effects);
+                }
             }
         }
         self.settle(effects);

@@ -22,13 +22,14 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::base::ids::{CorrelationId, PartitionId};
+use crate::base::ids::{CorrelationId, Index, PartitionId};
 use crate::base::limits::COMMAND_SIZE_BYTES_MAX;
 use crate::map::operation::cold::{OwnedCommand, OwnedQuery};
 use crate::map::operation::error::OperationError;
 use crate::map::operation::{Command, Query, decode_command, decode_query};
 use crate::proto::atomix::map::{CommandRequest, Message, QueryRequest, message};
 use crate::proto::atomix::primitive::Name;
+use crate::proto::p2pmap::v1;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::reader::{Fields, Reader, Seen, WIRE_BYTES, WIRE_VARINT, tag};
 use crate::wire::error::WireError;
@@ -59,6 +60,15 @@ pub enum Body<'a> {
     },
     /// A read.
     Query(Query<'a>),
+    /// A question about the node.
+    Status(StatusQuery),
+}
+
+/// What is asked about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusQuery {
+    /// Partitions are to be listed, from this one on; it may not exist.
+    pub partitions_from: Option<PartitionId>,
 }
 
 /// Which of the two a request is: the response is of the same kind.
@@ -101,27 +111,29 @@ impl<'a> Request<'a> {
     pub const fn kind(&self) -> Kind {
         match self.body {
             Body::Command { .. } => Kind::Command,
-            Body::Query(_) => Kind::Query,
+            Body::Query(_) | Body::Status(_) => Kind::Query,
         }
     }
 
-    /// The map that it is about.
+    /// The map that it is about; empty if it is about the node.
     #[inline]
     #[must_use]
     pub const fn map(&self) -> &'a str {
         match self.body {
             Body::Command { command, .. } => command.map,
             Body::Query(query) => query.map,
+            Body::Status(_) => "",
         }
     }
 
-    /// The key that it is about, unless it is about a whole map.
+    /// The key that it is about, if it is about one.
     #[inline]
     #[must_use]
     pub const fn key(&self) -> Option<&'a [u8]> {
         match self.body {
             Body::Command { command, .. } => command.operation.key(),
             Body::Query(query) => query.operation.key(),
+            Body::Status(_) => None,
         }
     }
 
@@ -132,6 +144,7 @@ impl<'a> Request<'a> {
         match self.body {
             Body::Command { command, .. } => command.timeout_ms,
             Body::Query(query) => query.timeout_ms,
+            Body::Status(_) => 0,
         }
     }
 
@@ -339,12 +352,34 @@ impl ColdRequest {
                 bytes: &self.value,
                 command: owned.command(acceptance.value_size_bytes_max).map_err(invalid)?,
             },
-            ColdBody::Query(owned) => Body::Query(owned.query().map_err(invalid)?),
+            ColdBody::Query(owned) => match owned.status() {
+                Some(status) => Body::Status(self.status_query(owned, status)?),
+                None => Body::Query(owned.query().map_err(invalid)?),
+            },
         };
         let mut request = Request { correlation: self.correlation, partition: None, body };
         request.partition = target::partition(self.target.name.as_bytes(), request.map())
             .map_err(|error| self.refusal(Code::InvalidArgument, error.to_string()))?;
         Ok(request)
+    }
+
+    /// A question about the node, which is about nothing else.
+    fn status_query(
+        &self,
+        query: &OwnedQuery,
+        status: &v1::Status,
+    ) -> Result<StatusQuery, Refusal> {
+        let v1::Status { partitions, first_partition } = *status;
+        let field = if !query.map().is_empty() {
+            "map"
+        } else if query.min_index() > Index(0) {
+            "min_index"
+        } else {
+            let partitions_from = partitions.then_some(PartitionId(first_partition));
+            return Ok(StatusQuery { partitions_from });
+        };
+        let message = format!("query.value: {field}: a node's status is of no map and no index");
+        Err(self.refusal(Code::InvalidArgument, message))
     }
 
     /// Refuses what is wrong around the operation.

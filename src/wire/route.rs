@@ -4,7 +4,7 @@
 use crate::base::checksum::crc16;
 use crate::base::ids::PartitionId;
 use crate::base::limits::KEY_SLOT_COUNT;
-use crate::wire::request::{Refusal, Request};
+use crate::wire::request::{Body, Refusal, Request};
 
 use crate::proto::p2pmap::v1::error::Code;
 
@@ -42,6 +42,8 @@ pub enum Route {
     Partition(PartitionId),
     /// To each partition, and the answers are merged: an operation on a whole map.
     All,
+    /// To whoever hosts the shard: a question about the node.
+    Node,
 }
 
 /// Knows the number of partitions.
@@ -89,6 +91,11 @@ impl Router {
     pub fn route(&self, request: &Request<'_>) -> Result<Route, Refusal> {
         let by_key = request.key().map(|key| self.partition_of_key(key));
         match (by_key, request.partition) {
+            (None, None) if matches!(request.body, Body::Status(_)) => Ok(Route::Node),
+            (None, Some(_)) if matches!(request.body, Body::Status(_)) => {
+                let message = "target.name: a node's status is not that of a partition";
+                Err(request.refusal(Code::InvalidArgument, message.to_owned()))
+            }
             (Some(partition), None) => Ok(Route::Partition(partition)),
             (Some(partition), Some(named)) if partition == named => Ok(Route::Partition(partition)),
             (None, None) => Ok(Route::All),
@@ -121,7 +128,6 @@ impl Router {
 mod tests {
     use super::*;
     use crate::map::operation::{Command, Consistency, Operation, Query, QueryOperation};
-    use crate::wire::request::Body;
 
     fn request(partition: Option<u32>, key: Option<&[u8]>) -> Request<'_> {
         let operation = key.map_or(QueryOperation::Size, |key| QueryOperation::Get { key });
@@ -215,6 +221,20 @@ mod tests {
         for key in [None, Some(&b"foo"[..])] {
             let refusal = router.route(&request(Some(64), key)).unwrap_err();
             assert!(refusal.message.contains("64 does not exist"), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn status_goes_to_the_node_and_to_no_partition() {
+        use crate::wire::request::StatusQuery;
+
+        let body = Body::Status(StatusQuery { partitions_from: None });
+        let mut request = Request { correlation: 1, partition: None, body };
+        assert_eq!(Router::new(64).route(&request), Ok(Route::Node));
+        for named in [3, 64] {
+            request.partition = Some(PartitionId(named));
+            let refusal = Router::new(64).route(&request).unwrap_err();
+            assert!(refusal.message.starts_with("target.name: a node's status"), "{refusal:?}");
         }
     }
 

@@ -181,6 +181,10 @@ impl State {
                 vec![Outcome::Size(Sized { entries: map.len() as u64, bytes: bytes as u64 })]
             }
             query::Operation::Entries(entries) => pages(map, &entries),
+            // As a release that is older than the question.
+            query::Operation::Status(_) => {
+                vec![error(Code::Unimplemented, "operation: field 15 is unknown", None)]
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::draft::{
 };
 use super::error::OperationError;
 use super::{Command, Query};
+use crate::base::ids::Index;
 use crate::proto::p2pmap::v1;
 use crate::proto::reader::{Fields, Value};
 
@@ -68,7 +69,7 @@ impl OwnedQuery {
     pub fn decode(bytes: &[u8]) -> Result<Self, OperationError> {
         let query = v1::Query::decode(bytes)
             .map_err(|error| OperationError::Undecodable { message: "query", error })?;
-        match Fields::of(bytes).map(|field| field.number).find(|n| (14..=23).contains(n)) {
+        match Fields::of(bytes).map(|field| field.number).find(|n| LATER_QUERIES.contains(n)) {
             None => Ok(Self(query)),
             Some(number) => {
                 let name = (number == 14).then_some("watch");
@@ -77,10 +78,31 @@ impl OwnedQuery {
         }
     }
 
+    /// The question, if it is about the node and not about a map.
+    #[must_use]
+    pub fn status(&self) -> Option<&v1::Status> {
+        match &self.0.operation {
+            Some(v1::query::Operation::Status(status)) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The name of the map as it was given, for such a question.
+    #[must_use]
+    pub fn map(&self) -> &str {
+        &self.0.map
+    }
+
+    /// The index that the answer must reflect.
+    #[must_use]
+    pub fn min_index(&self) -> Index {
+        Index(self.0.min_index)
+    }
+
     /// The query, checked.
     ///
     /// # Errors
-    /// If a field is missing or out of bounds.
+    /// If a field is missing or out of bounds, or it isn't about a map.
     pub fn query(&self) -> Result<Query<'_>, OperationError> {
         let v1::Query { map, consistency, min_index, timeout_ms, no_forward: _, operation } =
             &self.0;
@@ -89,11 +111,14 @@ impl OwnedQuery {
             consistency: *consistency,
             min_index: *min_index,
             timeout_ms: *timeout_ms,
-            operation: operation.as_ref().map(query_operation_draft),
+            operation: operation.as_ref().and_then(query_operation_draft),
         };
         draft.check()
     }
 }
+
+/// The operations of queries that have a number but no code yet.
+const LATER_QUERIES: [u32; 9] = [14, 16, 17, 18, 19, 20, 21, 22, 23];
 
 fn operation_draft(operation: &v1::command::Operation) -> OperationDraft<'_> {
     match operation {
@@ -130,8 +155,9 @@ fn condition_draft(condition: &v1::Condition) -> ConditionDraft<'_> {
     }
 }
 
-fn query_operation_draft(operation: &v1::query::Operation) -> QueryOperationDraft<'_> {
-    match operation {
+/// None: it isn't about a map.
+fn query_operation_draft(operation: &v1::query::Operation) -> Option<QueryOperationDraft<'_>> {
+    Some(match operation {
         v1::query::Operation::Get(v1::Get { key }) => QueryOperationDraft::Get { key },
         v1::query::Operation::Exists(v1::Exists { key }) => QueryOperationDraft::Exists { key },
         v1::query::Operation::Size(v1::Size {}) => QueryOperationDraft::Size,
@@ -144,7 +170,8 @@ fn query_operation_draft(operation: &v1::query::Operation) -> QueryOperationDraf
                 keys_only: *keys_only,
             }
         }
-    }
+        v1::query::Operation::Status(_) => return None,
+    })
 }
 
 /// `bytes` is a well-formed `Command`: prost decoded it.

@@ -19,6 +19,7 @@ use crate::runtime::mesh::meshes_of;
 use crate::runtime::service::{Output, WriteError};
 use crate::runtime::uring::{RingSize, Uring};
 use crate::storage::block::SegmentWrite;
+use crate::storage::checkpoint::CheckpointProgress;
 
 /// Forwards everything to the other shard, and answers what that one forwards when it is told to.
 #[derive(Debug)]
@@ -60,6 +61,14 @@ impl Service for Partner {
         _now: Now,
         _segment: SegmentId,
         _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    fn checkpoint_progressed(
+        &mut self,
+        _now: Now,
+        _progress: CheckpointProgress,
         _output: &mut Output<'_>,
     ) {
     }

@@ -89,7 +89,7 @@ impl Node {
         let route = Router::new(PARTITION_COUNT).route(&request).expect("it has a route");
         let owner = match route {
             Route::Partition(partition) => usize::from(self.shards.owner(partition).0),
-            Route::All => self.home,
+            Route::All | Route::Node => self.home,
         };
         let home = ShardId(u16::try_from(self.home).unwrap());
         let origin = match owner == self.home {

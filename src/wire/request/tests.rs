@@ -241,3 +241,56 @@ fn request_in_pieces_is_merged_as_protobuf_says() {
     let request = cold.request(ACCEPTANCE).unwrap();
     assert_eq!((request.correlation, request.key()), (4, Some(&b"k"[..])));
 }
+
+fn status(map: &str, min_index: u64, status: v1::Status) -> Vec<u8> {
+    let operation = Some(v1::query::Operation::Status(status));
+    v1::Query { map: map.to_owned(), min_index, operation, ..Default::default() }.encode_to_vec()
+}
+
+#[test]
+fn status_is_asked_of_no_map_and_by_whoever_names_the_cluster() {
+    let plain = v1::Status::default();
+    let from_7 = v1::Status { partitions: true, first_partition: 7 };
+    // Without `partitions` there is nothing to begin with.
+    let ignored = v1::Status { partitions: false, first_partition: 7 };
+    for (asked, partitions_from) in [(plain, None), (from_7, Some(PartitionId(7))), (ignored, None)]
+    {
+        let value = status("", 0, asked);
+        for target in [None, target("", ""), target("", "test")] {
+            let payload = query(target, 5, value.clone());
+            assert_eq!(decode_hot(&payload, ACCEPTANCE), None, "it isn't asked often");
+            let cold = decode_cold(&payload).unwrap();
+            let request = cold.request(ACCEPTANCE).unwrap();
+            assert_eq!(request.body, Body::Status(StatusQuery { partitions_from }));
+            assert_eq!((request.correlation, request.kind()), (5, Kind::Query));
+            assert_eq!((request.map(), request.key(), request.timeout_ms()), ("", None, 0));
+        }
+    }
+}
+
+#[test]
+fn status_of_anything_but_a_node_is_refused() {
+    let asked = v1::Status::default();
+    let invalid = Code::InvalidArgument;
+    for (target, value, code, text) in [
+        (None, status("orders", 0, asked), invalid, "query.value: map: a node's status"),
+        (None, status("", 3, asked), invalid, "query.value: min_index: a node's status"),
+        (target("orders", ""), status("", 0, asked), invalid, "target.name: names another map"),
+        (target("", "other"), status("", 0, asked), Code::WrongNamespace, "target.namespace"),
+    ] {
+        let refusal = refusal(&query(target, 9, value));
+        assert_eq!((refusal.correlation, refusal.code), (9, code), "{refusal:?}");
+        assert!(refusal.message.starts_with(text), "{refusal:?}");
+    }
+}
+
+#[test]
+fn operations_of_later_releases_are_unimplemented_and_not_taken_for_none() {
+    for number in [14, 16, 19, 23] {
+        let mut value = status("", 0, v1::Status::default());
+        prost::encoding::encode_key(number, prost::encoding::WireType::Varint, &mut value);
+        value.push(1);
+        let refusal = refusal(&query(None, 9, value));
+        assert_eq!(refusal.code, Code::Unimplemented, "field {number}");
+    }
+}
