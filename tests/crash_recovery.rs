@@ -8,6 +8,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
@@ -15,11 +17,15 @@ use bytes::Bytes;
 use p2pmap::base::prng::Prng;
 use p2pmap::client::Client;
 use p2pmap::client::connection::{Connection, Operation};
+use p2pmap::node::placement;
 use p2pmap::proto::p2pmap::v1::result::Outcome;
 use p2pmap::proto::p2pmap::v1::{Entries, Put, Remove, Versioned};
 use support::Node;
 
 const MAP: &str = "crash";
+/// Small, so that checkpoints, carrying over and recycling happen all the time.
+const SETTINGS: [&str; 6] =
+    ["--segment-size", "8MiB", "--log-max", "256MiB", "--checkpoint-interval", "1MiB"];
 const WRITER_COUNT: usize = 4;
 const KEY_COUNT: u64 = 300;
 const DEPTH: usize = 32;
@@ -140,6 +146,61 @@ impl Writer {
     }
 }
 
+/// The cores that the node runs on, in turns: partitions move from one to two and back. On a
+/// machine with a single core there is nothing to move.
+fn layouts() -> Vec<String> {
+    let available = placement::available();
+    let few: Vec<String> = available.numbers().iter().take(2).map(ToString::to_string).collect();
+    let mut layouts = vec![few[0].clone(), few.join(",")];
+    layouts.dedup();
+    layouts
+}
+
+fn kill_while_starting(data_dir: &Path, arguments: &[&str], moment: Duration) {
+    let mut command = support::serve(data_dir, arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(moment);
+    child.kill().expect("it was running");
+    child.wait().expect("it is our child");
+}
+
+/// Notes what a killed node was in the middle of, as far as its files tell.
+fn note_states(data_dir: &Path, states: &mut BTreeMap<&str, usize>) {
+    let Ok(entries) = std::fs::read_dir(data_dir) else { return };
+    let generations: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("gen-"))
+        .collect();
+    let mut note = |state| *states.entry(state).or_default() += 1;
+    if generations.len() > 1 {
+        note("partitions moving: two generations");
+    }
+    let shards = generations.iter().flat_map(|generation| std::fs::read_dir(generation).unwrap());
+    for shard in shards {
+        let files = std::fs::read_dir(shard.unwrap().path()).unwrap();
+        let names: Vec<String> =
+            files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let has = |part: &str| names.iter().any(|name| name.contains(part));
+        let mut partitions: Vec<&str> =
+            names.iter().filter(|name| name.ends_with(".ckpt")).map(|name| &name[..5]).collect();
+        partitions.sort_unstable();
+        for (is_so, state) in [
+            (has("checkpoint.new"), "a checkpoint being written"),
+            (has(".log.new"), "a segment being made"),
+            (has("spare-"), "files of old checkpoints waiting to be used again"),
+            (
+                partitions.windows(2).any(|pair| pair[0] == pair[1]),
+                "two checkpoints of a partition",
+            ),
+            (!has("000000000001.log") && has(".log"), "the first segment used again or let go"),
+        ] {
+            if is_so {
+                note(state);
+            }
+        }
+    }
+}
+
 /// All entries, page by page: no key twice, and exactly those that the writers know of.
 fn check_entries(client: &mut Client, writers: &[Writer]) {
     let mut found = BTreeMap::new();
@@ -185,8 +246,19 @@ fn nothing_acknowledged_is_lost_when_the_node_is_killed() {
     let mut prng = Prng::new(seed, "moments");
     let mut writers: Vec<Writer> = (0..WRITER_COUNT).map(|id| Writer::new(id, seed)).collect();
 
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    let layouts = layouts();
+
     for round in 0..count {
-        let node = Node::start(&data_dir, &["--segment-size", "8MiB"]);
+        let layout = &layouts[round % layouts.len()];
+        let arguments: Vec<&str> = SETTINGS.iter().copied().chain(["--cores", layout]).collect();
+        while prng.one_in(3) {
+            // Killed while it starts: that is when partitions move to another number of cores.
+            let moment = Duration::from_micros(prng.below(80_000));
+            kill_while_starting(&data_dir, &arguments, moment);
+            note_states(&data_dir, &mut states);
+        }
+        let node = Node::start(&data_dir, &arguments);
         let address = node.address().to_owned();
         let mut client = Client::connect(&address, TIMEOUT).expect("the node is ready");
         writers.iter_mut().for_each(|writer| writer.check(&mut client));
@@ -206,17 +278,19 @@ fn nothing_acknowledged_is_lost_when_the_node_is_killed() {
             std::thread::sleep(life);
             node.kill();
         });
+        note_states(&data_dir, &mut states);
         if (round + 1) % 10 == 0 {
             println!("{} restarts", round + 1);
         }
     }
 
-    let node = Node::start(&data_dir, &["--segment-size", "8MiB"]);
+    let node = Node::start(&data_dir, &SETTINGS);
     let mut client = Client::connect(node.address(), TIMEOUT).expect("the node is ready");
     writers.iter_mut().for_each(|writer| writer.check(&mut client));
     check_entries(&mut client, &writers);
     let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged_count).sum();
     assert!(acknowledged > 0, "the load never got through");
     assert!(node.terminate().success(), "the node ends cleanly when asked to");
+    println!("what a kill left behind, and how often: {states:#?}");
     println!("{acknowledged} writes acknowledged, {count} times killed, lost = 0");
 }
