@@ -8,7 +8,7 @@
 # writes go on by themselves, and after `kill -9` and a restart nothing that was acknowledged is
 # lost. Last, writes of the log are made to fail (a limit on file sizes, set while the node runs):
 # the node ends with the exit code and the line that say so, and what was acknowledged is there at
-# the next start. Mounting needs root. About a minute.
+# the next start. Mounting needs root. About a minute. P2PMAP_BIN: a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -132,6 +132,11 @@ failing() {
     start
     for number in $(seq 3); do
         put "$number" || fail "a write: $(cat "$work/refusal")"
+    done
+    # The next segment is ready, so that the log itself is what fails.
+    for _ in $(seq 200); do
+        [ ! -e "$data/gen-1/shard-0/000000000002.log" ] || break
+        sleep 0.1
     done
     prlimit --pid "$server" --fsize=2097152:2097152
     for number in $(seq 4 40); do
