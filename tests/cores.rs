@@ -76,17 +76,6 @@ fn get(key: impl Into<Bytes>) -> Operation {
     Operation::Get { key: key.into() }
 }
 
-/// A counter of all of a node's loops together.
-fn counter(ended: &Ended, name: &str) -> u64 {
-    let lines = ended.log.iter().filter(|line| line.contains("what the loop counted"));
-    let counted = lines.filter_map(|line| {
-        let (_, after) = line.split_once(&format!("{name}="))?;
-        let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
-        digits.parse::<u64>().ok()
-    });
-    counted.sum()
-}
-
 /// Ends a node and holds it to having ended well. Returns its log.
 fn end(node: Node) -> Ended {
     let ended = node.end();
@@ -160,12 +149,11 @@ fn fifty_pipelined_connections_read_what_they_wrote_on_both_cores() {
         });
         let ended = end(node);
         if has_two_cores() {
-            assert!(counter(&ended, "forwarded_count") > 0);
-            let forwarded = counter(&ended, "forwarded_count");
-            assert_eq!(counter(&ended, "guests_count"), forwarded, "each arrives once");
-            let lines: Vec<_> =
-                ended.log.iter().filter(|line| line.contains("connections_acc")).collect();
-            assert_eq!(lines.len(), 2, "both cores have connections: {lines:?}");
+            assert!(ended.counter("forwarded_count") > 0);
+            let forwarded = ended.counter("forwarded_count");
+            assert_eq!(ended.counter("guests_count"), forwarded, "each arrives once");
+            let accepted = ended.counter_by_core("connections_accepted_count");
+            assert_eq!(accepted, [25, 25], "both cores have connections");
         }
     }
 }
@@ -184,14 +172,7 @@ fn connections_go_to_the_core_with_the_fewest() {
     }
     drop(connections);
     let ended = end(node);
-    let accepted: Vec<u64> = ended
-        .log
-        .iter()
-        .filter_map(|line| {
-            let (_, after) = line.split_once("connections_accepted_count=")?;
-            after.split(' ').next()?.parse().ok()
-        })
-        .collect();
+    let accepted = ended.counter_by_core("connections_accepted_count");
     assert_eq!(accepted, [20, 20]);
 }
 
@@ -228,7 +209,7 @@ fn writes_that_had_to_wait_take_effect_in_the_order_in_which_they_were_sent() {
     }
     let ended = end(node);
     if has_two_cores() {
-        assert!(counter(&ended, "deferred_count") > 0, "none had to wait");
+        assert!(ended.counter("deferred_count") > 0, "none had to wait");
     }
 }
 
@@ -272,7 +253,7 @@ async fn grpc_stream_that_had_to_wait_is_served_whole_and_in_order() {
     drop(client);
     let ended = end(node);
     if has_two_cores() {
-        assert!(counter(&ended, "deferred_count") > 0, "none had to wait");
+        assert!(ended.counter("deferred_count") > 0, "none had to wait");
     }
 }
 

@@ -223,10 +223,7 @@ fn parked_cores_answer_after_every_pause_though_a_hog_sits_on_them() {
     let Seen { mut latencies_us, bursts_count, explained, unexplained } = all.into_inner().unwrap();
     latencies_us.sort_unstable();
     let ended = node.end();
-    let parks = ended.log.iter().filter_map(|line| {
-        line.split_once("parks_count=")?.1.split([' ', '"']).next()?.parse::<u64>().ok()
-    });
-    let parks_count: u64 = parks.sum();
+    let parks_count = ended.counter("parks_count");
     println!(
         "{seconds} s on cores {}: {bursts_count} bursts, {} answers, {parks_count} sleeps",
         listed.join(","),

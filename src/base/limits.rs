@@ -205,7 +205,9 @@ pub const RING_SLOT_COUNT_MAX: usize = 4_096;
 pub const RING_SLOT_COUNT_MIN: usize = 64;
 /// Requests of one connection that other shards may have at a time: so many answers may come for it
 /// that nobody has made room for.
-pub const FORWARDED_PER_CONNECTION_MAX: usize = 256;
+pub const FORWARDED_PER_CONNECTION_MAX: usize = 128;
+/// The same of a connection whose answers are long, or not known yet.
+pub const FORWARDED_PER_CONNECTION_MIN: usize = 8;
 /// Operations on whole maps that a shard has under way for clients and for other shards, commands
 /// and sizes; streamed answers have their own bound.
 pub const GATHER_COUNT_MAX: usize = 1_024;
@@ -226,6 +228,10 @@ pub const STATUS_PARTITION_COUNT_MAX: usize = 512;
 /// How long a shutdown waits for what is in flight.
 pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 
+// A connection with long answers can have as many of the longest ones under way as it may leave
+// unread anyway.
+const _: () =
+    assert!(FORWARDED_PER_CONNECTION_MIN * VALUE_SIZE_BYTES_DEFAULT <= SEND_QUEUE_SIZE_BYTES_MAX);
 // A pass of one shard's requests fits the ring to any other.
 const _: () = assert!(RING_SLOT_COUNT_MIN >= PASS_COUNT_MAX);
 const _: () = assert!(RING_SLOT_COUNT_MIN.is_power_of_two());

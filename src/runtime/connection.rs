@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::grpc::{GrpcConnection, StreamId};
 use super::uring::Key;
+use crate::base::limits::FORWARDED_PER_CONNECTION_MIN;
 use crate::base::time::Monotonic;
 
 /// What a connection speaks.
@@ -90,6 +91,8 @@ pub struct Connection {
     pub requests_in_flight: usize,
     /// Those of them that other shards have.
     pub forwarded_count: usize,
+    /// How many they may have: more with each short answer, few after a long one.
+    pub forwarded_count_max: usize,
     /// Messages of a gRPC connection that were handed over and given back: they come first when
     /// it is read on. (Those of a raw one are in `held`.)
     pub given_back: VecDeque<(StreamId, Bytes)>,
@@ -126,6 +129,7 @@ impl Connection {
             counted_queued_size: 0,
             requests_in_flight: 0,
             forwarded_count: 0,
+            forwarded_count_max: FORWARDED_PER_CONNECTION_MIN,
             given_back: VecDeque::new(),
             wait: Wait::None,
             stopped: false,

@@ -17,8 +17,9 @@ use super::uring::Key;
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
 use crate::base::ids::{Origin, ShardId};
 use crate::base::limits::{
-    FORWARDED_PER_CONNECTION_MAX, HELD_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
-    REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX, SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
+    FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, HELD_SIZE_BYTES_MAX,
+    REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX,
+    SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
 };
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
@@ -27,8 +28,9 @@ use crate::metrics::{DropReason, LoopMetrics};
 const SPARE_COUNT_MAX: usize = 256;
 /// Starved connections that a turn looks at.
 const STARVED_PER_TURN_COUNT: usize = 64;
-/// Answers of other shards from this size on aren't copied where they come first.
-const OWN_SIZE_BYTES: usize = 64 << 10;
+/// Answers of other shards from this size on aren't copied where they come first, and a connection
+/// that has such ones has fewer under way.
+const LONG_SIZE_BYTES: usize = 64 << 10;
 /// Larger ones aren't kept.
 const SPARE_SIZE_BYTES_MAX: usize = 256 << 10;
 
@@ -194,7 +196,7 @@ impl Connections {
     /// Whether another of the connection's requests may go to another shard.
     pub(super) fn may_forward(&mut self, origin: Origin) -> bool {
         let connection = self.find(key_of(origin));
-        connection.is_none_or(|c| c.forwarded_count < FORWARDED_PER_CONNECTION_MAX)
+        connection.is_none_or(|c| c.forwarded_count < c.forwarded_count_max)
     }
 
     /// One of its requests went to another shard.
@@ -226,9 +228,13 @@ impl Connections {
             return;
         };
         connection.forwarded_count -= 1;
+        connection.forwarded_count_max = match &large {
+            Some(large) if large.len() >= LONG_SIZE_BYTES => FORWARDED_PER_CONNECTION_MIN,
+            _ => FORWARDED_PER_CONNECTION_MAX.min(connection.forwarded_count_max + 1),
+        };
         match (self.reply_buffer(origin, true, metrics), large) {
             (None, _) => {}
-            (Some(buffer), Some(large)) if buffer.is_empty() && large.len() >= OWN_SIZE_BYTES => {
+            (Some(buffer), Some(large)) if buffer.is_empty() && large.len() >= LONG_SIZE_BYTES => {
                 let spare = std::mem::replace(buffer, large);
                 self.keep_spare(spare);
             }
@@ -387,7 +393,7 @@ impl Connections {
         let (crowded, has_room) = (self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX, self.has_room());
         let connection = self.of(key);
         if connection.wait == Wait::Forwarded
-            && connection.forwarded_count <= FORWARDED_PER_CONNECTION_MAX / 2
+            && connection.forwarded_count <= connection.forwarded_count_max / 2
         {
             connection.wait = Wait::None;
         }

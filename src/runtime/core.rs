@@ -48,6 +48,8 @@ pub struct Node {
 /// once at each.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// They take turns, having read their logs.
+    pub started_count: AtomicUsize,
     /// They serve requests: until all do, none accepts connections.
     pub ready_count: AtomicUsize,
     /// They forward no more writes: once none does, logs may be closed.

@@ -298,6 +298,7 @@ impl<S: Service> EventLoop<S> {
         }
         if !self.started {
             self.started = true;
+            self.node.arrive(|progress| &progress.started_count);
             let (service, output) = output!(self);
             service.start(self.now, output);
             return true;
@@ -389,14 +390,19 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
+    /// What comes before each pass: the time may have gone on a good deal since the last one.
+    pub(super) fn begin_pass(&mut self) {
+        self.now = self.clock.now();
+        self.yield_to_writes();
+    }
+
     /// Hands the pass over.
     pub(super) fn deliver(&mut self) {
         if self.pass.is_empty() {
             self.pass.clear(self.ring.buffers_mut());
             return;
         }
-        self.now = self.clock.now();
-        self.yield_to_writes();
+        self.begin_pass();
         let frames = self.pass.frames(self.ring.buffers());
         let (service, output) = output!(self);
         service.frames(self.now, &frames, output);
@@ -491,7 +497,9 @@ impl<S: Service> EventLoop<S> {
         if self.descent.quiet && self.all_are_quiet() {
             return Ok(true);
         }
-        if self.now.monotonic < by {
+        // A core that still reads its log can't come along, and isn't to blame.
+        let all_have_started = self.node.all_arrived(|progress| &progress.started_count);
+        if self.now.monotonic < by || !all_have_started {
             return Ok(false);
         }
         self.connections.cut_all(DropReason::ShutdownTimeout, &mut self.metrics);

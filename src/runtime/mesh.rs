@@ -10,7 +10,7 @@
 //! What is owed to other shards is written to one buffer in the order of the answers and goes out
 //! from there. How many bytes of answers may be on their way is bounded by the shard that gives
 //! them: it leaves requests in the ring while the one that asks has too much that its clients don't
-//! read ([`Mesh::may_serve`]).
+//! read ([`Mesh::serves_count_max`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -314,12 +314,17 @@ impl Mesh {
         given
     }
 
-    /// Whether requests of `from` may be served, whose clients leave `unread_size` bytes unread.
-    pub(super) fn may_serve(&mut self, from: ShardId, unread_size: usize) -> bool {
+    /// How many requests of `from` may be served in a pass, whose clients leave `unread_size` bytes
+    /// unread. When that is much it is one in a turn, for those that do read; when it is twice as
+    /// much it is none.
+    pub(super) fn serves_count_max(&mut self, from: ShardId, unread_size: usize) -> usize {
         let link = self.link(from);
-        let on_their_way =
-            link.given_size.wrapping_sub(link.taken_by_other.load(Ordering::Relaxed));
-        on_their_way + unread_size < SEND_QUEUES_SIZE_BYTES_MAX
+        let taken = link.taken_by_other.load(Ordering::Relaxed);
+        match unread_size + link.given_size.wrapping_sub(taken) {
+            0..SEND_QUEUES_SIZE_BYTES_MAX => PASS_COUNT_MAX,
+            size if size < 2 * SEND_QUEUES_SIZE_BYTES_MAX => 1,
+            _ => 0,
+        }
     }
 
     /// Shows the others what was pushed for them in this turn. True: there was something.

@@ -7,8 +7,12 @@
 //! and all that follows is submitted with one system call (`uring`). Log writes go through the same
 //! ring (`disk`).
 //!
-//! Only this room names glommio and `io_uring`, and only `uring`, `buffer_pool` and `disk` are
-//! `unsafe`.
+//! Cores share nothing but what is in `core` and the rings between each two of them (`ring`,
+//! `mesh`, `ring_turn`): a request whose partition another core owns is forwarded, its answer comes
+//! back, and the core that sleeps is woken (`doorbell`).
+//!
+//! Only this room names glommio and `io_uring`, and only `uring`, `ring`, `buffer_pool` and `disk`
+//! are `unsafe`.
 
 pub mod atomics;
 pub mod buffer_pool;

@@ -18,7 +18,7 @@ use super::service::{Frame, Service};
 use super::uring::Key;
 use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::ShardId;
-use crate::base::limits::{FORWARDED_PER_CONNECTION_MAX, PASS_COUNT_MAX};
+use crate::base::limits::PASS_COUNT_MAX;
 
 /// Requests that a turn takes from all other shards together.
 const TURN_REQUEST_COUNT_MAX: usize = 1_024;
@@ -99,8 +99,9 @@ impl<S: Service> EventLoop<S> {
         let Some(mut requests) = end else { return false };
         let unread_size = self.node.cores[from].unread_size.load(Ordering::Relaxed);
         let mut busy = false;
-        while *left > 0 && self.mesh.may_serve(ShardId(u16_from(from)), unread_size) {
-            let count = requests.available().min(PASS_COUNT_MAX);
+        while *left > 0 {
+            let most = self.mesh.serves_count_max(ShardId(u16_from(from)), unread_size);
+            let count = requests.available().min(most);
             if count == 0 {
                 break;
             }
@@ -109,6 +110,9 @@ impl<S: Service> EventLoop<S> {
             requests.release(count);
             let given = self.mesh.give_answers();
             *left = left.saturating_sub(count + given / TURN_FRAME_SIZE_BYTES);
+            if most < PASS_COUNT_MAX {
+                break;
+            }
         }
         if let Some(link) = &mut self.mesh.links[from] {
             link.requests_in = Some(requests);
@@ -137,6 +141,7 @@ impl<S: Service> EventLoop<S> {
 
     fn serve_frames(&mut self, frames: &mut ArrayVec<Frame<'_>, PASS_COUNT_MAX>) {
         if !frames.is_empty() {
+            self.begin_pass();
             self.metrics.passes_count += 1;
             let (service, output) = output!(self);
             service.frames(self.now, frames, output);
@@ -167,37 +172,41 @@ impl<S: Service> EventLoop<S> {
         }
         self.connections.stop(key, &mut self.metrics);
         let connection = self.connections.of(key);
-        connection.wait = if connection.forwarded_count < FORWARDED_PER_CONNECTION_MAX {
+        connection.wait = if connection.forwarded_count < connection.forwarded_count_max {
             self.mesh.wait_for(to, key);
             Wait::Credit
         } else {
             Wait::Forwarded
         };
+        if matches!(connection.protocol, Protocol::Grpc(_)) {
+            self.put_messages_back(key, places);
+        } else if !self.put_frames_back(key, places) {
+            self.refuse_holding(key);
+        }
+    }
+
+    /// False: all connections together hold too much already.
+    fn put_frames_back(&mut self, key: Key, places: &[usize]) -> bool {
+        let later = self.connections.take_held(key);
         let mut fits = true;
-        let is_grpc = matches!(connection.protocol, Protocol::Grpc(_));
-        let later = if is_grpc { None } else { Some(self.connections.take_held(key)) };
-        for &place in if is_grpc { &[] } else { places } {
+        for &place in places {
             let Stored::Frame(frame) = self.pass.stored(place, self.ring.buffers()) else {
                 unreachable!("frames of raw connections lie in chunks");
             };
             fits &= self.connections.hold(key, frame);
         }
-        if let Some(later) = later {
-            fits &= self.connections.hold(key, &later);
-        } else {
-            for &place in places.iter().rev() {
-                let stream = self.pass.stream(place);
-                let Stored::Payload(payload) = self.pass.stored(place, self.ring.buffers()) else {
-                    unreachable!("messages of gRPC connections are cut out");
-                };
-                let message = (stream, payload.clone());
-                self.connections.of(key).given_back.push_front(message);
-            }
-            self.connections.recount_held(key);
+        fits && self.connections.hold(key, &later)
+    }
+
+    fn put_messages_back(&mut self, key: Key, places: &[usize]) {
+        for &place in places.iter().rev() {
+            let stream = self.pass.stream(place);
+            let Stored::Payload(payload) = self.pass.stored(place, self.ring.buffers()) else {
+                unreachable!("messages of gRPC connections are cut out");
+            };
+            self.connections.of(key).given_back.push_front((stream, payload.clone()));
         }
-        if !fits {
-            self.refuse_holding(key);
-        }
+        self.connections.recount_held(key);
     }
 
     /// Takes in a connection that this core accepted, or gives it to one with fewer.

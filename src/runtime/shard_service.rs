@@ -1,6 +1,8 @@
 //! A shard as the service of a core's loop: frames are parsed and routed here, and what the shard
 //! wants done goes to the loop.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use bytes::BytesMut;
 
@@ -49,6 +51,8 @@ pub struct ShardService {
     shard: Shard,
     router: Router,
     config: RequestConfig,
+    /// The partitions of this shard.
+    own: Range<u32>,
     /// The node goes down: clients' writes are refused.
     closing: bool,
     /// What answers begin with that no partition gives.
@@ -71,7 +75,8 @@ impl ShardService {
     pub fn new(shard: Shard, config: RequestConfig) -> Self {
         let prefix = ResponsePrefix::new(&config.cluster, None, &config.member, None);
         let router = Router::new(config.shards.partition_count());
-        Self { shard, router, config, closing: false, prefix }
+        let own = config.shards.partitions_of(config.shard);
+        Self { shard, router, config, own, closing: false, prefix }
     }
 
     /// The shard to which a request of one of this shard's connections goes; none: this one.
@@ -81,8 +86,10 @@ impl ShardService {
             return None;
         }
         let Route::Partition(partition) = route else { return None };
-        let owner = self.config.shards.owner(partition);
-        (owner != self.config.shard).then_some(owner)
+        if self.own.contains(&partition.0) {
+            return None;
+        }
+        Some(self.config.shards.owner(partition))
     }
 
     /// What the request is, or why there is none.

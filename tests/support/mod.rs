@@ -189,21 +189,31 @@ impl Log {
 }
 
 impl Ended {
-    /// One of the loop's counters; those that are 0 aren't logged.
+    /// One of the loops' counters, of all cores together; those that are 0 aren't logged.
     pub fn counter(&self, name: &str) -> u64 {
-        let line = self.log.iter().find(|line| line.contains("what the loop counted"));
-        let line = line.unwrap_or_else(|| panic!("no counters in {:#?}", self.log));
-        let counted = line.split_once("counters=\"").and_then(|(_, rest)| rest.split_once('"'));
-        let (counters, _) = counted.expect("the counters are in quotes");
-        let pairs = counters.split(' ').filter_map(|pair| pair.split_once('='));
-        let value = pairs.into_iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-        value.map_or(0, |value| value.parse().expect("a number"))
+        self.counter_by_core(name).iter().sum()
+    }
+
+    /// The same, core by core.
+    pub fn counter_by_core(&self, name: &str) -> Vec<u64> {
+        let lines = self.log.iter().filter(|line| line.contains("what the loop counted"));
+        let counters: Vec<u64> = lines.map(|line| counter_in(line, name)).collect();
+        assert!(!counters.is_empty(), "no counters in {:#?}", self.log);
+        counters
     }
 
     /// How many lines contain `text`.
     pub fn line_count(&self, text: &str) -> usize {
         self.log.iter().filter(|line| line.contains(text)).count()
     }
+}
+
+fn counter_in(line: &str, name: &str) -> u64 {
+    let counted = line.split_once("counters=\"").and_then(|(_, rest)| rest.split_once('"'));
+    let (counters, _) = counted.expect("the counters are in quotes");
+    let mut pairs = counters.split(' ').filter_map(|pair| pair.split_once('='));
+    let value = pairs.find(|(found, _)| *found == name).map(|(_, value)| value);
+    value.map_or(0, |value| value.parse().expect("a number"))
 }
 
 /// Waits for a process; kills it and fails if it takes longer than `limit`.

@@ -170,17 +170,20 @@ fn waiting_connections_are_served_in_turn_and_only_as_many_as_there_are_credits_
 #[test]
 fn requests_wait_while_their_answers_would_not_be_read() {
     let (mut a, mut b) = pair();
-    assert!(b.may_serve(A, 0));
-    assert!(!b.may_serve(A, SEND_QUEUES_SIZE_BYTES_MAX), "clients of A don't read");
+    const MUCH: usize = SEND_QUEUES_SIZE_BYTES_MAX;
+    let most = |b: &mut Mesh, unread_size| b.serves_count_max(A, unread_size);
+    assert_eq!([0, MUCH - 1].map(|unread| most(&mut b, unread)), [PASS_COUNT_MAX; 2]);
+    assert_eq!([MUCH, 2 * MUCH - 1].map(|unread| most(&mut b, unread)), [1; 2]);
+    assert_eq!(most(&mut b, 2 * MUCH), 0, "clients of A don't read");
     assert!(a.forward(B, origin(0), b"request"));
     a.publish();
     let taken = take_requests(&mut b);
     b.answer_buffer(taken[0].2, true).extend_from_slice(&[0; 1 << 20]);
     b.publish();
-    let rest = SEND_QUEUES_SIZE_BYTES_MAX - (1 << 20);
-    assert!(!b.may_serve(A, rest) && b.may_serve(A, rest - 1), "what isn't taken counts too");
+    let rest = 2 * MUCH - (1 << 20);
+    assert_eq!([rest, rest - 1].map(|unread| most(&mut b, unread)), [0, 1], "on its way counts");
     take_answers(&mut a);
-    assert!(b.may_serve(A, rest));
+    assert_eq!(most(&mut b, rest), 1);
 }
 
 #[test]
