@@ -148,21 +148,21 @@ impl Core {
         hash: Option<KeyHash>,
     ) -> Result<(), Refused> {
         let Operation::Put { key, value, .. } = command.operation else { return Ok(()) };
-        if self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {
-            return Err(Refused::MapFull);
-        }
+        let has_pages = self.arena.pages_size_bytes_left() >= MAP_SIZE_BYTES_SPARE;
         let left = self.config.memory_size_bytes_max.saturating_sub(self.memory_size_bytes());
-        if left >= MEMORY_SIZE_BYTES_SPARE + PUT_GROWTH_SIZE_BYTES + 2 * u64_from(value.len()) {
+        let most = MEMORY_SIZE_BYTES_SPARE + PUT_GROWTH_SIZE_BYTES + 2 * u64_from(value.len());
+        if has_pages && left >= most {
             return Ok(());
         }
         let hash = hash.unwrap_or_else(|| self.hasher.hash(command.map, key));
         let put = (command.map, key, value.len());
         let map = &partition.view.map;
         let growth = map.put_growth(&self.arena, put, hash, self.now.wall);
-        if left >= growth.size_bytes + MEMORY_SIZE_BYTES_SPARE || growth.fits_freed {
-            Ok(())
-        } else {
-            Err(Refused::MemoryFull)
+        match growth.fits_freed {
+            true => Ok(()),
+            false if !has_pages => Err(Refused::MapFull),
+            false if left >= growth.size_bytes + MEMORY_SIZE_BYTES_SPARE => Ok(()),
+            false => Err(Refused::MemoryFull),
         }
     }
 

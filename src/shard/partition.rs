@@ -86,9 +86,7 @@ impl Asker {
         };
         encode(buffer, prefix, self.correlation, index, result);
     }
-}
 
-impl Asker {
     /// As [`Asker::reply`], with an outcome that isn't encoded yet.
     pub(super) fn reply_with(
         &self,
