@@ -20,6 +20,8 @@ use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
 use crate::storage::wal::{WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
 
+mod measure;
+
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
 const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
