@@ -207,7 +207,7 @@ impl Connection {
         match &self.phase {
             Phase::Asking(head) if !head.is_empty() => {
                 self.answer(
-                    &Answer::error("408 Request Timeout", "the request took too long"),
+                    &Answer::line("408 Request Timeout", "the request took too long"),
                     true,
                     now,
                 );
@@ -289,18 +289,18 @@ fn asked(head: &[u8]) -> Asked {
         Err(httparse::Error::TooManyHeaders) => return Asked::Wrong(Answer::too_large()),
         Err(httparse::Error::Version) => {
             let text = "HTTP/1.1 is spoken here";
-            return Asked::Wrong(Answer::error("505 HTTP Version Not Supported", text));
+            return Asked::Wrong(Answer::line("505 HTTP Version Not Supported", text));
         }
         Err(error) => {
             let text = format!("not a request: {error}");
-            return Asked::Wrong(Answer::error("400 Bad Request", &text));
+            return Asked::Wrong(Answer::line("400 Bad Request", &text));
         }
     }
     let with_body = match request.method {
         Some("GET") => true,
         Some("HEAD") => false,
         _ => {
-            let answer = Answer::error("405 Method Not Allowed", "GET and HEAD are served here");
+            let answer = Answer::line("405 Method Not Allowed", "GET and HEAD are served here");
             return Asked::Wrong(Answer { allow: true, ..answer });
         }
     };
@@ -322,23 +322,23 @@ impl Answer {
         match path {
             "/metrics" => {
                 let content_type = exposition::CONTENT_TYPE;
-                Self { content_type, body: page(node), ..Self::error("200 OK", "") }
+                Self { content_type, body: page(node), ..Self::line("200 OK", "") }
             }
-            "/healthz" => match node.condition() {
-                condition if node.is_serving() => Self::error("200 OK", condition),
-                condition => Self::error("503 Service Unavailable", condition),
-            },
-            _ => Self::error("404 Not Found", "there are /metrics and /healthz"),
+            "/healthz" => {
+                let status = if node.is_serving() { "200 OK" } else { "503 Service Unavailable" };
+                Self::line(status, node.condition().name())
+            }
+            _ => Self::line("404 Not Found", "there are /metrics and /healthz"),
         }
     }
 
-    fn error(status: &'static str, line: &str) -> Self {
+    fn line(status: &'static str, line: &str) -> Self {
         Self { status, content_type: TEXT, allow: false, body: format!("{line}\n") }
     }
 
     fn too_large() -> Self {
         let text = "the head of the request is too long";
-        Self::error("431 Request Header Fields Too Large", text)
+        Self::line("431 Request Header Fields Too Large", text)
     }
 
     fn encode(&self, with_body: bool) -> Vec<u8> {

@@ -59,6 +59,29 @@ pub struct Progress {
     pub quiet_count: AtomicUsize,
 }
 
+/// What a node as a whole is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Some of its cores don't serve requests yet.
+    Starting,
+    /// It serves requests.
+    Ready,
+    /// It was told to stop, and finishes what is under way.
+    Stopping,
+}
+
+impl Condition {
+    /// In one word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// What a node is, as its configuration says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -149,18 +172,18 @@ impl Node {
     /// Whether requests are served: all cores are ready and none was told to stop.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.condition() == "ready"
+        self.condition() == Condition::Ready
     }
 
-    /// How the node stands, in one word: `starting`, `ready` or `stopping`.
+    /// What the node as a whole is doing.
     #[must_use]
-    pub fn condition(&self) -> &'static str {
+    pub fn condition(&self) -> Condition {
         if self.shutdown.load(Ordering::Acquire) {
-            "stopping"
+            Condition::Stopping
         } else if self.ready.load(Ordering::Acquire) {
-            "ready"
+            Condition::Ready
         } else {
-            "starting"
+            Condition::Starting
         }
     }
 

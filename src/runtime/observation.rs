@@ -106,7 +106,7 @@ impl<T: ThreadUsage> Observation<T> {
         completion_count: usize,
         reads_count: u64,
     ) {
-        let mut handled = self.waiting_count - completion_count;
+        let mut handled = self.waiting_count.saturating_sub(completion_count);
         self.waiting_count = completion_count;
         while let Some((_, count)) = self.reaped.front_mut() {
             if *count > handled {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use prost::Message as _;
 
-use super::core::{Core, Node};
+use super::core::{self, Core, Node};
 use super::published::PublishedCore;
 use crate::base::cast::{low_u32, u32_from, u64_from, usize_from_u32};
 use crate::base::ids::PartitionId;
@@ -54,9 +54,9 @@ fn node_status(node: &Node, query: StatusQuery) -> NodeStatus {
 
 fn condition(node: &Node) -> Condition {
     match node.condition() {
-        "ready" => Condition::Ready,
-        "stopping" => Condition::Stopping,
-        _ => Condition::Starting,
+        core::Condition::Starting => Condition::Starting,
+        core::Condition::Ready => Condition::Ready,
+        core::Condition::Stopping => Condition::Stopping,
     }
 }
 

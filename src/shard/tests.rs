@@ -29,6 +29,8 @@ use crate::wire::request::{Acceptance, decode_cold};
 
 mod several;
 
+mod measure;
+
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
 const LOG_SEGMENT_COUNT: u64 = 64;
