@@ -1,9 +1,10 @@
 //! What the map costs: a get and a put, one by one and in passes of 32, at 64 Ki and 1 M keys of
-//! 16 bytes with values of 64 bytes, spread over 64 partitions; the digest; the memory per key
-//! between 1 M and 3 M keys; the longest pauses of inserting.
+//! 16 bytes with values of 64 bytes, spread over 64 partitions; a put while checkpoints are taken,
+//! and a slice of one; loading; the memory per key between 1 M and 5 M keys; the longest pauses of
+//! inserting.
 //!
 //! `cargo bench --bench map`; the memory and the pauses are printed by
-//! `cargo bench --bench map -- memory` before criterion's part runs.
+//! `cargo bench --bench map -- memory` instead.
 #![allow(missing_docs, clippy::print_stdout, clippy::disallowed_methods)]
 
 use std::hint::black_box;
@@ -14,6 +15,7 @@ use p2pmap::base::cast::{u64_from, usize_from};
 use p2pmap::base::payload::ResultBytes;
 use p2pmap::base::{ids::Index, prng::Prng, time::Timestamp};
 use p2pmap::map::arena::Arena;
+use p2pmap::map::checkpoint::{MapLoader, Progress, SliceBudget};
 use p2pmap::map::hasher::{KeyHash, KeyHasher};
 use p2pmap::map::operation::{Command, Operation, QueryOperation};
 use p2pmap::map::partition::{Execution, PartitionMap, Undo};
@@ -209,6 +211,116 @@ fn puts(c: &mut Criterion) {
     }
 }
 
+/// Takes checkpoints of one partition after the other, without an end.
+#[derive(Default)]
+struct Checkpoints {
+    partition: usize,
+    under_way: bool,
+    bytes: Vec<u8>,
+}
+
+impl Checkpoints {
+    fn slice(&mut self, world: &mut World, record_count: usize) {
+        let World { arena, partitions, .. } = world;
+        let partition = &mut partitions[self.partition];
+        if !self.under_way {
+            partition.begin_checkpoint(arena);
+            self.under_way = true;
+        }
+        self.bytes.clear();
+        let budget = SliceBudget { record_count, size_bytes: usize::MAX };
+        if partition.checkpoint_slice(arena, budget, &mut self.bytes) == Progress::Done {
+            self.under_way = false;
+            self.partition = (self.partition + 1) % PARTITION_COUNT;
+        }
+        black_box(&self.bytes);
+    }
+
+    /// Begins a checkpoint of each partition: all pages are ahead of a walk.
+    fn begin_all(world: &mut World) {
+        for partition in &mut world.partitions {
+            partition.begin_checkpoint(&mut world.arena);
+        }
+    }
+
+    fn abort_all(world: &mut World) {
+        for partition in &mut world.partitions {
+            partition.abort_checkpoint(&mut world.arena);
+            while partition.sweep(&mut world.arena, 64) {}
+        }
+    }
+}
+
+fn checkpoints(c: &mut Criterion) {
+    let mut group = c.benchmark_group("checkpoint");
+    for key_count in KEY_COUNTS {
+        let mut world = World::filled(key_count);
+        let mut checkpoints = Checkpoints::default();
+        group.throughput(Throughput::Elements(1_000));
+        group.bench_function(BenchmarkId::new("slice of 1,000 records", key_count), |b| {
+            b.iter(|| checkpoints.slice(&mut world, 1_000));
+        });
+
+        let mut world = World::filled(key_count);
+        let mut out = ResultBytes::new();
+        group.throughput(Throughput::Elements(u64_from(PASS_COUNT)));
+        // The first write to each page copies it, and what is overwritten is kept; later ones find
+        // that it was. Every 4,096 passes all begins anew, outside of what is timed.
+        group.bench_function(
+            BenchmarkId::new("put, pass of 32, all ahead of a walk", key_count),
+            |b| {
+                b.iter_custom(|count| {
+                    let mut took = Duration::ZERO;
+                    let mut left = count;
+                    while left > 0 {
+                        let now = left.min(4_096);
+                        Checkpoints::begin_all(&mut world);
+                        took += timed(now, key_count, |pass| {
+                            pass.prepare(&world);
+                            for at in 0..PASS_COUNT {
+                                let (number, hash) = (pass.numbers[at], pass.hashes[at]);
+                                out.clear();
+                                let key = &pass.keys[at];
+                                world.put(number, key, hash, Undo::Discard, &mut out);
+                            }
+                        });
+                        Checkpoints::abort_all(&mut world);
+                        left -= now;
+                    }
+                    took
+                });
+            },
+        );
+    }
+    group.finish();
+    load(c);
+}
+
+/// A partition of 100,000 keys from its checkpoint.
+fn load(c: &mut Criterion) {
+    const COUNT: u64 = 100_000;
+    let mut world = World::filled(COUNT * u64_from(PARTITION_COUNT));
+    let partition = &mut world.partitions[0];
+    let mut bytes = Vec::new();
+    partition.begin_checkpoint(&mut world.arena);
+    let budget = SliceBudget { record_count: usize::MAX, size_bytes: usize::MAX };
+    partition.checkpoint_slice(&mut world.arena, budget, &mut bytes);
+    let (applied, digest) = (partition.applied(), partition.digest());
+    let mut group = c.benchmark_group("load");
+    group.throughput(Throughput::Elements(COUNT));
+    group.bench_function("a partition of 100,000 keys", |b| {
+        b.iter(|| {
+            let mut arena = Arena::new();
+            let mut loader = MapLoader::new(world.hasher, &mut arena);
+            for piece in bytes.chunks(256 << 10) {
+                loader.feed(&mut arena, piece).expect("it is a checkpoint");
+            }
+            black_box(loader.finish(applied, digest).expect("it is whole"))
+        });
+    });
+    group.finish();
+}
+
 fn parts(c: &mut Criterion) {
     let hasher = KeyHasher::new([3; 16]);
     let key = key(42);
@@ -222,15 +334,15 @@ fn resident_bytes() -> u64 {
     pages.unwrap_or(0_u64) * 4_096
 }
 
-/// Bytes per key between 1 M and 3 M keys, and how long the slowest insertions took.
+/// Bytes per key between 1 M and 5 M keys, and how long the slowest insertions took.
 fn memory() {
     let mut world = World::new();
     let mut marks = Vec::new();
-    let mut took_ns: Vec<u32> = vec![1; 3_000_000];
+    let mut took_ns: Vec<u32> = vec![1; 5_000_000];
     took_ns.clear();
     let mut inserted = 0_u64;
     let mut out = ResultBytes::new();
-    for million in [1_000_000, 2_000_000, 3_000_000_u64] {
+    for million in [1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000_u64] {
         let start = Instant::now();
         while inserted < million {
             let key = key(inserted);
@@ -255,15 +367,15 @@ fn memory() {
     }
     let (first, last) = (marks[0], marks[marks.len() - 1]);
     println!(
-        "from 1 M to 3 M keys: {:.1} bytes per key reserved, {:.1} resident",
-        ratio(last.0 + last.1 - first.0 - first.1, 2_000_000),
-        ratio(last.2 - first.2, 2_000_000),
+        "from 1 M to 5 M keys: {:.1} bytes per key reserved, {:.1} resident",
+        ratio(last.0 + last.1 - first.0 - first.1, 4_000_000),
+        ratio(last.2 - first.2, 4_000_000),
     );
     took_ns.sort_unstable();
     for (name, per_million) in
         [("50", 500_000), ("99", 990_000), ("99.9", 999_000), ("99.99", 999_900)]
     {
-        println!("p{name} of insertions: {} ns", took_ns[3 * per_million]);
+        println!("p{name} of insertions: {} ns", took_ns[5 * per_million]);
     }
 }
 
@@ -278,7 +390,7 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = parts, gets, puts
+    targets = parts, gets, puts, checkpoints
 }
 
 fn main() {

@@ -9,7 +9,7 @@ use p2pmap::base::time::{Monotonic, Timestamp};
 use p2pmap::storage::block::LogKey;
 use p2pmap::storage::codec::{decode, encode};
 use p2pmap::storage::record::{Entry, PartitionSnapshot, Record, ShardSnapshot};
-use p2pmap::storage::wal::{Durability, Wal, WalConfig, WalStart};
+use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig, WalStart};
 
 /// Records of a turn: what gathers while a write is in flight.
 const GROUP: u64 = 64;
@@ -72,7 +72,8 @@ fn record(criterion: &mut Criterion) {
                         index += 1;
                         wal.append(black_box(&entry(index, &value)));
                     }
-                    while let Some(segment) = wal.wants_segment(Monotonic(0)) {
+                    while let Some(SegmentWanted { segment, .. }) = wal.wants_segment(Monotonic(0))
+                    {
                         wal.on_segment_prepared(segment);
                     }
                     while let Some(write) = wal.poll_write(Monotonic(0)) {

@@ -6,15 +6,18 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use p2pmap::base::cast::u64_from;
-use p2pmap::base::ids::{BootEpoch, Origin, SegmentId, ShardId, TermId};
+use p2pmap::base::ids::{AskId, BootEpoch, Origin, SegmentId, ShardId, TermId};
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MIN};
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
 use p2pmap::bench::workload::Workload;
-use p2pmap::shard::{Config, Effects, Loading, RoutedRequest, Shard};
-use p2pmap::storage::block::{LogKey, SegmentWrite};
+use p2pmap::shard::{Config, Effects, Installing, Loading, RoutedRequest, Shard};
+use p2pmap::storage::block::{Block, LogKey, SegmentWrite};
+use p2pmap::storage::carry::SegmentRead;
+use p2pmap::storage::checkpoint::{CheckpointId, CheckpointSource, CheckpointStep};
+use p2pmap::storage::record::LiveSegment;
 use p2pmap::storage::recovery::{LogFolder, SegmentSource, recover};
-use p2pmap::storage::wal::{Durability, Wal, WalConfig};
+use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use p2pmap::wire::frame;
 use p2pmap::wire::request::{Acceptance, decode_hot};
 use p2pmap::wire::route::Router;
@@ -33,11 +36,25 @@ impl Effects for Sink {
         Some(&mut self.replies)
     }
 
+    fn ask(&mut self, _to: ShardId, _ask: AskId, _request: &[u8]) {
+        unreachable!("there are no other shards");
+    }
+
     fn write(&mut self, _write: SegmentWrite) {
         unreachable!("there is no log");
     }
 
-    fn prepare_segment(&mut self, _segment: SegmentId) {
+    fn read_segment(&mut self, _read: SegmentRead) {}
+
+    fn scrub(&mut self, _segments: Vec<LiveSegment>) {}
+
+    fn report_damage(&mut self, _segment: SegmentId, _offset: u64) {}
+
+    fn prepare_segment(&mut self, _wanted: SegmentWanted) {
+        unreachable!("there is no log");
+    }
+
+    fn checkpoint(&mut self, _step: CheckpointStep) {
         unreachable!("there is no log");
     }
 }
@@ -50,8 +67,17 @@ impl SegmentSource for Nothing {
         &mut self,
         _file: usize,
         _first_block: usize,
-        _blocks: &mut [p2pmap::storage::block::Block],
+        _blocks: &mut [Block],
     ) -> std::io::Result<()> {
+        unreachable!("there are no files");
+    }
+}
+
+/// No checkpoints either.
+struct NoCheckpoints;
+
+impl CheckpointSource for NoCheckpoints {
+    fn read(&mut self, _: CheckpointId, _: u64, _: &mut [Block]) -> std::io::Result<usize> {
         unreachable!("there are no files");
     }
 }
@@ -76,11 +102,19 @@ fn shard(sink: &mut Sink) -> Shard {
         shard: ShardId(0),
         partitions: 0..PARTITION_COUNT,
         partition_count: PARTITION_COUNT,
+        shard_count: 1,
         durability: Durability::None,
         first_term: TermId(1),
         hash_key: [7; 16],
+        checkpoint_salt: 0,
+        checkpoint_interval_size_bytes: u64::MAX,
+        memory_size_bytes_max: u64::MAX,
     });
-    let recovered = recover(&folder, &mut Nothing, &mut loading).expect("nothing is not damaged");
+    let mut none = NoCheckpoints;
+    let mut installing = Installing::new(&mut loading, &mut none, 0);
+    let recovered =
+        recover(&folder, &mut Nothing, &mut installing).expect("nothing is not damaged");
+    installing.finish().expect("nothing is needed");
     let config = WalConfig {
         key,
         boot_epoch: BootEpoch(1),
@@ -89,7 +123,8 @@ fn shard(sink: &mut Sink) -> Shard {
         writes_in_flight: 1,
         durability: Durability::None,
     };
-    let mut shard = Shard::new(loading, recovered.partitions, Wal::open(config, recovered.start));
+    let mut shard =
+        Shard::new(loading, recovered.partitions, Wal::open(config, recovered.start), Vec::new());
     shard.start(now(), sink);
     assert!(shard.is_ready(), "without a log nothing has to be waited for");
     shard

@@ -156,7 +156,9 @@ fn node_says_when_it_is_ready_keeps_what_it_was_given_and_ends_when_told() {
     };
     let (serving, said) = start();
     assert_eq!(said[0], format!("p2pmap {}", env!("CARGO_PKG_VERSION")));
-    assert_eq!(said[1..3], ["cores: 0", "partitions: 64"]);
+    let cores = p2pmap::node::placement::available();
+    let partitions = cores.partition_count_default();
+    assert_eq!(said[1..3], [format!("cores: {cores}"), format!("partitions: {partitions}")]);
     assert_eq!(said[3], format!("data directory: {}", data_dir.display()));
     assert_eq!(said[4..6], ["durability: sync", "idle: park after 50us"]);
     let node = address(&said);

@@ -10,8 +10,12 @@
 // The seed has to be seen; in a test a value that isn't there is a failure like any other.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+#[path = "power_loss/recycling.rs"]
+mod recycling;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::rc::Rc;
 
 use p2pmap::base::cast::{u64_from, usize_from};
 use p2pmap::base::checksum::digest128;
@@ -25,7 +29,7 @@ use p2pmap::storage::error::StorageError;
 use p2pmap::storage::record::{Entry, Record};
 use p2pmap::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use p2pmap::storage::replay::{Apply, LoggedEntry};
-use p2pmap::storage::wal::{Durability, Wal, WalConfig};
+use p2pmap::storage::wal::{Durability, FreeSegment, SegmentWanted, Wal, WalConfig};
 
 const SEGMENT_SIZE_BYTES: usize = 8 << 20;
 const BLOCK_COUNT: usize = SEGMENT_SIZE_BYTES / 4_096;
@@ -72,23 +76,61 @@ fn seeds(default_count: u64) -> Vec<u64> {
 
 // ---- the disk ----
 
-/// Segments as they would be found after a power loss. Blocks never written are zeros.
+/// Segments as they would be found after a power loss. Blocks never written are zeros, or what a
+/// recycled file held before.
 #[derive(Clone, Default)]
 struct Disk {
     files: Vec<SegmentId>,
-    blocks: BTreeMap<(SegmentId, usize), Block>,
+    blocks: BTreeMap<(SegmentId, usize), Rc<Block>>,
+    /// Blocks written since their file has its name.
+    written: BTreeSet<(SegmentId, usize)>,
+    checkpoints: Checkpoints,
 }
+
+/// Checkpoints' files: the slots that each covers.
+type Checkpoints = BTreeMap<(PartitionId, u64), Rc<Vec<Slot>>>;
 
 impl Disk {
     fn write_block(&mut self, segment: SegmentId, number: usize, block: &Block) {
         assert!(self.files.contains(&segment), "only prepared segments are written");
-        self.blocks.insert((segment, number), block.clone());
+        self.blocks.insert((segment, number), Rc::new(block.clone()));
+        self.written.insert((segment, number));
+    }
+
+    /// Makes a segment ready, of a free one if there is one.
+    fn make(&mut self, segment: SegmentId, from: Option<FreeSegment>) {
+        if let Some(free) = from.filter(|free| self.files.contains(&free.segment)) {
+            let former = std::mem::take(&mut self.blocks);
+            let renamed = former.into_iter().map(|((file, number), block)| {
+                let name = if file == free.segment { segment } else { file };
+                ((name, number), block)
+            });
+            self.blocks = renamed.collect();
+            self.remove_name(free.segment);
+            if free.wipe {
+                self.remove(segment);
+            }
+        }
+        if !self.files.contains(&segment) {
+            self.files.push(segment);
+        }
+    }
+
+    fn remove_name(&mut self, segment: SegmentId) {
+        self.files.retain(|file| *file != segment);
+        self.written.retain(|(file, _)| *file != segment);
+    }
+
+    fn remove(&mut self, segment: SegmentId) {
+        self.remove_name(segment);
+        self.blocks.retain(|(file, _), _| *file != segment);
     }
 
     fn complete(&mut self, write: &SegmentWrite) {
         for (number, block) in blocks_of(write) {
-            let before = self.blocks.insert((write.segment, number), block.clone());
-            assert!(before.is_none(), "no block is written twice");
+            let place = (write.segment, number);
+            assert!(!self.written.contains(&place), "no block is written twice");
+            self.write_block(write.segment, number, block);
         }
     }
 
@@ -99,15 +141,16 @@ impl Disk {
             if odds == 0 || (odds < 4 && prng.below(4) > odds) {
                 continue;
             }
+            let former = self.blocks.get(&(write.segment, number)).map_or(&Block::ZERO, |b| b);
             let mut torn = block.clone();
             if prng.one_in(4) {
-                for sector in torn.0.chunks_mut(512) {
+                for (sector, former) in torn.0.chunks_mut(512).zip(former.0.chunks(512)) {
                     if prng.one_in(2) {
-                        sector.fill(0);
+                        sector.copy_from_slice(former);
                     }
                 }
             }
-            if torn.0 != Block::ZERO.0 {
+            if torn.0 != former.0 {
                 self.write_block(write.segment, number, &torn);
             }
         }
@@ -127,7 +170,7 @@ impl Disk {
             partitions: &PARTITIONS,
             files: &files,
         };
-        let mut applied = Applied::default();
+        let mut applied = Applied { checkpoints: self.checkpoints.clone(), ..Applied::default() };
         let recovered = recover(&folder, &mut &*self, &mut applied)?;
         Ok((recovered, applied))
     }
@@ -137,7 +180,7 @@ impl SegmentSource for &Disk {
     fn read(&mut self, file: usize, first_block: usize, blocks: &mut [Block]) -> io::Result<()> {
         for (distance, block) in blocks.iter_mut().enumerate() {
             let found = self.blocks.get(&(self.files[file], first_block + distance));
-            block.clone_from(found.unwrap_or(&Block::ZERO));
+            block.clone_from(found.map_or(&Block::ZERO, |block| block));
         }
         Ok(())
     }
@@ -169,6 +212,7 @@ struct Expected {
     last_normal: u64,
     base: u64,
     incarnation: u64,
+    checkpoint: u64,
 }
 
 impl Expected {
@@ -180,11 +224,16 @@ impl Expected {
 type Model = BTreeMap<PartitionId, Expected>;
 
 #[derive(Default)]
-struct Applied(BTreeMap<PartitionId, Vec<(Index, Slot)>>);
+struct Applied {
+    slots: BTreeMap<PartitionId, Vec<(Index, Slot)>>,
+    checkpoints: Checkpoints,
+}
 
 impl Apply for Applied {
-    fn install(&mut self, _: PartitionId, _: Index) {
-        panic!("no checkpoint was taken");
+    fn install(&mut self, partition: PartitionId, index: Index) {
+        let checkpoint = &self.checkpoints[&(partition, index.0)];
+        let slots = (1..).map(Index).zip(checkpoint.iter().copied());
+        self.slots.insert(partition, slots.collect());
     }
 
     fn apply(
@@ -197,7 +246,7 @@ impl Apply for Applied {
         value: Option<&[u8]>,
     ) {
         let slot = Slot { term, message_id, timestamp, value: value.map(digest128) };
-        self.0.entry(partition).or_default().push((index, slot));
+        self.slots.entry(partition).or_default().push((index, slot));
     }
 }
 
@@ -206,7 +255,7 @@ fn model_of(recovered: &Recovered, applied: &Applied) -> Model {
     for partition in &recovered.partitions {
         let state = &partition.state;
         let mut slots = BTreeMap::new();
-        for (index, slot) in applied.0.get(&state.partition).into_iter().flatten() {
+        for (index, slot) in applied.slots.get(&state.partition).into_iter().flatten() {
             assert_eq!(index.0, u64_from(slots.len()) + 1, "slots are handed on in order, once");
             slots.insert(index.0, *slot);
         }
@@ -226,6 +275,7 @@ fn model_of(recovered: &Recovered, applied: &Applied) -> Model {
             last_normal: state.last_normal.0,
             base: state.base.0,
             incarnation: state.incarnation.0,
+            checkpoint: state.checkpoint.0,
         };
         model.insert(state.partition, expected);
     }
@@ -245,6 +295,9 @@ struct Run {
     disk: Disk,
     model: Model,
     value: Vec<u8>,
+    log_size_bytes_max: u64,
+    /// The partitions that something happens to.
+    busy: &'static [PartitionId],
 }
 
 /// A boot of a run: the log, its writes in flight, and what each prefix of its appends means.
@@ -262,7 +315,9 @@ impl Run {
         value.fill_with(|| prng.next_u64().to_le_bytes()[0]);
         let empty = |&partition| (partition, Expected::default());
         let model = PARTITIONS.iter().map(empty).collect();
-        Self { prng, boot_epoch: BootEpoch(0), disk: Disk::default(), model, value }
+        let (boot_epoch, disk) = (BootEpoch(0), Disk::default());
+        let log_size_bytes_max = 1 << 40;
+        Self { prng, boot_epoch, disk, model, value, log_size_bytes_max, busy: &PARTITIONS }
     }
 
     fn go(&mut self) {
@@ -285,8 +340,7 @@ impl Run {
         let (recovered, applied) = self.disk.recover(self.boot_epoch).unwrap();
         assert_eq!(model_of(&recovered, &applied), self.model);
         for segment in &recovered.garbage {
-            self.disk.files.retain(|file| file != segment);
-            self.disk.blocks.retain(|(file, _), _| file != segment);
+            self.disk.remove(*segment);
         }
         let wal = Wal::open(self.config(), recovered.start);
         Boot { wal, in_flight: vec![], prefixes: vec![self.model.clone()], now: Monotonic(0) }
@@ -297,7 +351,7 @@ impl Run {
             key: KEY,
             boot_epoch: self.boot_epoch,
             segment_size_bytes: SEGMENT_SIZE_BYTES,
-            log_size_bytes_max: 1 << 40,
+            log_size_bytes_max: self.log_size_bytes_max,
             writes_in_flight: 1 + usize_from(self.prng.below(4)),
             durability: if self.prng.one_in(4) { Durability::Async } else { Durability::Sync },
         }
@@ -314,8 +368,8 @@ impl Run {
 
     /// What a host does in a turn.
     fn serve(&mut self, boot: &mut Boot) {
-        while let Some(segment) = boot.wal.wants_segment(boot.now) {
-            self.disk.files.push(segment);
+        while let Some(SegmentWanted { segment, from }) = boot.wal.wants_segment(boot.now) {
+            self.disk.make(segment, from);
             boot.wal.on_segment_prepared(segment);
         }
         while let Some(write) = boot.wal.poll_write(boot.now) {
@@ -368,7 +422,8 @@ impl Run {
 
     fn append(&mut self, boot: &mut Boot, large: bool) {
         let mut model = boot.prefixes.last().unwrap().clone();
-        let partition = PARTITIONS[usize_from(self.prng.below(3))];
+        let chosen = self.prng.below(u64_from(self.busy.len()));
+        let partition = self.busy[usize_from(chosen)];
         let expected = model.get_mut(&partition).unwrap();
         let unstable = expected.last() - expected.sync_point;
         match self.prng.below(20) {
@@ -510,7 +565,8 @@ fn flip_bytes(seed: u64) {
             (0..6).map(|draw| prng.below(if draw < 3 { 32 } else { 4_096 })).collect();
         for position in sample {
             let mut disk = run.disk.clone();
-            let byte = &mut disk.blocks.get_mut(&place).unwrap().0[usize_from(position)];
+            let block = Rc::make_mut(disk.blocks.get_mut(&place).unwrap());
+            let byte = &mut block.0[usize_from(position)];
             *byte ^= 1 << prng.below(8);
             match disk.recover(next_boot) {
                 Err(StorageError::Damaged { .. }) => assert_ne!(place, marker),

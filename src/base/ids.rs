@@ -109,15 +109,27 @@ counter!(
 /// What a client calls its request; echoed in the response.
 pub type CorrelationId = u64;
 
-/// Where a request came from, and so where its answer goes: a stream of a connection of the shard.
+/// Where a request came from, and so where its answer goes: a stream of a connection of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
+    /// The shard that has the connection. Where that is another one, the other fields are what the
+    /// owner of the partition calls the request until it is answered.
+    pub home: ShardId,
     /// The connection's place in the shard's table.
     pub connection: u32,
     /// Distinguishes the connections that have had this place.
     pub generation: u32,
     /// The stream of the connection; 0 where a connection is one stream.
     pub stream: u32,
+}
+
+/// What a shard calls a share that it has asked another shard for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskId {
+    /// Where it waits for the answer.
+    pub place: u32,
+    /// Distinguishes those that have had this place.
+    pub number: u32,
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Every bound, with its unit in the name. What an operator may change has its default here and is
 //! checked against these when the configuration is read.
 
+use std::time::Duration;
+
 use super::time::{NS_PER_MS, NS_PER_S, NS_PER_US};
 
 // ---- wire ----
@@ -59,6 +61,16 @@ pub const ENTRIES_VISITED_COUNT_MAX: usize = 4_096;
 /// Room in a shard's map below which commands are refused: what is stamped and not executed yet
 /// must still fit, with the pages that it splits.
 pub const MAP_SIZE_BYTES_SPARE: u64 = 1 << 30;
+/// What all maps of a node may take, if nobody says: this share, in percent, of the memory that the
+/// process may have.
+pub const MEMORY_PERCENT_DEFAULT: u8 = 75;
+/// What all maps of a node may take at least, for each of its cores.
+pub const MEMORY_SIZE_BYTES_MIN: u64 = 16 << 20;
+/// What all maps of a node may take at most.
+pub const MEMORY_SIZE_BYTES_MAX: u64 = 16 << 40;
+/// Of what a shard's maps may take, room that puts leave to removals: what they write is kept until
+/// they are stable.
+pub const MEMORY_SIZE_BYTES_SPARE: u64 = 2 << 20;
 /// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
 pub const SWEEP_COUNT_MAX: usize = 64;
 
@@ -73,6 +85,9 @@ pub const UNSYNCED_PARTITION_SIZE_BYTES_MAX: usize = 16 << 20;
 /// Memory for the commands of unstable slots is allocated in chunks of this size: an allocation
 /// serves many commands, and a single slot that stays pins no more than this.
 pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
+/// Full chunks of a shard that are looked through for one whose commands are all stable, to be used
+/// again.
+pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.
@@ -84,6 +99,7 @@ pub const OPERATION_TIMEOUT_NS_MAX: u64 = 60 * NS_PER_S;
 /// Slots after which a new sync point is written to the log.
 pub const SYNC_BATCH_COUNT: u64 = 256;
 
+const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 4 <= UNSYNCED_PARTITION_SIZE_BYTES_MAX);
 
@@ -105,11 +121,47 @@ pub const WRITE_BATCH_SIZE_BYTES_MAX: usize = 256 << 10;
 pub const WRITES_IN_FLIGHT_DEFAULT: usize = 2;
 /// Log writes in flight at most.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// Segments that clients' commands leave free: for the protocol and for making room.
+pub const SPARE_SEGMENT_COUNT: u64 = 3;
+/// How large a shard's log may become at least before somebody must move, if it is allowed to: twice
+/// as much as it should be then.
+pub const LOG_TARGET_SIZE_BYTES_MIN: u64 = 1 << 30;
+/// A partition with no more bytes than this above its checkpoint is carried over to a new segment
+/// when it keeps an old one; another one takes a checkpoint.
+pub const CARRY_SIZE_BYTES_MAX: u64 = 256 << 10;
+/// How often in a row, a second apart, a segment can't be prepared for another reason than want of
+/// space before the node gives up.
+pub const PREPARE_FAILURE_COUNT_MAX: u32 = 30;
+/// How often all files are read and checked, by default.
+pub const SCRUB_INTERVAL_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The same at least: a scrub takes a tenth of the device.
+pub const SCRUB_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The same at most.
+pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Idle time after which an empty batch proves the last one complete.
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// The longest write to a checkpoint's file.
+pub const CHECKPOINT_CHUNK_SIZE_BYTES: usize = 256 << 10;
+/// Entries that one turn adds to a checkpoint.
+pub const CHECKPOINT_SLICE_COUNT: usize = 256;
+/// Bytes that one turn adds to a checkpoint, but for its last entry.
+pub const CHECKPOINT_SLICE_SIZE_BYTES: usize = 64 << 10;
+/// How far apart such turns are at least.
+pub const CHECKPOINT_SLICE_INTERVAL_NS: u64 = 200 * NS_PER_US;
+/// Bytes logged in a shard between two checkpoints of all of its partitions, if they are small.
+pub const CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT: u64 = 64 << 20;
+/// The same at least: each checkpoint is a file that is made durable.
+pub const CHECKPOINT_INTERVAL_SIZE_BYTES_MIN: u64 = 1 << 20;
+/// Files of superseded checkpoints that a shard keeps to write over.
+pub const CHECKPOINT_SPARE_COUNT_MAX: usize = 2;
+/// What is cut off a file at once that goes away.
+pub const FILE_CUT_SIZE_BYTES: usize = 1 << 20;
+/// How long a checkpoint rests after its file could not be written.
+pub const CHECKPOINT_RETRY_NS: u64 = 10 * NS_PER_S;
 
+const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
 const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));
@@ -143,14 +195,42 @@ pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
 /// How long a connection that we have closed may take to close its side.
 pub const LINGER_NS_MAX: u64 = NS_PER_S;
+/// Bytes of a message between two cores that lie in its ring; longer ones have a buffer of their
+/// own.
+pub const RING_INLINE_SIZE_BYTES: usize = 192;
+/// Slots of the rings that lead from one shard to all others, requests and replies apart.
+pub const RING_SLOTS_PER_SHARD: usize = 8_192;
+/// Slots of one ring: requests of one shard that another may have at a time.
+pub const RING_SLOT_COUNT_MAX: usize = 4_096;
+/// The same at least, however many shards there are.
+pub const RING_SLOT_COUNT_MIN: usize = 64;
+/// Requests of one connection that other shards may have at a time: so many answers may come for it
+/// that nobody has made room for.
+pub const FORWARDED_PER_CONNECTION_MAX: usize = 256;
+/// Operations on whole maps that a shard has under way for clients and for other shards, commands
+/// and sizes; streamed answers have their own bound.
+pub const GATHER_COUNT_MAX: usize = 1_024;
+/// Accepted connections that wait to be taken in by the core that they were handed to.
+pub const ARRIVAL_COUNT_MAX: usize = 1_024;
 /// Streams of one gRPC connection.
 pub const STREAM_COUNT_MAX: u32 = 256;
 /// How long a parking loop spins before it sleeps.
 pub const SPIN_NS_DEFAULT: u64 = 50 * NS_PER_US;
 /// How often a loop yields to the scheduler while a log write of the process is in flight.
 pub const YIELD_INTERVAL_NS: u64 = 20 * NS_PER_US;
+/// A turn that takes longer is a stall.
+pub const STALL_NS: u64 = NS_PER_MS;
+/// Partitions that a turn shows to other threads.
+pub const PUBLISHED_PARTITIONS_PER_TURN: usize = 64;
+/// Partitions in one answer to `Status`.
+pub const STATUS_PARTITION_COUNT_MAX: usize = 512;
 /// How long a shutdown waits for what is in flight.
 pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
+
+// A pass of one shard's requests fits the ring to any other.
+const _: () = assert!(RING_SLOT_COUNT_MIN >= PASS_COUNT_MAX);
+const _: () = assert!(RING_SLOT_COUNT_MIN.is_power_of_two());
+const _: () = assert!(RING_SLOT_COUNT_MAX.is_power_of_two());
 
 // A full frame fits the queue of the connection that asked for it.
 const _: () = assert!(2 * FRAME_SENT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);
@@ -169,6 +249,14 @@ pub const LOG_SIZE_BYTES_DEFAULT: u64 = 64 << 30;
 pub const LOG_SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Segments that a log has room for at least: the one being written and three prepared ones.
 pub const LOG_SEGMENT_COUNT_MIN: u64 = 4;
+/// Connections to the metrics' address at a time; more wait to be accepted.
+pub const METRICS_CONNECTION_COUNT_MAX: usize = 8;
+/// The longest head of a request for metrics.
+pub const METRICS_HEAD_SIZE_BYTES_MAX: usize = 8 << 10;
+/// The headers that it may have.
+pub const METRICS_HEADER_COUNT_MAX: usize = 64;
+/// How long a request for metrics may take to come, and its answer to be read.
+pub const METRICS_TIMEOUT_NS: u64 = 5 * NS_PER_S;
 /// Lines that one place in the code may log in a second.
 pub const LOG_LINES_PER_SECOND_MAX: u32 = 10;
 /// Places in the code whose log lines are limited one by one; more of them share one allowance.
@@ -196,8 +284,9 @@ pub const HOST_DEVICE_DEPTH_MAX: usize = 8;
 pub const HOST_CONNECTION_COUNT: u64 = 10_000;
 /// Connections that wait to be accepted, as the listener asks for.
 pub const LISTEN_BACKLOG_COUNT: usize = 4_096;
-/// Memory that a core's executor pins: three rings with 512 KiB of buffers each.
-pub const LOCKED_MEMORY_SIZE_BYTES_PER_CORE: u64 = 3 * (512 << 10);
+/// Memory that a core locks: the buffers of its executor's three rings, 512 KiB each, and what
+/// newer kernels charge for the rings themselves, its own among them (measured: 1.75 MiB don't do).
+pub const LOCKED_MEMORY_SIZE_BYTES_PER_CORE: u64 = 2 << 20;
 /// Memory lock limit below which an executor refuses to start.
 pub const LOCKED_MEMORY_SIZE_BYTES_MIN: u64 = 512 << 10;
 /// How long an idle core may take to become busy: about what waking a parked loop costs anyway.

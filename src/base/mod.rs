@@ -9,4 +9,5 @@ pub mod io_error;
 pub mod limits;
 pub mod payload;
 pub mod prng;
+pub mod shards;
 pub mod time;

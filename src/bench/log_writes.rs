@@ -19,6 +19,8 @@ use crate::runtime::node_runtime::{Options, Runtime};
 use crate::runtime::segment_workshop::{SegmentPlace, takes_direct_io};
 use crate::runtime::service::{Frame, Output, Service, WriteError};
 use crate::storage::block::{Block, SegmentWrite};
+use crate::storage::checkpoint::CheckpointProgress;
+use crate::storage::wal::SegmentWanted;
 
 /// Segments prepared during a run at most: they take room until its end.
 const PREPARED_COUNT_MAX: u64 = 16;
@@ -77,6 +79,7 @@ pub fn run(options: &LogWriteOptions) -> Result<LogWriteReport, Fatal> {
         directory: options.directory.clone(),
         segment_size_bytes: SEGMENT_SIZE_BYTES_DEFAULT,
         direct,
+        scrub: None,
     };
     // They are deleted at the end only: on a filesystem that is mounted with `discard` a deletion
     // stops the device for a while, and a node uses its segments again.
@@ -150,7 +153,7 @@ impl Writer {
 
     fn prepare(&mut self, output: &mut Output<'_>) {
         self.last_asked = self.last_asked.next();
-        output.prepare_segment(self.last_asked);
+        output.prepare_segment(SegmentWanted { segment: self.last_asked, from: None });
     }
 }
 
@@ -197,6 +200,14 @@ impl Service for Writer {
         }
     }
 
+    fn checkpoint_progressed(
+        &mut self,
+        _now: Now,
+        _progress: CheckpointProgress,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
     fn turn_end(&mut self, now: Now, output: &mut Output<'_>) {
         if self.last_asked == SegmentId(0) {
             self.prepare(output);
@@ -231,7 +242,7 @@ impl Service for Writer {
         let _ = self.outbox.send((self.latencies_ns.clone(), self.prepared_count));
     }
 
-    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {
         self.stopping = true;
     }
 

@@ -12,7 +12,8 @@
 
 use std::num::NonZeroU32;
 
-use crate::base::cast::{u16_from, u32_from, u64_from, usize_from_u32};
+use crate::base::cast::{u16_from, u32_from, u64_from, usize_from, usize_from_u32};
+use crate::base::limits::MEMORY_SIZE_BYTES_SPARE;
 
 use super::page_pool::PagePool;
 use super::record::{NewRecord, Record};
@@ -33,6 +34,12 @@ const CLASS_COUNT: usize = SMALL_SIZE_BYTES_MAX / WORD_SIZE_BYTES + 1;
 /// Seven eighths of the references name words on pages, the rest large records.
 const PAGE_COUNT_MAX: usize = 7 << 10;
 const LARGE_REF_MIN: u32 = 7 << 29;
+/// From here on the allocator gives an allocation pages of its own.
+const MAPPED_SIZE_BYTES_MIN: usize = 128 << 10;
+/// Spans in stock that puts leave to removals at the bound of memory.
+const SPARE_SPAN_COUNT: usize = usize_from(MEMORY_SIZE_BYTES_SPARE) / SPAN_SIZE_BYTES;
+/// What a page's list of spans takes.
+const SPANS_SIZE_BYTES: usize = SPANS_PER_PAGE * size_of::<Span>();
 /// Where a record is touched.
 const TOUCHED: [usize; 3] = [0, 48, 96];
 const LARGE_PER_CHUNK: usize = 1_024;
@@ -83,6 +90,16 @@ impl RecordRef {
 enum At {
     Page { page: usize, word: usize },
     Large { chunk: usize, position: usize },
+}
+
+/// What a put would take of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Bytes that would have to be taken from the system.
+    pub size_bytes: u64,
+    /// Memory that was freed will do, without what is left to removals
+    /// ([`crate::base::limits::MEMORY_SIZE_BYTES_SPARE`]).
+    pub fits_freed: bool,
 }
 
 /// How much memory a shard's entries take.
@@ -153,13 +170,26 @@ pub(super) struct Records {
     pages: Vec<Page>,
     /// Pages with spans in stock; the last one is used first.
     stocked: Vec<u32>,
+    /// Spans in stock.
+    stock_count: usize,
     /// For each size in words, the first of the spans that have a free place.
     classes: Box<[Option<SpanRef>; CLASS_COUNT]>,
     /// Large records, in chunks so that their list never moves as a whole.
     large: Vec<Vec<Box<[u8]>>>,
     large_free: Vec<u32>,
+    /// What the large ones take of the heap.
     large_bytes: u64,
     used_bytes: u64,
+}
+
+/// What an allocation takes of the heap, as the usual allocators have it: a word for its size and
+/// rounded up to two words, or, from a certain size on, to pages of its own.
+fn heap_size_bytes(size_bytes: usize) -> u64 {
+    let rounded = match size_bytes {
+        MAPPED_SIZE_BYTES_MIN.. => (size_bytes + 16).next_multiple_of(4_096),
+        _ => (size_bytes + 8).next_multiple_of(16),
+    };
+    u64_from(rounded)
 }
 
 #[derive(Debug)]
@@ -215,6 +245,7 @@ impl Default for Records {
         Self {
             pages: Vec::new(),
             stocked: Vec::new(),
+            stock_count: 0,
             classes: Box::new([None; CLASS_COUNT]),
             large: Vec::new(),
             large_free: Vec::new(),
@@ -265,6 +296,17 @@ impl Records {
         RecordRef::from_number(number).expect("one was added")
     }
 
+    /// How much [`Records::free`] gives back.
+    pub(super) fn size_bytes(&self, at: RecordRef) -> u64 {
+        match at.at() {
+            At::Page { page, word } => {
+                let class = self.pages[page].spans[word / WORDS_PER_SPAN].class;
+                u64::from(class) * u64_from(WORD_SIZE_BYTES)
+            }
+            At::Large { chunk, position } => u64_from(self.large[chunk][position].len()),
+        }
+    }
+
     /// Gives a record's memory back. Its reference must not be used again.
     #[inline]
     pub(super) fn free(&mut self, at: RecordRef) {
@@ -274,14 +316,26 @@ impl Records {
                 let bytes = std::mem::take(&mut self.large[chunk][position]);
                 assert!(!bytes.is_empty(), "a large record was freed twice");
                 self.used_bytes -= u64_from(bytes.len());
-                self.large_bytes -= u64_from(bytes.len());
+                self.large_bytes -= heap_size_bytes(bytes.len());
                 self.large_free.push(u32_from(chunk * LARGE_PER_CHUNK + position));
             }
         }
     }
 
     fn reserved_bytes(&self) -> u64 {
-        u64_from(self.pages.len() * PAGE_SIZE_BYTES) + self.large_bytes
+        let pages = self.pages.len() * (PAGE_SIZE_BYTES + SPANS_SIZE_BYTES);
+        let large_lists = self.large.len() * LARGE_PER_CHUNK * size_of::<Box<[u8]>>();
+        u64_from(pages + large_lists) + self.large_bytes
+    }
+
+    /// Bytes that have to be taken from the system for one more record of this size.
+    pub(super) fn growth_size_bytes(&self, size_bytes: usize) -> u64 {
+        if size_bytes > SMALL_SIZE_BYTES_MAX {
+            return heap_size_bytes(size_bytes);
+        }
+        let class = size_bytes.div_ceil(WORD_SIZE_BYTES);
+        let has_room = self.classes[class].is_some() || !self.stocked.is_empty();
+        if has_room { 0 } else { u64_from(PAGE_SIZE_BYTES + SPANS_SIZE_BYTES) }
     }
 
     /// From the record's first byte on; what follows the record is not part of it.
@@ -298,7 +352,7 @@ impl Records {
         let mut bytes = vec![0; size_bytes].into_boxed_slice();
         new.write(&mut bytes);
         self.used_bytes += u64_from(size_bytes);
-        self.large_bytes += u64_from(size_bytes);
+        self.large_bytes += heap_size_bytes(size_bytes);
         let number = if let Some(number) = self.large_free.pop() {
             let index = usize_from_u32(number);
             self.large[index / LARGE_PER_CHUNK][index % LARGE_PER_CHUNK] = bytes;
@@ -315,6 +369,13 @@ impl Records {
             u32_from(number)
         };
         RecordRef::from_number(LARGE_REF_MIN + number + 1).expect("one was added")
+    }
+
+    /// Whether one more record of this size fits what was freed, without the last spans in stock.
+    pub(super) fn fits_freed(&self, size_bytes: usize) -> bool {
+        let class = size_bytes.div_ceil(WORD_SIZE_BYTES);
+        size_bytes <= SMALL_SIZE_BYTES_MAX
+            && (self.classes[class].is_some() || self.stock_count > SPARE_SPAN_COUNT)
     }
 
     /// Takes a free place of a span that has one; its word on the page.
@@ -378,6 +439,7 @@ impl Records {
         let state = &mut self.pages[page];
         let span = usize_from_u32(state.stock.trailing_zeros());
         state.stock &= state.stock - 1;
+        self.stock_count -= 1;
         if state.stock == 0 {
             self.stocked.pop();
         }
@@ -395,6 +457,7 @@ impl Records {
             self.stocked.push(u32_from(span.page()));
         }
         state.stock |= 1 << span.span();
+        self.stock_count += 1;
     }
 
     fn start_page(&mut self) -> usize {
@@ -406,6 +469,7 @@ impl Records {
             stock: u64::MAX,
         });
         let page = self.pages.len() - 1;
+        self.stock_count += SPANS_PER_PAGE;
         self.stocked.push(u32_from(page));
         page
     }

@@ -22,6 +22,8 @@ const IS_NODE: u32 = 1 << 31;
 #[derive(Debug)]
 pub(super) struct Directory {
     nodes: Vec<Node>,
+    /// Of all nodes.
+    entry_count: usize,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl Node {
 impl Directory {
     /// The whole range on one page.
     pub(super) fn new(page: PageId) -> Self {
-        Self { nodes: vec![Node { base: 0, bits: 0, entries: vec![page.0] }] }
+        Self { nodes: vec![Node { base: 0, bits: 0, entries: vec![page.0] }], entry_count: 1 }
     }
 
     /// The page for `hash`.
@@ -78,10 +80,12 @@ impl Directory {
             } else if node.bits < NODE_BITS_MAX {
                 node.entries = node.entries.iter().flat_map(|entry| [*entry, *entry]).collect();
                 node.bits += 1;
+                self.entry_count += node.entries.len() / 2;
             } else {
                 let (base, child) = (node.base + node.bits, u32_from(self.nodes.len()));
                 self.nodes[at].entries[position] = child | IS_NODE;
                 self.nodes.push(Node { base, bits: 1, entries: vec![entry, entry] });
+                self.entry_count += 2;
             }
         }
     }
@@ -123,8 +127,8 @@ impl Directory {
 
     /// Bytes of all nodes.
     pub(super) fn size_bytes(&self) -> u64 {
-        let entries: usize = self.nodes.iter().map(|node| node.entries.capacity()).sum();
-        u64_from(self.nodes.capacity() * size_of::<Node>() + entries * size_of::<u32>())
+        let nodes_size_bytes = self.nodes.capacity() * size_of::<Node>();
+        u64_from(nodes_size_bytes + self.entry_count * size_of::<u32>())
     }
 }
 
@@ -167,6 +171,8 @@ mod tests {
             assert_eq!(directory.page(first | u64::MAX >> depth), page);
         }
         assert!(directory.nodes.len() > 10);
+        let entry_count: usize = directory.nodes.iter().map(|node| node.entries.len()).sum();
+        assert_eq!(directory.entry_count, entry_count);
         assert!(directory.nodes.iter().all(|node| node.entries.len() <= 1 << NODE_BITS_MAX));
     }
 }

@@ -28,6 +28,16 @@ pub struct MapSize {
     pub bytes: u64,
 }
 
+impl MapSize {
+    const fn plus(self, other: Self) -> Self {
+        Self { entries: self.entries + other.entries, bytes: self.bytes + other.bytes }
+    }
+
+    const fn minus(self, other: Self) -> Self {
+        Self { entries: self.entries - other.entries, bytes: self.bytes - other.bytes }
+    }
+}
+
 /// One entry's share of its map's size and of the state's digest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight {
@@ -44,6 +54,8 @@ enum Binding {
     Cleared,
     /// The map was cleared for good; its entries wait to be swept.
     Garbage,
+    /// It is gone, and only a checkpoint still asks what it was.
+    Gone,
 }
 
 /// One life of a named map.
@@ -60,6 +72,10 @@ pub(super) struct NamedMap {
     journaled_count: u32,
     /// The clear that began this life and the life that it ended, while it may be undone.
     predecessor: Option<(Index, MapId)>,
+    /// The command that began this life.
+    began: Index,
+    /// The clear that ended it.
+    ended: Option<Index>,
 }
 
 impl NamedMap {
@@ -76,6 +92,11 @@ impl NamedMap {
     /// No command after this one wrote to it.
     pub(super) const fn written(&self) -> Index {
         self.written
+    }
+
+    /// Whether its name meant it at `as_of`; it had begun by then.
+    pub(super) fn is_bound_as_of(&self, as_of: Index) -> bool {
+        self.ended.is_none_or(|ended| ended > as_of)
     }
 
     /// Whether its entries wait to be swept.
@@ -105,7 +126,19 @@ pub(super) struct Maps {
     garbage_count: usize,
     /// Of all entries of bound lives.
     digest: StateDigest,
+    /// Bytes of all names.
+    names_size_bytes: usize,
+    /// Lives that had begun by then are not dropped, for a checkpoint.
+    kept_as_of: Option<Index>,
+    /// Lives that are kept for a checkpoint alone.
+    gone: Vec<MapId>,
+    /// Of all of them as well.
+    size: MapSize,
 }
+
+/// What a name takes beside its bytes, roughly: its share of a node of the tree, its allocation's
+/// head.
+const NAME_OVERHEAD_BYTES: usize = 40;
 
 impl Maps {
     /// The life that a name means.
@@ -144,6 +177,11 @@ impl Maps {
             && id.is_none_or(|id| self.life(id).size.entries == 0)
     }
 
+    /// What all maps hold.
+    pub(super) const fn size(&self) -> MapSize {
+        self.size
+    }
+
     /// The digest of all entries.
     pub(super) const fn digest(&self) -> StateDigest {
         self.digest
@@ -161,19 +199,24 @@ impl Maps {
 
     /// The life that a name means, from now on if there is none.
     #[inline]
-    pub(super) fn bind(&mut self, name: &str) -> MapId {
+    pub(super) fn bind(&mut self, name: &str, at: Index) -> MapId {
         match self.find(name) {
             Some(id) => id,
-            None => self.start_life(Arc::from(name), None),
+            None => self.start_life(Arc::from(name), None, at),
         }
     }
 
-    fn start_life(&mut self, name: Arc<str>, predecessor: Option<(Index, MapId)>) -> MapId {
+    fn start_life(
+        &mut self,
+        name: Arc<str>,
+        predecessor: Option<(Index, MapId)>,
+        at: Index,
+    ) -> MapId {
         let id = self.free.pop().unwrap_or_else(|| {
             self.lives.push(None);
             MapId(u32_from(self.lives.len() - 1))
         });
-        self.names.insert(Arc::clone(&name), id);
+        self.insert_name(Arc::clone(&name), id);
         self.lives[usize_from_u32(id.0)] = Some(Box::new(NamedMap {
             name_digest: digest128(name.as_bytes()),
             name,
@@ -183,8 +226,23 @@ impl Maps {
             written: Index(0),
             journaled_count: 0,
             predecessor,
+            began: at,
+            ended: None,
         }));
         id
+    }
+
+    fn insert_name(&mut self, name: Arc<str>, id: MapId) {
+        let size_bytes = name.len() + NAME_OVERHEAD_BYTES;
+        if self.names.insert(name, id).is_none() {
+            self.names_size_bytes += size_bytes;
+        }
+    }
+
+    fn remove_name(&mut self, name: &str) {
+        if self.names.remove(name).is_some() {
+            self.names_size_bytes -= name.len() + NAME_OVERHEAD_BYTES;
+        }
     }
 
     /// An entry took the place of another one, as of a command or its undoing.
@@ -200,7 +258,7 @@ impl Maps {
         assert!(life.binding == Binding::Bound, "only the present life of a map is written to");
         life.written = at;
         let was_empty = life.size.entries == 0;
-        let before = life.digest;
+        let (before, size_before) = (life.digest, life.size);
         if let Some(removed) = removed {
             life.size.entries -= 1;
             life.size.bytes -= removed.bytes;
@@ -211,8 +269,10 @@ impl Maps {
             life.size.bytes += added.bytes;
             life.digest = life.digest.plus(added.digest);
         }
-        let (after, is_empty) = (life.digest, life.size.entries == 0);
+        let (after, size_after) = (life.digest, life.size);
+        let is_empty = size_after.entries == 0;
         self.digest = self.digest.minus(before).plus(after);
+        self.size = self.size.minus(size_before).plus(size_after);
         match (was_empty, is_empty) {
             (true, false) => self.nonempty_count += 1,
             (false, true) => self.nonempty_count -= 1,
@@ -221,18 +281,18 @@ impl Maps {
     }
 
     /// Ends the life of a map with entries; its name is without binding.
-    pub(super) fn clear(&mut self, id: MapId) {
-        self.detach(id, Binding::Garbage);
+    pub(super) fn clear(&mut self, id: MapId, at: Index) {
+        self.detach(id, Binding::Garbage, at);
         let name = Arc::clone(&self.life(id).name);
-        self.names.remove(&name);
+        self.remove_name(&name);
         self.garbage_count += 1;
     }
 
     /// Ends the life of a map with entries by a command that may be undone; the fresh life.
     pub(super) fn clear_reversibly(&mut self, id: MapId, at: Index) -> MapId {
-        self.detach(id, Binding::Cleared);
+        self.detach(id, Binding::Cleared, at);
         let name = Arc::clone(&self.life(id).name);
-        let fresh = self.start_life(name, Some((at, id)));
+        let fresh = self.start_life(name, Some((at, id)), at);
         self.life_mut(fresh).written = at;
         fresh
     }
@@ -252,19 +312,23 @@ impl Maps {
         life.predecessor = None;
         let life = self.life_mut(id);
         life.binding = Binding::Bound;
-        let (name, digest) = (Arc::clone(&life.name), life.digest);
-        self.names.insert(name, id);
+        life.ended = None;
+        let (name, digest, size) = (Arc::clone(&life.name), life.digest, life.size);
+        self.insert_name(name, id);
         self.digest = self.digest.plus(digest);
+        self.size = self.size.plus(size);
         self.nonempty_count += 1;
     }
 
-    fn detach(&mut self, id: MapId, binding: Binding) {
+    fn detach(&mut self, id: MapId, binding: Binding, at: Index) {
         let life = self.life_mut(id);
         assert!(life.binding == Binding::Bound, "only the present life of a map is cleared");
         assert!(life.size.entries > 0, "a map without entries isn't cleared");
         life.binding = binding;
-        let digest = life.digest;
+        life.ended = Some(at);
+        let (digest, size) = (life.digest, life.size);
         self.digest = self.digest.minus(digest);
+        self.size = self.size.minus(size);
         self.nonempty_count -= 1;
     }
 
@@ -300,21 +364,56 @@ impl Maps {
 
     #[cold]
     fn drop_life(&mut self, id: MapId) {
-        let life = self.lives[usize_from_u32(id.0)].take().expect("it was in use");
-        match life.binding {
-            Binding::Bound => {
-                self.names.remove(&life.name);
-            }
+        let kept_as_of = self.kept_as_of;
+        let life = self.life_mut(id);
+        let binding = std::mem::replace(&mut life.binding, Binding::Gone);
+        let is_kept = kept_as_of.is_some_and(|as_of| life.began <= as_of);
+        let name = Arc::clone(&life.name);
+        match binding {
+            Binding::Bound => self.remove_name(&name),
             Binding::Garbage => self.garbage_count -= 1,
             Binding::Cleared => {}
+            Binding::Gone => unreachable!("what is gone has no entries to lose"),
         }
-        self.free.push(id);
+        if is_kept {
+            self.gone.push(id);
+        } else {
+            self.lives[usize_from_u32(id.0)] = None;
+            self.free.push(id);
+        }
+    }
+
+    /// From now on keeps all lives that have begun by now, until [`Maps::keep_no_lives`].
+    pub(super) const fn keep_lives(&mut self, as_of: Index) {
+        self.kept_as_of = Some(as_of);
+    }
+
+    /// No life is kept any more. Those that were are dropped by [`Maps::drop_gone`].
+    pub(super) const fn keep_no_lives(&mut self) {
+        self.kept_as_of = None;
+    }
+
+    /// Whether there are lives to be dropped by [`Maps::drop_gone`].
+    pub(super) const fn has_gone(&self) -> bool {
+        self.kept_as_of.is_none() && !self.gone.is_empty()
+    }
+
+    /// Drops up to `count_max` lives that were kept, if they are no more; how many.
+    pub(super) fn drop_gone(&mut self, count_max: usize) -> usize {
+        if self.kept_as_of.is_some() {
+            return 0;
+        }
+        let count = count_max.min(self.gone.len());
+        for id in self.gone.drain(self.gone.len() - count..) {
+            self.lives[usize_from_u32(id.0)] = None;
+            self.free.push(id);
+        }
+        count
     }
 
     /// Bytes of names and lives, roughly.
     pub(super) fn size_bytes(&self) -> u64 {
-        let names: usize = self.names.keys().map(|name| name.len() + 40).sum();
-        let lives = self.names.len() * size_of::<NamedMap>();
-        u64_from(names + lives + self.lives.capacity() * size_of::<usize>())
+        let lives = (self.lives.len() - self.free.len()) * size_of::<NamedMap>();
+        u64_from(self.names_size_bytes + lives + self.lives.capacity() * size_of::<usize>())
     }
 }

@@ -10,6 +10,7 @@
 //!   maps        names, sizes, lives of maps        outcome  results and their encoding
 //!   journal     what undoing takes                 digest   a sum over all entries
 //!   table       hash -> record reference           hasher   the keyed hash
+//!     walk        over the table as it was         checkpoint   the state as bytes, and back
 //!     directory   range of the hash -> page
 //!     page_pool   pages of eight cache lines
 //!   arena       records by 4-byte reference        record   one entry's bytes
@@ -26,10 +27,12 @@
 //! # The longest pauses
 //!
 //! No operation works off more than a page: the split of a page of 96 keys is the longest, and a
-//! directory node of 4 KiB is copied at most. [`partition::PartitionMap::commit`] and
+//! directory node of 4 KiB is copied at most. A slice of a checkpoint has a budget, and may exceed
+//! it by a page or a large value. [`partition::PartitionMap::commit`] and
 //! [`partition::PartitionMap::undo_to`] take as long as there are commands to release or undo.
 
 pub mod arena;
+pub mod checkpoint;
 pub mod digest;
 pub mod hasher;
 pub mod operation;

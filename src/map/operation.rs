@@ -16,6 +16,8 @@ mod draft;
 pub mod error;
 mod hot;
 
+pub(super) use self::draft::checked_map;
+
 use crate::base::ids::Index;
 use cold::{OwnedCommand, OwnedQuery};
 use error::OperationError;

@@ -14,7 +14,9 @@ pub(super) const CELLS_PER_LINE: usize = 12;
 pub(super) const LINES_PER_PAGE: usize = 8;
 
 const PAGES_PER_CHUNK: usize = 128;
-const PAGE_SIZE_BYTES: usize = LINES_PER_PAGE * LINE_SIZE_BYTES;
+const CHUNK_SIZE_BYTES: usize = PAGES_PER_CHUNK * PAGE_SIZE_BYTES;
+/// Bytes of a page.
+pub(super) const PAGE_SIZE_BYTES: usize = LINES_PER_PAGE * LINE_SIZE_BYTES;
 const LINE_SIZE_BYTES: usize = 64;
 const _: () = assert!(size_of::<Line>() == LINE_SIZE_BYTES);
 
@@ -34,8 +36,15 @@ pub(super) struct Line {
 
 /// Where a line keeps how many bits of the hash all keys of its page share.
 const NOTE_DEPTH: usize = 12;
-/// Where a line keeps whether its page has more entries in the table's stash.
-const NOTE_STASHED: usize = 13;
+/// Where a line keeps what else is to be known of its page.
+const NOTE_FLAGS: usize = 13;
+/// The page has more entries in the table's stash.
+const FLAG_STASHED: u8 = 1;
+/// A checkpoint has a copy of the page.
+const FLAG_COPIED: u8 = 2;
+/// Where a page's lines keep the number of its copy, half of it each in turn; and where a copy's
+/// lines mark cells, a bit each.
+const NOTE_COPY: std::ops::Range<usize> = 14..16;
 
 impl Line {
     const EMPTY: Self = Self { refs: [0; CELLS_PER_LINE], tags: [0; 16] };
@@ -102,7 +111,45 @@ impl Line {
     /// Whether the page has more entries in the table's stash.
     #[inline]
     pub(super) const fn is_stashed(&self) -> bool {
-        self.tags[NOTE_STASHED] != 0
+        self.tags[NOTE_FLAGS] & FLAG_STASHED != 0
+    }
+
+    /// Whether a checkpoint has a copy of the page.
+    #[inline]
+    pub(super) const fn is_copied(&self) -> bool {
+        self.tags[NOTE_FLAGS] & FLAG_COPIED != 0
+    }
+
+    /// Whether a cell of a copy is marked.
+    #[inline]
+    pub(super) fn is_marked(&self, cell: usize) -> bool {
+        self.copy_note() >> cell & 1 == 1
+    }
+
+    /// Marks a cell of a copy.
+    #[inline]
+    pub(super) fn mark(&mut self, cell: usize) {
+        debug_assert!(cell < CELLS_PER_LINE, "a line has twelve cells");
+        self.set_copy_note(self.copy_note() | 1 << cell);
+    }
+
+    #[inline]
+    fn copy_note(&self) -> u16 {
+        u16::from_le_bytes([self.tags[NOTE_COPY.start], self.tags[NOTE_COPY.end - 1]])
+    }
+
+    #[inline]
+    fn set_copy_note(&mut self, note: u16) {
+        self.tags[NOTE_COPY].copy_from_slice(&note.to_le_bytes());
+    }
+
+    #[inline]
+    const fn set_flag(&mut self, flag: u8, is_set: bool) {
+        if is_set {
+            self.tags[NOTE_FLAGS] |= flag;
+        } else {
+            self.tags[NOTE_FLAGS] &= !flag;
+        }
     }
 }
 
@@ -214,8 +261,42 @@ impl PagePool {
     /// Notes in all lines of a page whether it has entries in the stash.
     pub(super) fn set_stashed(&mut self, page: PageId, is_stashed: bool) {
         for line in self.page_mut(page) {
-            line.tags[NOTE_STASHED] = u8::from(is_stashed);
+            line.set_flag(FLAG_STASHED, is_stashed);
         }
+    }
+
+    /// A copy of a page, with nothing marked.
+    pub(super) fn duplicate(&mut self, page: PageId) -> PageId {
+        let depth = self.line(page, 0).depth();
+        let copy = self.allocate(depth);
+        *self.page_mut(copy) = *self.page(page);
+        self.set_copy(copy, None);
+        copy
+    }
+
+    /// Notes in all lines of a page which copy it has.
+    pub(super) fn set_copy(&mut self, page: PageId, copy: Option<PageId>) {
+        let [a, b, c, d] = copy.map_or(0, |copy| copy.0).to_le_bytes();
+        let halves = [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])];
+        for (line, half) in self.page_mut(page).iter_mut().zip(halves.into_iter().cycle()) {
+            line.set_flag(FLAG_COPIED, copy.is_some());
+            line.set_copy_note(half);
+        }
+    }
+
+    /// The copy of a page. Looks at `line` and the one beside it.
+    #[inline]
+    pub(super) fn copy_of(&self, page: PageId, line: usize) -> Option<PageId> {
+        let line = self.line(page, line & !1).is_copied().then_some(line & !1)?;
+        let [low, high] = [line, line | 1].map(|line| self.line(page, line).copy_note());
+        let ([a, b], [c, d]) = (low.to_le_bytes(), high.to_le_bytes());
+        Some(PageId(u32::from_le_bytes([a, b, c, d])))
+    }
+
+    /// Bytes that have to be taken from the system if one more page is needed.
+    pub(super) fn growth_size_bytes(&self) -> u64 {
+        let is_full = usize_from_u32(self.page_count) == self.chunks.len() * PAGES_PER_CHUNK;
+        if is_full && self.free.is_empty() { u64_from(CHUNK_SIZE_BYTES) } else { 0 }
     }
 
     /// Bytes of pages in use.
@@ -226,7 +307,7 @@ impl PagePool {
 
     /// Bytes of all chunks.
     pub(super) fn reserved_bytes(&self) -> u64 {
-        u64_from(self.chunks.len() * PAGES_PER_CHUNK * PAGE_SIZE_BYTES)
+        u64_from(self.chunks.len() * CHUNK_SIZE_BYTES)
     }
 }
 
@@ -270,11 +351,36 @@ mod tests {
         let page = pool.allocate(3);
         pool.line_mut(page, 1).set(0, 1, RecordRef::from_number(1).unwrap());
         pool.set_stashed(page, true);
+        pool.set_copy(page, Some(PageId(7)));
         let used_bytes = pool.used_bytes();
         pool.free(page);
         assert_eq!(pool.used_bytes(), used_bytes - 512);
         assert_eq!(pool.allocate(4), page);
         assert_eq!(pool.line(page, 1).cells(0).count(), 12);
         assert_eq!((pool.line(page, 7).depth(), pool.line(page, 7).is_stashed()), (4, false));
+        assert_eq!(pool.copy_of(page, 7), None);
+    }
+
+    #[test]
+    fn copy_has_the_cells_of_its_page_and_marks_of_its_own() {
+        let mut pool = PagePool::default();
+        let page = pool.allocate(5);
+        let record = RecordRef::from_number(3);
+        pool.line_mut(page, 6).set(11, 9, record.unwrap());
+        pool.set_stashed(page, true);
+        let copy = pool.duplicate(page);
+        let far = PageId(0x00AB_CDEF);
+        pool.set_copy(page, Some(far));
+        for line in 0..LINES_PER_PAGE {
+            assert_eq!(pool.copy_of(page, line), Some(far));
+            assert!(pool.line(page, line).is_copied() && pool.line(page, line).is_stashed());
+            assert_eq!(pool.copy_of(copy, line), None);
+        }
+        let line = pool.line_mut(copy, 6);
+        assert_eq!((line.record(11), line.tag(11), line.depth()), (record, 9, 5));
+        line.mark(11);
+        line.mark(0);
+        assert!(line.is_marked(0) && !line.is_marked(10) && line.is_marked(11));
+        assert_eq!(line.cells(9).collect::<Vec<_>>(), [11]);
     }
 }

@@ -6,14 +6,15 @@
 use crate::base::{cast::u64_from, ids::Index, time::Timestamp};
 use crate::proto::p2pmap::v1::error::Code;
 
-use super::arena::{Arena, RecordRef, Records};
+use super::arena::{Arena, Growth, RecordRef, Records};
+use super::checkpoint::Checkpoint;
 use super::digest::StateDigest;
 use super::hasher::{KeyHash, KeyHasher};
 use super::journal::{Change, Journal, UndoRecord};
 use super::maps::{Maps, Weight};
 use super::operation::{Command, Condition, Operation};
 use super::outcome::{Failure, Outcome, Sink, Versioned};
-use super::record::{MapId, NewRecord, Record};
+use super::record::{MapId, NewRecord, Record, RecordSize, record_size_bytes};
 use super::table::{Keys, Place, Table};
 
 /// Whether a command may have to be undone.
@@ -48,6 +49,8 @@ pub struct PartitionMap {
     pub(super) applied: Index,
     /// Commands up to here can't be undone. Not after `applied` unless no-ops lie between.
     pub(super) committed: Index,
+    /// The checkpoint that is under way.
+    pub(super) checkpoint: Option<Box<Checkpoint>>,
     /// Where sweeping goes on.
     sweep_from: KeyHash,
 }
@@ -92,6 +95,7 @@ impl PartitionMap {
             journal: Journal::default(),
             applied: Index(0),
             committed: Index(0),
+            checkpoint: None,
             sweep_from: KeyHash(0),
         }
     }
@@ -148,10 +152,10 @@ impl PartitionMap {
         self.committed = self.committed.max(index);
         while let Some(record) = self.journal.pop_committed(index) {
             match record.change {
-                Change::Put { old: Some(old), .. } => arena.records.free(old),
+                Change::Put { hash, old: Some(old), .. } => self.free(arena, hash, old),
                 Change::Put { old: None, .. } => {}
                 Change::Removed { hash, old, new } => {
-                    arena.records.free(old);
+                    self.free(arena, hash, old);
                     self.drop_removal(arena, hash, new);
                 }
                 Change::Cleared { fresh } => {
@@ -163,12 +167,16 @@ impl PartitionMap {
         }
     }
 
-    /// Undoes the commands after `index`, the newest first.
+    /// Undoes the commands after `index`, the newest first. A checkpoint of what is undone is void
+    /// ([`PartitionMap::checkpoint_is_void`]).
     ///
     /// # Panics
     /// If one of them is committed.
     pub fn undo_to(&mut self, arena: &mut Arena, index: Index) {
         assert!(index >= self.committed, "what is committed is never undone");
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.on_undo(index);
+        }
         while let Some(record) = self.journal.pop_undone(index) {
             match record.change {
                 Change::Put { hash, old, new } => {
@@ -187,26 +195,65 @@ impl PartitionMap {
         self.applied = self.applied.min(index);
     }
 
-    /// Frees what cleared maps have left, page by page, until `budget` records and pages were
-    /// looked at. Returns whether there is more to do.
+    /// Frees what cleared maps and a checkpoint that ended early have left, page by page, until
+    /// `budget` records and pages were looked at. Returns whether there is more to do.
     pub fn sweep(&mut self, arena: &mut Arena, budget: usize) -> bool {
         let mut visited_count = 0;
         while self.maps.has_garbage() && visited_count < budget {
-            visited_count += 1;
-            let (maps, records) = (&mut self.maps, &mut arena.records);
-            let last = self.table.retain_page(&mut arena.tables, self.sweep_from, |at| {
-                visited_count += 1;
-                let map = records.record(at).map;
-                let is_garbage = maps.life(map).is_garbage();
-                if is_garbage {
-                    records.free(at);
-                    maps.count_swept(map);
-                }
-                !is_garbage
-            });
-            self.sweep_from = KeyHash(last.0.wrapping_add(1));
+            visited_count += self.sweep_page(arena);
         }
-        self.maps.has_garbage()
+        while self.has_released_checkpoint() && visited_count < budget {
+            visited_count += self.release_step(arena);
+        }
+        self.maps.has_garbage() || self.has_released_checkpoint()
+    }
+
+    /// Sweeps the next page; how many records it looked at, and one for the page.
+    fn sweep_page(&mut self, arena: &mut Arena) -> usize {
+        let mut visited_count = 1;
+        let mut swept: Vec<(KeyHash, RecordRef)> = Vec::new();
+        let keys = KeysOf { hasher: self.hasher, records: &arena.records, maps: &self.maps };
+        let last = self.table.retain_page(&mut arena.tables, self.sweep_from, |at| {
+            visited_count += 1;
+            let is_garbage = keys.maps.life(keys.records.record(at).map).is_garbage();
+            if is_garbage {
+                swept.push((keys.hash(at), at));
+            }
+            !is_garbage
+        });
+        for (hash, at) in swept {
+            let map = arena.records.record(at).map;
+            self.free(arena, hash, at);
+            self.maps.count_swept(map);
+        }
+        self.sweep_from = KeyHash(last.0.wrapping_add(1));
+        visited_count
+    }
+
+    /// What a put would take of memory, other than for the journal.
+    #[must_use]
+    pub fn put_growth(
+        &self,
+        arena: &Arena,
+        (map, key, value_size_bytes): (&str, &[u8], usize),
+        hash: KeyHash,
+        time: Timestamp,
+    ) -> Growth {
+        let target = self.target(arena, map, key, hash);
+        let created_ms = present(arena, target.found).map(|record| record.created_ms);
+        let updated_ms = time.as_ms();
+        let size_bytes = record_size_bytes(&RecordSize {
+            map: target.id.unwrap_or(MapId(u32::MAX)),
+            age_ms: updated_ms.saturating_sub(created_ms.unwrap_or(updated_ms)),
+            key_size_bytes: key.len(),
+            value_size_bytes,
+        });
+        let has_place = target.found.is_some() || self.table.has_room(&arena.tables, hash);
+        let for_table = if has_place { 0 } else { arena.tables.growth_size_bytes() };
+        Growth {
+            size_bytes: arena.records.growth_size_bytes(size_bytes) + for_table,
+            fits_freed: for_table == 0 && arena.records.fits_freed(size_bytes),
+        }
     }
 
     /// The digest of all entries: equal on all members that have executed the same commands.
@@ -246,6 +293,25 @@ impl PartitionMap {
             + self.maps.size_bytes()
             + self.journal.size_bytes()
             + u64_from(size_of::<Self>())
+    }
+
+    /// Adds an entry for a key that has none, as a checkpoint has it.
+    pub(super) fn load(&mut self, arena: &mut Arena, hash: KeyHash, new: &NewRecord<'_>) {
+        let at = arena.records.insert(new);
+        let weight = self.maps.life(new.map).weight(&arena.records.record(at));
+        self.insert(arena, hash, at);
+        self.maps.account(new.map, None, Some(weight), new.version);
+    }
+
+    /// Frees everything. Nothing can be undone, and no checkpoint is under way.
+    pub(super) fn discard(self, arena: &mut Arena) {
+        assert!(self.journal.is_empty(), "an undo record's records would be lost");
+        let mut first = Some(0);
+        while let Some(hash) = first {
+            let visit = |at| arena.records.free(at);
+            first = self.table.visit_page(&arena.tables, KeyHash(hash), visit).0.checked_add(1);
+        }
+        self.table.dispose(&mut arena.tables);
     }
 
     fn target<'a>(&self, arena: &Arena, map: &'a str, key: &'a [u8], hash: KeyHash) -> Target<'a> {
@@ -291,7 +357,7 @@ impl PartitionMap {
 
         let updated_ms = run.time.as_ms();
         let created_ms = current.map_or(updated_ms, |record| record.created_ms);
-        let map = target.id.unwrap_or_else(|| self.maps.bind(target.map));
+        let map = target.id.unwrap_or_else(|| self.maps.bind(target.map, run.index));
         let life = self.maps.life(map);
         let before = life.size();
         let removed = current.map(|record| life.weight(&record));
@@ -306,7 +372,7 @@ impl PartitionMap {
         });
         let added = life.weight(&arena.records.record(new));
         match target.found {
-            Some((place, _)) => self.table.replace(&mut arena.tables, place, new),
+            Some((place, _)) => self.table.replace(&mut arena.tables, target.hash, place, new),
             None => self.insert(arena, target.hash, new),
         }
         self.maps.account(map, removed, Some(added), run.index);
@@ -317,7 +383,11 @@ impl PartitionMap {
                 let change = Change::Put { hash: target.hash, old, new };
                 self.journal.push(UndoRecord { index: run.index, map, before, change });
             }
-            Undo::Discard => old.into_iter().for_each(|old| arena.records.free(old)),
+            Undo::Discard => {
+                if let Some(old) = old {
+                    self.free(arena, target.hash, old);
+                }
+            }
         }
     }
 
@@ -354,14 +424,14 @@ impl PartitionMap {
                     key: target.key,
                     value: &[],
                 });
-                self.table.replace(&mut arena.tables, place, new);
+                self.table.replace(&mut arena.tables, target.hash, place, new);
                 self.maps.hold(map);
                 let change = Change::Removed { hash: target.hash, old, new };
                 self.journal.push(UndoRecord { index: run.index, map, before, change });
             }
             Undo::Discard => {
                 self.table.remove(&mut arena.tables, target.hash, place);
-                arena.records.free(old);
+                self.free(arena, target.hash, old);
                 self.maps.drop_if_unused(map);
             }
         }
@@ -380,11 +450,11 @@ impl PartitionMap {
                 let change = Change::Cleared { fresh };
                 self.journal.push(UndoRecord { index: run.index, map: id, before, change });
             }
-            Undo::Discard => self.maps.clear(id),
+            Undo::Discard => self.maps.clear(id, run.index),
         }
     }
 
-    fn insert(&mut self, arena: &mut Arena, hash: KeyHash, record: RecordRef) {
+    pub(super) fn insert(&mut self, arena: &mut Arena, hash: KeyHash, record: RecordRef) {
         let keys = KeysOf { hasher: self.hasher, records: &arena.records, maps: &self.maps };
         self.table.insert(&mut arena.tables, hash, record, &keys);
     }
@@ -394,7 +464,16 @@ impl PartitionMap {
         let found = self.table.find(&arena.tables, hash, |at| at == removal);
         if let Some((place, _)) = found {
             self.table.remove(&mut arena.tables, hash, place);
-            arena.records.free(removal);
+            self.free(arena, hash, removal);
+        }
+    }
+
+    /// Frees a record of this hash that is in the table no more, unless a checkpoint needs it.
+    #[inline]
+    fn free(&mut self, arena: &mut Arena, hash: KeyHash, at: RecordRef) {
+        let size_bytes = || arena.records.size_bytes(at);
+        if !self.table.keep(&mut arena.tables, hash, at, size_bytes) {
+            arena.records.free(at);
         }
     }
 
@@ -421,13 +500,15 @@ impl PartitionMap {
             record.removed && record.version <= self.committed
         };
         match old.filter(|old| !is_spent(old)) {
-            Some(old) => self.table.replace(&mut arena.tables, place, old),
+            Some(old) => self.table.replace(&mut arena.tables, hash, place, old),
             None => {
                 self.table.remove(&mut arena.tables, hash, place);
-                old.into_iter().for_each(|old| arena.records.free(old));
+                if let Some(old) = old {
+                    self.free(arena, hash, old);
+                }
             }
         }
-        arena.records.free(new);
+        self.free(arena, hash, new);
     }
 }
 

@@ -106,6 +106,12 @@ impl PartitionMap {
         }
     }
 
+    /// What all maps hold, with what may still be undone.
+    #[must_use]
+    pub fn total_size(&self) -> MapSize {
+        self.maps.size()
+    }
+
     /// What a map holds as of `as_of`.
     #[must_use]
     pub fn size(&self, as_of: Index, map: &str) -> MapSize {

@@ -30,7 +30,7 @@ const FLAG_AGE: u8 = 1;
 /// The record says that the key was removed by a command that may yet be undone.
 const FLAG_REMOVED: u8 = 2;
 /// Milliseconds fit six bytes until the year 10889, nanoseconds since 1970 fit `u64` until 2554.
-const MS_MAX: u64 = (1 << 48) - 1;
+pub(super) const MS_MAX: u64 = (1 << 48) - 1;
 const _: () = assert!(u64::MAX / crate::base::time::NS_PER_MS <= MS_MAX);
 
 /// What a new record is made of.
@@ -52,6 +52,32 @@ pub(super) struct NewRecord<'a> {
     pub(super) value: &'a [u8],
 }
 
+/// What a record's size follows from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecordSize {
+    /// The life of the map that it belongs to.
+    pub(super) map: MapId,
+    /// How long before its last write the key came to be.
+    pub(super) age_ms: u64,
+    /// The key's length.
+    pub(super) key_size_bytes: usize,
+    /// The value's length.
+    pub(super) value_size_bytes: usize,
+}
+
+/// How many bytes a record takes.
+#[inline]
+pub(super) const fn record_size_bytes(size: &RecordSize) -> usize {
+    let RecordSize { map, age_ms, key_size_bytes, value_size_bytes } = *size;
+    HEAD_SIZE_BYTES
+        + varint_size_bytes(map.0 as u64)
+        + varint_size_bytes(u64_from(key_size_bytes))
+        + varint_size_bytes(u64_from(value_size_bytes))
+        + if age_ms == 0 { 0 } else { varint_size_bytes(age_ms) }
+        + key_size_bytes
+        + value_size_bytes
+}
+
 impl NewRecord<'_> {
     const fn age_ms(&self) -> u64 {
         // The sequencer's timestamps don't go back; if they ever did, a key would look newborn.
@@ -61,14 +87,12 @@ impl NewRecord<'_> {
     /// How many bytes [`NewRecord::write`] fills.
     #[inline]
     pub(super) fn size_bytes(&self) -> usize {
-        let age_ms = self.age_ms();
-        HEAD_SIZE_BYTES
-            + varint_size_bytes(u64::from(self.map.0))
-            + varint_size_bytes(u64_from(self.key.len()))
-            + varint_size_bytes(u64_from(self.value.len()))
-            + if age_ms == 0 { 0 } else { varint_size_bytes(age_ms) }
-            + self.key.len()
-            + self.value.len()
+        record_size_bytes(&RecordSize {
+            map: self.map,
+            age_ms: self.age_ms(),
+            key_size_bytes: self.key.len(),
+            value_size_bytes: self.value.len(),
+        })
     }
 
     /// Writes the record to the beginning of `out`.

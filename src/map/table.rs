@@ -9,11 +9,15 @@
 //! told apart by splitting; beyond a depth that no honest hash reaches, the rest goes into a stash.
 //!
 //! The table does not read records. Where it must (to compare keys, to split) the caller does.
+//!
+//! A checkpoint walks over the table as it was ([`walk`]) while it is written to.
 
 use std::collections::BTreeMap;
 
 use crate::base::cast::u32_from;
 
+pub(super) use self::walk::Visit;
+use self::walk::Walk;
 use super::arena::RecordRef;
 use super::directory::{DEPTH_MAX, Directory};
 use super::hasher::KeyHash;
@@ -54,6 +58,8 @@ pub(super) struct Table {
     directory: Directory,
     /// Entries of pages that are full and can't be split. Empty but for broken secrets.
     stash: BTreeMap<PageId, Vec<RecordRef>>,
+    /// A checkpoint's walk over the table as it was.
+    walk: Option<Walk>,
 }
 
 /// What a hash says about a key's place on its page.
@@ -85,7 +91,8 @@ fn other_line(line: usize, tag: u8) -> usize {
 impl Table {
     /// An empty table of one page.
     pub(super) fn new(pool: &mut PagePool) -> Self {
-        Self { directory: Directory::new(pool.allocate(0)), stash: BTreeMap::new() }
+        let directory = Directory::new(pool.allocate(0));
+        Self { directory, stash: BTreeMap::new(), walk: None }
     }
 
     /// Begins to load the lines where the key may be.
@@ -145,9 +152,16 @@ impl Table {
         Some((Place::Stash { page, position }, records[position]))
     }
 
-    /// Replaces an entry's record by another one of the same key.
+    /// Replaces the record of an entry with this hash by another one of the same key.
     #[inline]
-    pub(super) fn replace(&mut self, pool: &mut PagePool, place: Place, record: RecordRef) {
+    pub(super) fn replace(
+        &mut self,
+        pool: &mut PagePool,
+        hash: KeyHash,
+        place: Place,
+        record: RecordRef,
+    ) {
+        self.preserve(pool, hash);
         match place {
             Place::Cell { page, line, cell } => pool.line_mut(page, line).replace(cell, record),
             Place::Stash { page, position } => {
@@ -158,6 +172,7 @@ impl Table {
 
     /// Removes an entry with this hash.
     pub(super) fn remove(&mut self, pool: &mut PagePool, hash: KeyHash, place: Place) {
+        self.preserve(pool, hash);
         match place {
             Place::Cell { page, line, cell } => {
                 let line = pool.line_mut(page, line);
@@ -178,6 +193,15 @@ impl Table {
         }
     }
 
+    /// Whether an entry with this hash finds room as it comes, without a split.
+    pub(super) fn has_room(&self, pool: &PagePool, hash: KeyHash) -> bool {
+        let page = self.directory.page(hash.0);
+        let spot = Spot::of(hash);
+        [spot.first, spot.second()]
+            .into_iter()
+            .any(|line| pool.line(page, line).cells(0).count() > 0)
+    }
+
     /// Adds an entry for a key that has none.
     #[inline]
     pub(super) fn insert(
@@ -187,6 +211,7 @@ impl Table {
         record: RecordRef,
         keys: &impl Keys,
     ) {
+        self.preserve(pool, hash);
         loop {
             let page = self.directory.page(hash.0);
             if place(pool, page, Spot::of(hash), record) {
@@ -232,6 +257,7 @@ impl Table {
             *pool.line_mut(page, number) = kept;
             *pool.line_mut(upper, number) = moved;
         }
+        pool.set_copy(upper, pool.copy_of(page, 0));
         self.directory.split(hash.0, depth, upper);
     }
 
@@ -263,9 +289,13 @@ impl Table {
             for cell in 0..CELLS_PER_LINE {
                 let record = pool.line(page, line).record(cell);
                 if record.is_some_and(|record| !keep(record)) {
+                    self.preserve(pool, hash);
                     pool.line_mut(page, line).clear(cell);
                 }
             }
+        }
+        if self.stash.contains_key(&page) {
+            self.preserve(pool, hash);
         }
         if let Some(stashed) = self.stash.get_mut(&page) {
             stashed.retain(|record| keep(*record));
@@ -285,6 +315,9 @@ impl Table {
             let page = self.directory.page(hash);
             let depth = pool.line(page, 0).depth();
             let Some(buddy) = self.directory.buddy(hash, depth) else { return };
+            if self.is_ahead_of_walk(hash | (u64::MAX >> (depth - 1))) {
+                return;
+            }
             // A page with a stash stays as deep as it is: it must never be split.
             let is_stashed = [page, buddy].map(|page| pool.line(page, 0).is_stashed());
             if pool.line(buddy, 0).depth() != depth || is_stashed.contains(&true) {
@@ -299,6 +332,17 @@ impl Table {
             self.directory.join(hash, depth, kept);
             pool.set_depth(kept, depth - 1);
             pool.free(dropped);
+        }
+    }
+
+    /// Gives all pages back, with their entries.
+    pub(super) fn dispose(self, pool: &mut PagePool) {
+        assert!(self.walk.is_none(), "no checkpoint is under way");
+        let mut first = Some(0);
+        while let Some(hash) = first {
+            let page = self.directory.page(hash);
+            first = (hash | (u64::MAX >> pool.line(page, 0).depth())).checked_add(1);
+            pool.free(page);
         }
     }
 
@@ -352,6 +396,8 @@ fn make_room(pool: &mut PagePool, page: PageId, full: [usize; 2]) -> Option<(usi
 const CELLS_PER_LINE_U32: u32 = u32_from(CELLS_PER_LINE);
 // The documentation above says so.
 const _: () = assert!(LINES_PER_PAGE * CELLS_PER_LINE == 96);
+
+mod walk;
 
 #[cfg(test)]
 mod tests;

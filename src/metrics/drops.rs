@@ -1,5 +1,7 @@
 //! Everything that is discarded is counted with the reason.
 
+use super::table::{Kind, Row, Unit};
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
         /// Why a connection, a frame or an answer was discarded.
@@ -10,15 +12,14 @@ macro_rules! reasons {
 
         const REASONS: &[DropReason] = &[$(DropReason::$variant,)*];
 
-        impl DropReason {
-            /// The name of its counter.
-            #[must_use]
-            pub const fn counter_name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => concat!("drop_", $name),)*
-                }
-            }
-        }
+        const ROWS: &[Row] = &[$(Row {
+            name: concat!("drop_", $name),
+            family: "drops_total",
+            label: Some(("reason", $name)),
+            kind: Kind::Counter,
+            unit: Unit::One,
+            help: &[],
+        },)*];
     };
 }
 
@@ -62,7 +63,7 @@ reasons! {
 }
 
 /// A counter for each reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drops([u64; REASONS.len()]);
 
 impl Default for Drops {
@@ -83,9 +84,11 @@ impl Drops {
         self.0[reason as usize]
     }
 
-    /// All reasons with their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> {
-        REASONS.iter().map(|&reason| (reason, self.of(reason)))
+    /// Calls `visit` with each reason's row and count.
+    pub fn each(&self, visit: &mut impl FnMut(&'static Row, u64)) {
+        for (row, count) in ROWS.iter().zip(self.0) {
+            visit(row, count);
+        }
     }
 }
 
@@ -99,6 +102,8 @@ mod tests {
         drops.count(DropReason::Unread);
         drops.count(DropReason::Unread);
         assert_eq!(drops.of(DropReason::Unread), 2);
-        assert_eq!(drops.iter().map(|(_, count)| count).sum::<u64>(), 2);
+        let mut seen = Vec::new();
+        drops.each(&mut |row, count| seen.extend((count > 0).then_some((row.name, count))));
+        assert_eq!(seen, [("drop_unread", 2)]);
     }
 }

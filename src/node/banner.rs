@@ -24,6 +24,7 @@ pub struct Banner<'a> {
     durability: Durability,
     idle: IdleMode,
     spin_for: Duration,
+    metrics: Option<SocketAddr>,
 }
 
 impl<'a> Banner<'a> {
@@ -38,7 +39,14 @@ impl<'a> Banner<'a> {
             durability: config.durability,
             idle: config.idle,
             spin_for: config.spin_for,
+            metrics: None,
         }
+    }
+
+    /// The same, saying where metrics are served.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Option<SocketAddr>) -> Self {
+        Self { metrics, ..self }
     }
 }
 
@@ -50,8 +58,12 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "data directory: {}", self.data_dir.display())?;
         writeln!(f, "durability: {}", self.durability)?;
         match self.idle {
-            IdleMode::Spin => writeln!(f, "idle: spin"),
-            IdleMode::Park => writeln!(f, "idle: park after {}", format_duration(self.spin_for)),
+            IdleMode::Spin => writeln!(f, "idle: spin")?,
+            IdleMode::Park => writeln!(f, "idle: park after {}", format_duration(self.spin_for))?,
+        }
+        match self.metrics {
+            Some(address) => writeln!(f, "metrics: http://{address}/metrics"),
+            None => Ok(()),
         }
     }
 }
@@ -82,15 +94,20 @@ mod tests {
 
     #[test]
     fn banner_is_one_item_a_line_and_ends_with_ready() {
-        let config = Config::load(&Sources::default()).unwrap().config;
+        let mut config = Config::load(&Sources::default()).unwrap().config;
+        config.cores = Cores::parse("0-1").unwrap();
         let mut out = Vec::new();
         announce(&mut out, &Banner::new(&config, 64)).unwrap();
         announce_ready(&mut out, "127.0.0.1:40123".parse().unwrap()).unwrap();
         let expected = format!(
-            "p2pmap {}\ncores: 0\npartitions: 64\ndata directory: ./p2pmap-data\n\
+            "p2pmap {}\ncores: 0-1\npartitions: 64\ndata directory: ./p2pmap-data\n\
              durability: sync\nidle: park after 50us\nlistening on 127.0.0.1:40123\nready\n",
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+
+        let metrics = Some("[::1]:9".parse().unwrap());
+        let banner = Banner::new(&config, 64).with_metrics(metrics).to_string();
+        assert!(banner.ends_with("\nmetrics: http://[::1]:9/metrics\n"), "{banner}");
     }
 }

@@ -9,13 +9,16 @@
 //!   CURRENT            the live generation and its layout
 //!   gen-<generation>/
 //!     shard-<k>/<segment>.log        and `<segment>.log.new` while it is being prepared
+//!     shard-<k>/<partition>-<index>.ckpt
 //! ```
 //!
 //! A segment gets its name when it is full of zeros and durably so. So a file with a segment's name
 //! that is shorter than a segment was cut, and is refused; one that was being prepared is removed.
 
+mod checkpoints;
 mod error;
 mod filesystem;
+mod rehome;
 mod segments;
 
 use std::fs::{self, File, OpenOptions};
@@ -25,12 +28,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 
+pub use self::checkpoints::CheckpointReader;
 pub use self::error::{DataDirError, Notice};
 pub use self::filesystem::{Filesystem, Keeps};
+pub use self::rehome::RehomeStep;
 pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
+use crate::base::shards::ShardMap;
 use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
@@ -108,7 +114,12 @@ impl DataDir {
         let identity = read_identity(&path)?;
         check_identity(options, &identity)?;
         let current = read_current(&path)?;
-        check_layout(options, current, &mut notices)?;
+        let partition_count = identity.partition_count;
+        if u32::from(options.shard_count) > partition_count {
+            let shard_count = options.shard_count;
+            return Err(DataDirError::TooManyShards { path, shard_count, partition_count });
+        }
+        check_layout(options, current, &mut notices);
         let boot_epoch = raise_boot(&path)?;
         let direct = is_direct(&path.join(IDENTITY))?;
         if !direct {
@@ -116,6 +127,7 @@ impl DataDir {
         }
         let data_dir =
             Self { path, _lock: lock, identity, current, boot_epoch, filesystem, direct, notices };
+        data_dir.remove_other_generations()?;
         data_dir.check_folders()?;
         Ok(data_dir)
     }
@@ -210,16 +222,25 @@ impl DataDir {
         LogKey { shard, salt: log_salt(&self.identity.uuid, self.current.generation) }
     }
 
+    /// Which shard owns which partition.
+    ///
+    /// # Panics
+    /// If there are more shards than partitions: a directory isn't made so.
+    #[must_use]
+    pub fn shards(&self) -> ShardMap {
+        ShardMap::new(self.identity.partition_count, self.current.shard_count)
+    }
+
     /// The partitions of a shard: a range, so that they spread over the shards of nodes with
     /// different numbers of them.
     pub fn partitions_of(&self, shard: ShardId) -> impl Iterator<Item = PartitionId> + use<> {
-        let partition_count = u64::from(self.identity.partition_count);
-        let shard_count = u64::from(self.current.shard_count);
-        (0..self.identity.partition_count)
-            .filter(move |&partition| {
-                u64::from(partition) * shard_count / partition_count == u64::from(shard.0)
-            })
-            .map(PartitionId)
+        self.shards().partitions_of(shard).map(PartitionId)
+    }
+
+    /// The same as a range of numbers.
+    #[must_use]
+    pub fn partition_range(&self, shard: ShardId) -> std::ops::Range<u32> {
+        self.shards().partitions_of(shard)
     }
 
     /// What a shard's log is to be opened with.
@@ -362,24 +383,15 @@ fn check_identity(options: &DataDirOptions, identity: &Identity) -> Result<(), D
     Ok(())
 }
 
-fn check_layout(
-    options: &DataDirOptions,
-    current: Current,
-    notices: &mut Vec<Notice>,
-) -> Result<(), DataDirError> {
+fn check_layout(options: &DataDirOptions, current: Current, notices: &mut Vec<Notice>) {
     if current.shard_count != options.shard_count {
-        return Err(DataDirError::Another {
-            path: options.path.clone(),
-            what: "number of shards",
-            found: current.shard_count.to_string(),
-            wanted: options.shard_count.to_string(),
-        });
+        let (from, to) = (current.shard_count, options.shard_count);
+        notices.push(Notice::Rehoming { from, to });
     }
     if current.segment_size_bytes != u64_from(options.segment_size_bytes) {
         let size_bytes = current.segment_size_bytes;
         notices.push(Notice::SegmentSize { size_bytes });
     }
-    Ok(())
 }
 
 /// Makes everything but IDENTITY, then IDENTITY. A crash in between leaves empty folders, which

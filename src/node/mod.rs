@@ -9,5 +9,8 @@ pub mod data_dir;
 pub mod echo;
 pub mod host;
 pub mod logging;
+pub mod memory;
+pub mod metrics_endpoint;
+pub mod metrics_page;
 pub mod placement;
 pub mod serve;

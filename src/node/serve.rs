@@ -10,15 +10,19 @@ use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions};
-use crate::base::cast::u16_from;
+use super::memory::maps_size_bytes_max;
+use super::metrics_endpoint::MetricsListener;
+use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{ShardId, TermId};
 use crate::runtime::clock::Clock;
+use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
+use crate::runtime::scrub::ScrubOptions;
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
-use crate::shard::{self, Loading, Shard};
+use crate::shard::{self, Installing, Loading, Shard};
 use crate::storage::wal::{self, Wal, WalStart};
 
 /// Runs a node until a signal stops it. `out` is told what is starting and when it is ready.
@@ -27,18 +31,26 @@ use crate::storage::wal::{self, Wal, WalStart};
 /// Why the node can't start, or had to stop.
 pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
     exit_on_panic();
-    let data_dir = open_data_dir(config)?;
+    let mut data_dir = open_data_dir(config)?;
+    rehome(config, &mut data_dir)?;
     let partition_count = data_dir.identity().partition_count;
-    announce(out, &Banner::new(config, partition_count)).map_err(stdout_failed)?;
+    let metrics = config.metrics_listen.map(MetricsListener::bind).transpose()?;
+    let metrics_address = metrics.as_ref().map(MetricsListener::address);
+    let banner = Banner::new(config, partition_count).with_metrics(metrics_address);
+    announce(out, &banner).map_err(stdout_failed)?;
 
-    let options = options(config, &data_dir);
-    let assembly = Arc::new(Assembly { config: config.clone(), data_dir });
+    let (options, facts) = (options(config, &data_dir), facts(config, &data_dir));
+    let memory_size_bytes_max = memory_of_a_shard(config);
+    let assembly = Arc::new(Assembly { config: config.clone(), data_dir, memory_size_bytes_max });
     // The loops are the last to write to the directory, and live as long as the process: so must
     // its lock, whatever becomes of what made them.
     std::mem::forget(Arc::clone(&assembly));
     let make = move |shard| assembly.make(ShardId(u16_from(shard)));
-    let mut runtime = Runtime::start(options, make)?;
+    let mut runtime = Runtime::start_node(options, facts, make)?;
     runtime.stop_on_signals()?;
+    if let Some(metrics) = metrics {
+        metrics.serve(runtime.node())?;
+    }
     if runtime.wait_until_ready()? {
         announce_ready(out, runtime.address()).map_err(stdout_failed)?;
     }
@@ -73,12 +85,46 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     Ok(data_dir)
 }
 
+/// Moves the partitions, if the node has another number of cores than before.
+fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
+    let shard_count = u16_from(config.cores.count());
+    let from = data_dir.current().shard_count;
+    if from == shard_count {
+        return Ok(());
+    }
+    let clock = Clock::start();
+    let load = |data_dir: &DataDir, shard| {
+        let partitions = data_dir.partition_range(shard);
+        Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
+    };
+    data_dir.rehome(shard_count, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    let ms = clock.monotonic().0 / 1_000_000;
+    info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
+    Ok(())
+}
+
+/// The share of each shard in what all maps may take.
+fn memory_of_a_shard(config: &Config) -> u64 {
+    let Some(size_bytes) = maps_size_bytes_max(config.memory_max) else {
+        warn!("cannot tell how much memory there is: the maps are not bounded by it");
+        return u64::MAX;
+    };
+    let mib = size_bytes >> 20;
+    info!(mib, "what the maps may take (--memory-max)");
+    size_bytes / u64_from(config.cores.count())
+}
+
 fn options(config: &Config, data_dir: &DataDir) -> Options {
     let shards = 0..u16_from(config.cores.count());
     let segments = shards.map(|shard| SegmentPlace {
         directory: data_dir.shard_folder(ShardId(shard)),
         segment_size_bytes: data_dir.segment_size_bytes(),
         direct: data_dir.is_direct(),
+        scrub: (!config.scrub_interval.is_zero()).then(|| ScrubOptions {
+            key: data_dir.log_key(ShardId(shard)),
+            interval: config.scrub_interval,
+            checkpoints: None,
+        }),
     });
     Options {
         listen: config.listen,
@@ -88,20 +134,41 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
     }
 }
 
+fn facts(config: &Config, data_dir: &DataDir) -> NodeFacts {
+    NodeFacts {
+        cluster: config.cluster.clone(),
+        member: config.node_id.clone(),
+        durability: config.durability.to_string(),
+        idle: config.idle.to_string(),
+        data_dir: config.data_dir.display().to_string(),
+        partition_count: data_dir.identity().partition_count,
+    }
+}
+
 /// What the shards of a node are made of.
 struct Assembly {
     config: Config,
     data_dir: DataDir,
+    /// What the maps of each shard may take.
+    memory_size_bytes_max: u64,
 }
 
 impl Assembly {
     /// Makes a shard from its log. Runs on the shard's core, so that all shards load at once.
     fn make(&self, shard: ShardId) -> Result<ShardService, Fatal> {
-        let Self { config, data_dir } = self;
+        let Self { config, data_dir, .. } = self;
         let clock = Clock::start();
-        let loading_config = self.shard_config(shard, &clock);
+        let partitions = data_dir.partition_range(shard);
+        let memory = self.memory_size_bytes_max;
+        let loading_config = shard_config(config, data_dir, shard, partitions, memory, &clock);
         let mut loading = Loading::new(loading_config);
-        let log = data_dir.recover_shard(shard, &mut loading).map_err(data_dir_failed)?;
+        let mut checkpoints = data_dir.checkpoint_reader(shard);
+        let salt = data_dir.log_key(shard).salt;
+        let mut installing = Installing::new(&mut loading, &mut checkpoints, salt);
+        let log = data_dir.recover_shard(shard, &mut installing).map_err(data_dir_failed)?;
+        installing.finish().map_err(|error| {
+            data_dir_failed(DataDirError::Checkpoint { path: data_dir.shard_folder(shard), error })
+        })?;
         let recovered = log.recovered;
         if let Some(torn) = recovered.torn {
             let (segment, offset) = (torn.place.segment, torn.place.offset);
@@ -119,7 +186,8 @@ impl Assembly {
             );
             return Err(Fatal::new(FatalReason::DataDirectory, message));
         }
-        let log_size_bytes_max = config.log_size_bytes_max;
+        // The bound is the node's: each shard has an equal part of it.
+        let log_size_bytes_max = config.log_size_bytes_max / u64_from(config.cores.count());
         data_dir
             .check_log_size(shard, &recovered.start, log_size_bytes_max)
             .map_err(data_dir_failed)?;
@@ -130,38 +198,50 @@ impl Assembly {
             durability(config.durability),
         );
         // What is prepared is opened when the log asks for it, like any other segment.
+        let stale = data_dir.stale_checkpoints(shard, &recovered.start).map_err(data_dir_failed)?;
         let start = WalStart { prepared: Vec::new(), ..recovered.start };
         let wal = Wal::open(wal_config, start);
-        let shard = Shard::new(loading, recovered.partitions, wal);
+        let shard_id = shard;
+        let shard = Shard::new(loading, recovered.partitions, wal, stale);
         let requests = RequestConfig {
             cluster: config.cluster.clone(),
             member: config.node_id.clone(),
-            partition_count: data_dir.identity().partition_count,
+            shard: shard_id,
+            shards: data_dir.shards(),
             value_size_bytes_max: config.value_size_bytes_max,
         };
         Ok(ShardService::new(shard, requests))
     }
+}
 
-    fn shard_config(&self, shard: ShardId, clock: &Clock) -> shard::Config {
-        let Self { config, data_dir } = self;
-        let durability = durability(config.durability);
-        let mut owned = data_dir.partitions_of(shard);
-        let first = owned.next().expect("there are at least as many partitions as cores").0;
-        let end = owned.last().map_or(first, |partition| partition.0) + 1;
-        shard::Config {
-            cluster: config.cluster.clone(),
-            member: config.node_id.clone(),
-            shard,
-            partitions: first..end,
-            partition_count: data_dir.identity().partition_count,
-            durability,
-            first_term: match durability {
-                wal::Durability::Sync | wal::Durability::Async => TermId(1),
-                // Without a log nobody remembers the terms of earlier lives, but time goes on.
-                wal::Durability::None => TermId(clock.now().wall.as_ms()),
-            },
-            hash_key: data_dir.identity().hash_key,
-        }
+/// What the shard of `partitions` is told.
+fn shard_config(
+    config: &Config,
+    data_dir: &DataDir,
+    shard: ShardId,
+    partitions: std::ops::Range<u32>,
+    memory_size_bytes_max: u64,
+    clock: &Clock,
+) -> shard::Config {
+    let durability = durability(config.durability);
+    let count = u64::from(partitions.end - partitions.start);
+    shard::Config {
+        cluster: config.cluster.clone(),
+        member: config.node_id.clone(),
+        shard,
+        partitions,
+        partition_count: data_dir.identity().partition_count,
+        shard_count: data_dir.shards().shard_count(),
+        durability,
+        first_term: match durability {
+            wal::Durability::Sync | wal::Durability::Async => TermId(1),
+            // Without a log nobody remembers the terms of earlier lives, but time goes on.
+            wal::Durability::None => TermId(clock.now().wall.as_ms()),
+        },
+        hash_key: data_dir.identity().hash_key,
+        checkpoint_salt: data_dir.log_key(shard).salt,
+        checkpoint_interval_size_bytes: config.checkpoint_interval_size_bytes / count,
+        memory_size_bytes_max,
     }
 }
 

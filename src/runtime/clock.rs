@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::cast::low_u64;
-use crate::base::time::{Monotonic, Now, Timestamp};
+use crate::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
 
 /// The clocks of this process. All its copies count from the same start.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,14 @@ impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is where clocks are read")]
     pub fn monotonic(&self) -> Monotonic {
         Monotonic(low_u64(Instant::now().duration_since(self.start).as_nanos()))
+    }
+
+    /// The CPU time of the calling thread, in nanoseconds: a system call.
+    #[must_use]
+    pub fn thread_cpu_ns() -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let part = |value: i64| u64::try_from(value).unwrap_or_default();
+        part(time.tv_sec) * NS_PER_S + part(time.tv_nsec)
     }
 
     /// Both clocks.

@@ -1,11 +1,12 @@
 //! One connection: what it speaks, how far its life has come, and the bytes that wait on either
 //! side of it.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use super::grpc::GrpcConnection;
+use super::grpc::{GrpcConnection, StreamId};
 use super::uring::Key;
 use crate::base::time::Monotonic;
 
@@ -46,6 +47,17 @@ pub enum Receive {
     Cancelling,
 }
 
+/// What keeps a stopped connection stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Nothing but the bounds of connections.
+    None,
+    /// Another shard takes no more requests of this one; it is queued to be read on.
+    Credit,
+    /// Too many of its own requests are with other shards.
+    Forwarded,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -76,6 +88,13 @@ pub struct Connection {
     pub counted_queued_size: usize,
     /// Frames handed over and not yet answered for the last time.
     pub requests_in_flight: usize,
+    /// Those of them that other shards have.
+    pub forwarded_count: usize,
+    /// Messages of a gRPC connection that were handed over and given back: they come first when
+    /// it is read on. (Those of a raw one are in `held`.)
+    pub given_back: VecDeque<(StreamId, Bytes)>,
+    /// Why it is stopped, if a request has to wait for another shard.
+    pub wait: Wait,
     /// A bound was reached: nothing is read until it is well below it again.
     pub stopped: bool,
     /// It is queued to be read on.
@@ -106,6 +125,9 @@ impl Connection {
             phase_by: None,
             counted_queued_size: 0,
             requests_in_flight: 0,
+            forwarded_count: 0,
+            given_back: VecDeque::new(),
+            wait: Wait::None,
             stopped: false,
             resuming: false,
             starved: false,
@@ -128,7 +150,10 @@ impl Connection {
     #[must_use]
     pub fn held_size(&self) -> usize {
         match &self.protocol {
-            Protocol::Grpc(grpc) => grpc.held_bytes(),
+            Protocol::Grpc(grpc) => {
+                let given_back = self.given_back.iter().map(|(_, payload)| payload.len());
+                grpc.held_bytes() + given_back.sum::<usize>()
+            }
             Protocol::Sniffing | Protocol::Raw => self.held.len(),
         }
     }

@@ -8,17 +8,17 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Buf, BytesMut};
 
-use super::connection::{Connection, Phase, Protocol};
+use super::connection::{Connection, Phase, Protocol, Wait};
 use super::deadlines::Deadlines;
 use super::grpc::StreamId;
 use super::refusal;
 use super::service::WireStatus;
 use super::uring::Key;
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
-use crate::base::ids::Origin;
+use crate::base::ids::{Origin, ShardId};
 use crate::base::limits::{
-    HELD_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX,
-    SEND_QUEUE_SIZE_BYTES_MAX, SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
+    FORWARDED_PER_CONNECTION_MAX, HELD_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
+    REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX, SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
 };
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
@@ -27,6 +27,8 @@ use crate::metrics::{DropReason, LoopMetrics};
 const SPARE_COUNT_MAX: usize = 256;
 /// Starved connections that a turn looks at.
 const STARVED_PER_TURN_COUNT: usize = 64;
+/// Answers of other shards from this size on aren't copied where they come first.
+const OWN_SIZE_BYTES: usize = 64 << 10;
 /// Larger ones aren't kept.
 const SPARE_SIZE_BYTES_MAX: usize = 256 << 10;
 
@@ -39,6 +41,7 @@ struct Slot {
 /// The table of connections.
 #[derive(Debug, Default)]
 pub struct Connections {
+    home: ShardId,
     slots: Vec<Slot>,
     free: Vec<u32>,
     count: usize,
@@ -57,10 +60,17 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet, and `count_max` at most.
+    /// None yet, and `count_max` at most; those of the shard `home`.
     #[must_use]
-    pub fn new(count_max: usize) -> Self {
-        Self { count_max, ..Self::default() }
+    pub fn new(home: ShardId, count_max: usize) -> Self {
+        Self { home, count_max, ..Self::default() }
+    }
+
+    /// The origin of what comes on a stream of a connection.
+    #[must_use]
+    pub fn origin_of(&self, key: Key, stream: u32) -> Origin {
+        let Key { slot, generation } = key;
+        Origin { home: self.home, connection: slot, generation, stream }
     }
 
     /// How many there are.
@@ -85,6 +95,12 @@ impl Connections {
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
         self.requests_in_flight
+    }
+
+    /// Connections that aren't read until there is room for their requests.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.resumable.len() + self.starved.len()
     }
 
     /// Takes a new connection in, or closes it if there are too many.
@@ -173,6 +189,56 @@ impl Connections {
         }
         self.requests_in_flight -= 1;
         self.mark_dirty(origin.connection);
+    }
+
+    /// Whether another of the connection's requests may go to another shard.
+    pub(super) fn may_forward(&mut self, origin: Origin) -> bool {
+        let connection = self.find(key_of(origin));
+        connection.is_none_or(|c| c.forwarded_count < FORWARDED_PER_CONNECTION_MAX)
+    }
+
+    /// One of its requests went to another shard.
+    pub(super) fn count_forwarded(&mut self, origin: Origin) {
+        if let Some(connection) = self.find(key_of(origin)) {
+            connection.forwarded_count += 1;
+        }
+    }
+
+    /// A connection that waited for a credit may be read on.
+    pub(super) fn stop_waiting(&mut self, key: Key) {
+        if let Some(connection) = self.find(key) {
+            connection.wait = Wait::None;
+            self.mark_dirty(key.slot);
+        }
+    }
+
+    /// Another shard's answer to a request, in whole frames: `bytes`, or `large` if they have a
+    /// buffer of their own.
+    pub(super) fn answered(
+        &mut self,
+        origin: Origin,
+        bytes: &[u8],
+        large: Option<BytesMut>,
+        metrics: &mut LoopMetrics,
+    ) {
+        let Some(connection) = self.find(key_of(origin)) else {
+            metrics.drops.count(DropReason::AnswerWithoutConnection);
+            return;
+        };
+        connection.forwarded_count -= 1;
+        match (self.reply_buffer(origin, true, metrics), large) {
+            (None, _) => {}
+            (Some(buffer), Some(large)) if buffer.is_empty() && large.len() >= OWN_SIZE_BYTES => {
+                let spare = std::mem::replace(buffer, large);
+                self.keep_spare(spare);
+            }
+            (Some(buffer), Some(large)) => buffer.extend_from_slice(&large),
+            (Some(buffer), None) => buffer.extend_from_slice(bytes),
+        }
+        // Others of the same turn must see what is queued.
+        if self.find(key_of(origin)).is_some() {
+            self.recount(key_of(origin));
+        }
     }
 
     /// See [`super::service::Output::close`].
@@ -281,6 +347,13 @@ impl Connections {
         self.requests_in_flight += 1;
     }
 
+    /// So many frames of this connection were handed over and are given back.
+    pub(super) fn uncount_requests(&mut self, key: Key, count: usize) {
+        self.of(key).requests_in_flight -= count;
+        self.requests_in_flight -= count;
+        self.mark_dirty(key.slot);
+    }
+
     /// Whether a frame of this connection may be handed over now. If not, the connection is
     /// stopped.
     pub fn admit(&mut self, key: Key, metrics: &mut LoopMetrics) -> bool {
@@ -313,8 +386,14 @@ impl Connections {
     pub(super) fn resume_if_possible(&mut self, key: Key) {
         let (crowded, has_room) = (self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX, self.has_room());
         let connection = self.of(key);
+        if connection.wait == Wait::Forwarded
+            && connection.forwarded_count <= FORWARDED_PER_CONNECTION_MAX / 2
+        {
+            connection.wait = Wait::None;
+        }
         let queued = connection.queued_size();
-        let may_resume = connection.requests_in_flight <= REQUESTS_PER_CONNECTION_MAX / 2
+        let may_resume = connection.wait == Wait::None
+            && connection.requests_in_flight <= REQUESTS_PER_CONNECTION_MAX / 2
             && queued <= SEND_QUEUE_SIZE_BYTES_MAX / 2
             && !(crowded && queued > 0);
         if !connection.stopped || connection.resuming || !may_resume {
@@ -373,6 +452,7 @@ impl Connections {
     }
 
     fn release_held(&mut self, key: Key) {
+        self.of(key).given_back.clear();
         drop(self.take_held(key));
     }
 
@@ -381,7 +461,8 @@ impl Connections {
         while let Some(key) = self.resumable.pop_front() {
             let Some(connection) = self.find(key) else { continue };
             connection.resuming = false;
-            if connection.phase == Phase::Open && connection.stopped {
+            let is_ready = connection.stopped && connection.wait == Wait::None;
+            if connection.phase == Phase::Open && is_ready {
                 connection.stopped = false;
                 self.mark_dirty(key.slot);
                 return Some(key);
@@ -482,6 +563,6 @@ impl Connections {
     }
 }
 
-fn key_of(origin: Origin) -> Key {
+pub(super) fn key_of(origin: Origin) -> Key {
     Key { slot: origin.connection, generation: origin.generation }
 }

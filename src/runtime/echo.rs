@@ -10,6 +10,7 @@ use crate::base::ids::SegmentId;
 use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::base::time::{Monotonic, Now};
 use crate::storage::block::SegmentWrite;
+use crate::storage::checkpoint::CheckpointProgress;
 
 /// Answers each frame with itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +45,14 @@ impl Service for EchoService {
     ) {
     }
 
+    fn checkpoint_progressed(
+        &mut self,
+        _now: Now,
+        _progress: CheckpointProgress,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
     fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -52,7 +61,7 @@ impl Service for EchoService {
 
     fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn is_drained(&self) -> bool {
         true

@@ -1,4 +1,5 @@
-//! The turn of a core: completions → frames → passes → effects → one submission.
+//! The turn of a core: completions → rings → frames → passes → effects → one submission →
+//! doorbells.
 //!
 //! Every stage has a cap, so a turn is bounded: completions that don't fit wait in the ring, frames
 //! beyond the cap leave their completions for the next turn, a connection's queues have bounds of
@@ -16,12 +17,17 @@ use bytes::Bytes;
 use super::clock::Clock;
 use super::connections::Connections;
 use super::core::{Core, Node};
-use super::disk::Disk;
+use super::disk::{Disk, DiskNews};
 use super::fatal::{Fatal, FatalReason};
 use super::grpc::StreamId;
+use super::mesh::Mesh;
+use super::observation::Observation;
 use super::pass::Pass;
+use super::publishing::Publishing;
 use super::rate_limit::RateLimit;
-use super::service::{Output, Service};
+use super::ring_turn::Descent;
+use super::service::Service;
+use super::thread_usage::OwnThread;
 use super::uring::{Completion, Key, Uring};
 use crate::base::cast::u64_from;
 use crate::base::limits::{PASS_COUNT_MAX, SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
@@ -34,12 +40,26 @@ const TURN_COMPLETION_COUNT_MAX: usize = 64;
 pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
 /// So many bytes of answers weigh as much as a frame: else a turn of reads of the largest values
 /// would take seconds and gigabytes.
-const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
+pub(super) const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
-/// How often a loop that doesn't sleep shows its counters.
-const PUBLISH_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 const LISTENER: Key = Key { slot: 0, generation: 0 };
+
+/// A loop's service, and the parts of the loop that it may use.
+macro_rules! output {
+    ($event_loop:expr) => {
+        (
+            &mut $event_loop.service,
+            &mut crate::runtime::service::Output {
+                connections: &mut $event_loop.connections,
+                disk: &mut $event_loop.disk,
+                mesh: &mut $event_loop.mesh,
+                metrics: &mut $event_loop.metrics,
+            },
+        )
+    };
+}
+pub(super) use output;
 
 /// What a turn says to who drives the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +74,8 @@ pub enum Turn {
 
 /// The listener's state.
 #[derive(Debug)]
-enum Accepting {
-    /// The service isn't ready yet.
+pub(super) enum Accepting {
+    /// Not all services of the node are ready yet.
     Waiting,
     /// Connections are accepted.
     Armed,
@@ -73,29 +93,41 @@ pub struct EventLoop<S> {
     pub(super) pass: Pass,
     pub(super) metrics: LoopMetrics,
     pub(super) accept_limit: RateLimit,
-    service: S,
-    disk: Disk,
+    pub(super) mesh: Mesh,
+    pub(super) observation: Observation<OwnThread>,
+    pub(super) publishing: Publishing,
+    pub(super) service: S,
+    pub(super) disk: Disk,
     clock: Clock,
-    now: Now,
-    node: Arc<Node>,
-    shard: usize,
+    pub(super) now: Now,
+    pub(super) node: Arc<Node>,
     listener: Option<OwnedFd>,
-    accepting: Accepting,
+    pub(super) accepting: Accepting,
     started: bool,
+    /// The service is, and the other cores were told.
+    pub(super) ready: bool,
+    /// The shard whose ring was looked at first in this turn.
+    pub(super) first_link: usize,
+    /// Connections that need not wait for credits any more; empty between turns.
+    pub(super) served: Vec<Key>,
+    /// Connections that the node counts as this core's.
+    pub(super) counted_connections: usize,
+    /// Unread bytes of clients that the other cores know of.
+    pub(super) told_unread_size: usize,
+    pub(super) descent: Descent,
     /// Reaped and not yet handled.
-    completions: VecDeque<Completion>,
+    pub(super) completions: VecDeque<Completion>,
     /// Frames handed over in this turn.
     pub(super) turn_frames: usize,
     /// Messages of a gRPC connection on their way to the pass; empty otherwise.
     pub(super) messages: Vec<(StreamId, Bytes)>,
     yielded_at: Monotonic,
-    published_at: Monotonic,
     /// When a shutdown must be over.
     shutdown_by: Option<Monotonic>,
 }
 
 impl<S: Service> EventLoop<S> {
-    /// The loop of the shard `shard`, on the thread that will drive it.
+    /// The loop of the shard whose `mesh` it is, on the thread that will drive it.
     #[must_use]
     pub fn new(
         service: S,
@@ -103,29 +135,36 @@ impl<S: Service> EventLoop<S> {
         disk: Disk,
         listener: OwnedFd,
         node: Arc<Node>,
-        shard: usize,
+        mesh: Mesh,
     ) -> Self {
         let clock = Clock::start();
         Self {
             ring,
-            connections: Connections::new(node.connection_count_max),
+            connections: Connections::new(mesh.me(), node.connection_count_max),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
+            mesh,
+            observation: Observation::new(clock.monotonic(), OwnThread::new()),
+            publishing: Publishing::default(),
             service,
             disk,
             clock,
             now: clock.now(),
             node,
-            shard,
             listener: Some(listener),
             accepting: Accepting::Waiting,
             started: false,
+            ready: false,
+            first_link: 0,
+            served: Vec::new(),
+            counted_connections: 0,
+            told_unread_size: 0,
+            descent: Descent::default(),
             completions: VecDeque::with_capacity(TURN_COMPLETION_COUNT_MAX),
             turn_frames: 0,
             messages: Vec::with_capacity(PASS_COUNT_MAX),
             yielded_at: Monotonic(0),
-            published_at: Monotonic(0),
             shutdown_by: None,
         }
     }
@@ -136,31 +175,46 @@ impl<S: Service> EventLoop<S> {
     /// If the node must stop.
     pub fn turn(&mut self) -> Result<Turn, Fatal> {
         self.ring.submit().map_err(|error| Fatal::new(FatalReason::Ring, error))?;
+        self.ring_doorbells();
         let room = TURN_COMPLETION_COUNT_MAX.saturating_sub(self.completions.len());
         self.ring.reap(&mut self.completions, room);
         self.now = self.clock.now();
+        self.observation.turn_begins(self.now.monotonic, self.completions.len(), &mut self.metrics);
+        let began = self.now.monotonic;
         self.yield_to_writes();
         let mut busy = !self.completions.is_empty() || self.connections.resumable_count() > 0;
         self.turn_frames = 0;
         busy |= self.begin();
+        busy |= self.take_arrivals();
+        busy |= self.drain_rings();
         self.resume_stopped();
         while self.turn_frames < TURN_FRAME_COUNT_MAX {
             let Some(completion) = self.completions.pop_front() else { break };
             self.complete(completion)?;
         }
         self.deliver();
+        busy |= self.take_disk_news()?;
         busy |= self.run_deadlines();
-        let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-        self.service.turn_end(self.now, output);
+        let (service, output) = output!(self);
+        service.turn_end(self.now, output);
         busy |= self.disk.has_outgoing();
-        self.disk.submit(&mut self.ring);
+        self.disk.submit(&mut self.ring, self.now.monotonic);
         busy |= self.connections.has_dirty();
         self.connections.settle_all(self.now.monotonic, &mut self.ring, &mut self.metrics);
-        self.count_turn(busy);
+        if self.mesh.publish() {
+            self.metrics.published_count += 1;
+            busy = true;
+        }
+        self.publish_connections();
+        self.count_turn(began, busy);
+        let descent = self.descent;
         if self.shut_down()? {
-            self.core().publish(&self.metrics);
+            self.ring_doorbells();
+            while self.take_arrivals() {}
+            self.publish_last();
             return Ok(Turn::Finished);
         }
+        busy |= self.descent != descent;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
     }
 
@@ -170,6 +224,7 @@ impl<S: Service> EventLoop<S> {
     /// # Errors
     /// If the node must stop.
     pub fn prepare_to_sleep(&mut self) -> Result<bool, Fatal> {
+        self.ring_doorbells();
         self.core().announce_sleep();
         self.ring.set_eventfd_signals(true);
         let now = self.clock.monotonic();
@@ -184,13 +239,18 @@ impl<S: Service> EventLoop<S> {
         self.ring.reap(&mut self.completions, TURN_COMPLETION_COUNT_MAX);
         let shutdown_is_news =
             self.shutdown_by.is_none() && self.node.shutdown.load(Ordering::Acquire);
+        self.observation.sleeps(now);
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
-            && !self.disk.poll_prepared()
-            && !shutdown_is_news;
+            && !self.disk.poll_news()
+            && !self.mesh.has_incoming()
+            && !self.core().has_arrivals()
+            && !self.progress_is_news()
+            && !shutdown_is_news
+            && self.partitions_are_published();
         if idle {
             self.metrics.parks_count += 1;
-            self.core().publish(&self.metrics);
+            self.publish();
         }
         Ok(idle)
     }
@@ -218,32 +278,38 @@ impl<S: Service> EventLoop<S> {
         &self.metrics
     }
 
-    fn core(&self) -> &Core {
-        &self.node.cores[self.shard]
+    pub(super) fn core(&self) -> &Core {
+        &self.node.cores[usize::from(self.mesh.me().0)]
     }
 
-    fn count_turn(&mut self, busy: bool) {
+    fn count_turn(&mut self, began: Monotonic, busy: bool) {
+        let (left, reads) = (self.completions.len(), self.service.reads_count());
+        self.observation.turn_ends(began, busy, left, reads);
         self.metrics.turns_count += 1;
         self.metrics.turns_busy_count += u64::from(busy);
         self.core().turns.store(self.metrics.turns_count, Ordering::Relaxed);
-        if self.now.monotonic.since_ns(self.published_at) >= PUBLISH_INTERVAL_NS {
-            self.published_at = self.now.monotonic;
-            self.core().publish(&self.metrics);
-        }
+        self.publish_when_due();
     }
 
-    /// Starts the service, and accepts connections once it is ready for them.
+    /// Starts the service, and accepts connections once those of all cores are ready for them.
     fn begin(&mut self) -> bool {
         if !matches!(self.accepting, Accepting::Waiting) {
             return false;
         }
         if !self.started {
             self.started = true;
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-            self.service.start(self.now, output);
+            let (service, output) = output!(self);
+            service.start(self.now, output);
             return true;
         }
-        let Some(listener) = self.listener.as_ref().filter(|_| self.service.is_ready()) else {
+        if !self.ready {
+            self.ready = self.service.is_ready();
+            if self.ready {
+                self.node.arrive(|progress| &progress.ready_count);
+            }
+        }
+        let all_are_ready = self.ready && self.node.all_arrived(|progress| &progress.ready_count);
+        let Some(listener) = self.listener.as_ref().filter(|_| all_are_ready) else {
             return false;
         };
         self.ring.accept(listener.as_fd(), LISTENER);
@@ -270,7 +336,8 @@ impl<S: Service> EventLoop<S> {
                 self.connections.sent(key, bytes, &result, &mut self.metrics);
             }
             Completion::Written { key, blocks, result } => {
-                let (write, result) = self.disk.written(key, blocks, result);
+                let now = self.now.monotonic;
+                let (write, result) = self.disk.written(key, blocks, result, now);
                 let size = write.blocks.len() * crate::base::limits::BLOCK_SIZE_BYTES;
                 self.metrics.log_writes_count += 1;
                 self.metrics.log_written_size_bytes += u64_from(size);
@@ -280,8 +347,8 @@ impl<S: Service> EventLoop<S> {
                     let message = format!("the log can't be written ({place}): {error}");
                     Fatal::new(FatalReason::LogWrite, message)
                 });
-                let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-                self.service.written(self.now, write, result, output);
+                let (service, output) = output!(self);
+                service.written(self.now, write, result, output);
                 return failure.map_or(Ok(()), Err);
             }
             Completion::Alarm => {}
@@ -297,7 +364,7 @@ impl<S: Service> EventLoop<S> {
         match socket {
             // It came while the listener was being closed: the peer tries another node.
             Ok(_) if matches!(self.accepting, Accepting::Ended) => {}
-            Ok(socket) => self.connections.open(socket, now, &mut self.metrics),
+            Ok(socket) => self.place(socket),
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
             Err(error) => {
                 self.metrics.accept_errors_count += 1;
@@ -331,32 +398,61 @@ impl<S: Service> EventLoop<S> {
         self.now = self.clock.now();
         self.yield_to_writes();
         let frames = self.pass.frames(self.ring.buffers());
-        let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-        self.service.frames(self.now, &frames, output);
+        let (service, output) = output!(self);
+        service.frames(self.now, &frames, output);
         self.metrics.passes_count += 1;
-        self.metrics.frames_count += u64_from(frames.len());
+        let count = u64_from(frames.len() - self.mesh.deferred.len());
+        self.metrics.frames_count += count;
+        self.observation.pass(count);
         let queued = self.connections.recount_origins(frames.iter().map(|frame| frame.origin));
         self.turn_frames += frames.len() + queued / TURN_FRAME_SIZE_BYTES;
         drop(frames);
+        if !self.mesh.deferred.is_empty() {
+            self.put_back();
+        }
         self.pass.clear(self.ring.buffers_mut());
+    }
+
+    /// Passes on what the disk's helper has to say.
+    fn take_disk_news(&mut self) -> Result<bool, Fatal> {
+        let mut busy = false;
+        while let Some(news) = self.disk.next_news() {
+            busy = true;
+            let now = self.now;
+            let failure = match &news {
+                DiskNews::Prepared(segment, Err(error)) => {
+                    tracing::error!(%segment, %error, "a segment can't be prepared");
+                    let message = || format!("segments can't be prepared: {error}");
+                    let fatal = || Fatal::new(FatalReason::SegmentPreparation, message());
+                    self.disk.cannot_prepare().then(fatal)
+                }
+                _ => None,
+            };
+            let (service, output) = output!(self);
+            match news {
+                DiskNews::Prepared(segment, result) => {
+                    output.metrics.segments_prepared_count += u64::from(result.is_ok());
+                    service.segment_prepared(now, segment, result, output);
+                }
+                DiskNews::Read(read) => service.segment_read(now, read, output),
+                DiskNews::Space(left) => service.disk_space(now, left, output),
+                DiskNews::Checkpoint(progress) => {
+                    service.checkpoint_progressed(now, progress, output);
+                }
+                DiskNews::Scrub(news) => service.scrub(now, news, output),
+            }
+            failure.map_or(Ok(()), Err)?;
+        }
+        Ok(busy)
     }
 
     fn run_deadlines(&mut self) -> bool {
         let mut busy = false;
-        while let Some((segment, result)) = self.disk.next_prepared() {
-            busy = true;
-            self.metrics.segments_prepared_count += u64::from(result.is_ok());
-            if let Err(error) = &result {
-                tracing::error!(%error, "a segment can't be prepared");
-            }
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-            self.service.segment_prepared(self.now, segment, result, output);
-        }
         let now = self.now.monotonic;
         if self.service.next_deadline().is_some_and(|deadline| deadline <= now) {
             busy = true;
-            let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-            self.service.deadline(self.now, output);
+            let (service, output) = output!(self);
+            service.deadline(self.now, output);
         }
         self.connections.sweep(now, &mut self.metrics);
         if let (Accepting::Resting(until), Some(listener)) = (&self.accepting, &self.listener)
@@ -391,15 +487,15 @@ impl<S: Service> EventLoop<S> {
             }
             return Ok(false);
         };
-        let drained = self.service.is_drained() && self.disk.is_idle();
-        if drained && self.connections.count() == 0 {
+        self.descend();
+        if self.descent.quiet && self.all_are_quiet() {
             return Ok(true);
         }
         if self.now.monotonic < by {
             return Ok(false);
         }
         self.connections.cut_all(DropReason::ShutdownTimeout, &mut self.metrics);
-        if drained {
+        if self.is_drained() {
             return Ok(true);
         }
         let message = "the shutdown's time was up before everything in flight was finished";
@@ -415,18 +511,9 @@ impl<S: Service> EventLoop<S> {
         self.accepting = Accepting::Ended;
         self.listener = None;
         self.connections.drain();
-        let output = &mut output(&mut self.connections, &mut self.disk, &mut self.metrics);
-        self.service.begin_shutdown(self.now, output);
+        let (service, output) = output!(self);
+        service.begin_shutdown(self.now, output);
     }
-}
-
-/// The parts of the loop that a service may use, beside the service itself.
-fn output<'a>(
-    connections: &'a mut Connections,
-    disk: &'a mut Disk,
-    metrics: &'a mut LoopMetrics,
-) -> Output<'a> {
-    Output { connections, disk, metrics }
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::core::Node;
-use super::disk::{Disk, ask_for_long_slice};
+use super::disk::{Disk, Helpers, ask_for_long_slice};
 use super::event_loop::{EventLoop, Turn};
 use super::fatal::{Fatal, FatalReason};
-use super::segment_workshop::Workshop;
+use super::mesh::Mesh;
 use super::service::Service;
 use super::uring::{RingSize, Uring, buffered_file};
 use crate::base::time::{Monotonic, NS_PER_US};
@@ -37,13 +37,14 @@ pub enum Idle {
 /// Everything that a core is given.
 #[derive(Debug)]
 pub(super) struct Assignment {
-    pub(super) shard: usize,
+    /// Its ends of the rings to the others; they say which shard it is.
+    pub(super) mesh: Mesh,
     /// The processor.
     pub(super) core: usize,
     pub(super) idle: Idle,
     pub(super) node: Arc<Node>,
     pub(super) listener: OwnedFd,
-    pub(super) workshop: Option<Workshop>,
+    pub(super) helpers: Option<Helpers>,
 }
 
 /// Longer than a thread can be kept from running, so that it never fires before a task has run.
@@ -73,7 +74,7 @@ pub(super) fn start<S: Service + 'static>(
     make: impl FnOnce() -> Result<S, Fatal> + Send + 'static,
     report: impl Fn(Report) + Send + 'static,
 ) -> Result<(), Fatal> {
-    let name = format!("core-{}", assignment.shard);
+    let name = format!("core-{}", assignment.mesh.me());
     LocalExecutorBuilder::new(Placement::Fixed(assignment.core))
         .name(&name)
         .preempt_timer(PREEMPT_TIMER)
@@ -94,8 +95,9 @@ async fn host<S: Service + 'static>(
     make: impl FnOnce() -> Result<S, Fatal>,
     report: &impl Fn(Report),
 ) -> Result<(), Fatal> {
-    let Assignment { shard, idle, node, listener, workshop, .. } = assignment;
-    if workshop.is_some() && !ask_for_long_slice() {
+    let Assignment { mesh, idle, node, listener, helpers, .. } = assignment;
+    let shard = usize::from(mesh.me().0);
+    if helpers.is_some() && !ask_for_long_slice() {
         tracing::debug!(shard, "the scheduler grants no long slice");
     }
     let mut ring = Uring::new(RingSize::default())
@@ -107,8 +109,8 @@ async fn host<S: Service + 'static>(
     let alarm_bell = buffered_file(&core.eventfd)
         .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
     start_ticker(&node, shard);
-    let disk = Disk::new(Arc::clone(&node), workshop);
-    let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), shard);
+    let disk = Disk::new(Arc::clone(&node), helpers);
+    let event_loop = EventLoop::new(make()?, ring, disk, listener, Arc::clone(&node), mesh);
     drive(event_loop, idle, &alarm_bell, report).await
 }
 

@@ -10,13 +10,12 @@ use std::mem;
 use bytes::Bytes;
 
 use super::buffer_pool::ReceivedBuffer;
-use super::connection::{Phase, Protocol};
+use super::connection::{Phase, Protocol, Wait};
 use super::connections::Connections;
 use super::event_loop::{EventLoop, TURN_FRAME_COUNT_MAX};
 use super::grpc::{CloseReason, ConnectionState, GrpcConnection, StreamId};
 use super::service::Service;
 use super::uring::Key;
-use crate::base::ids::Origin;
 use crate::base::limits::{HELD_SIZE_BYTES_MAX, LINGER_NS_MAX, PASS_COUNT_MAX};
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
@@ -37,6 +36,12 @@ impl<S: Service> EventLoop<S> {
 
     /// Hands the messages of a gRPC connection to the pass, as many as the bounds allow.
     pub(super) fn take_messages(&mut self, key: Key) {
+        let waits = self.connections.of(key).wait != Wait::None;
+        if waits || !self.take_given_back(key) {
+            self.connections.recount_held(key);
+            self.connections.mark_dirty(key.slot);
+            return;
+        }
         loop {
             if self.turn_frames + self.pass.len() >= TURN_FRAME_COUNT_MAX {
                 self.connections.resume_next_turn(key);
@@ -44,6 +49,9 @@ impl<S: Service> EventLoop<S> {
             }
             if self.pass.is_full() {
                 self.deliver();
+                if self.connections.of(key).wait != Wait::None {
+                    break;
+                }
             }
             let allowed = self.connections.room(key).min(PASS_COUNT_MAX - self.pass.len());
             let now = self.monotonic();
@@ -51,7 +59,8 @@ impl<S: Service> EventLoop<S> {
             let taken = self.messages.len();
             for (stream, payload) in self.messages.drain(..) {
                 self.connections.count_request(key);
-                self.pass.push_payload(origin_of(key, stream), payload);
+                let origin = self.connections.origin_of(key, stream.0);
+                self.pass.push_payload(origin, payload);
             }
             if !has_unread {
                 break;
@@ -63,6 +72,33 @@ impl<S: Service> EventLoop<S> {
         }
         self.connections.recount_held(key);
         self.connections.mark_dirty(key.slot);
+    }
+
+    /// Hands the messages to the pass that were given back by an earlier one. False: some have to
+    /// wait.
+    fn take_given_back(&mut self, key: Key) -> bool {
+        while !self.connections.of(key).given_back.is_empty() {
+            if self.turn_frames + self.pass.len() >= TURN_FRAME_COUNT_MAX {
+                self.connections.resume_next_turn(key);
+                return false;
+            }
+            if self.pass.is_full() {
+                self.deliver();
+                if self.connections.of(key).wait != Wait::None {
+                    return false;
+                }
+            }
+            if self.connections.room(key) == 0 {
+                self.connections.stop(key, &mut self.metrics);
+                return false;
+            }
+            if let Some((stream, payload)) = self.connections.of(key).given_back.pop_front() {
+                self.connections.count_request(key);
+                let origin = self.connections.origin_of(key, stream.0);
+                self.pass.push_payload(origin, payload);
+            }
+        }
+        true
     }
 }
 
@@ -182,8 +218,4 @@ fn drop_reason(reason: CloseReason) -> Option<DropReason> {
         CloseReason::NoPreface => Some(DropReason::UnknownProtocol),
         CloseReason::Silent => Some(DropReason::Silent),
     }
-}
-
-fn origin_of(key: Key, stream: StreamId) -> Origin {
-    Origin { connection: key.slot, generation: key.generation, stream: stream.0 }
 }

@@ -10,7 +10,9 @@
 //! Only this room names glommio and `io_uring`, and only `uring`, `buffer_pool` and `disk` are
 //! `unsafe`.
 
+pub mod atomics;
 pub mod buffer_pool;
+pub mod checkpoint_files;
 pub mod client_frame;
 pub mod clock;
 pub mod connection;
@@ -18,6 +20,7 @@ pub mod connections;
 pub mod core;
 pub mod deadlines;
 pub mod disk;
+pub mod doorbell;
 pub mod echo;
 pub mod event_loop;
 pub mod executor;
@@ -25,14 +28,23 @@ pub mod fatal;
 pub mod grpc;
 pub mod grpc_turn;
 pub mod listener;
+pub mod mesh;
 pub mod node_runtime;
+pub mod observation;
 pub mod pass;
+pub mod published;
+pub mod publishing;
 pub mod rate_limit;
 pub mod receiving;
 pub mod refusal;
+pub mod ring;
+mod ring_turn;
+pub mod scrub;
 pub mod segment_workshop;
 pub mod service;
 pub mod settle;
 pub mod shard_service;
 pub mod sniff;
+pub mod steal;
+pub mod thread_usage;
 pub mod uring;

@@ -8,20 +8,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
-use super::core::Node;
+use super::core::{Node, NodeFacts};
+use super::disk::Helpers;
 use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
-use super::segment_workshop::{SegmentPlace, Workshop};
+use super::mesh::meshes;
+use super::segment_workshop::SegmentPlace;
 use super::service::Service;
+use super::steal;
 use crate::base::limits::{
     CONNECTION_COUNT_MAX, DESCRIPTOR_COUNT_RESERVED, DESCRIPTOR_COUNT_RESERVED_PER_SHARD,
 };
 
 /// A loop that made no turn for so long is reported.
 const STALL: Duration = Duration::from_millis(100);
+/// The steal is read once in so many looks at the cores: about once a second.
+const LOOKS_PER_STEAL: u32 = 10;
 
 /// How a node runs.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub struct Runtime {
     /// Set by a signal.
     asked: Option<Arc<AtomicBool>>,
     watch: Vec<Watched>,
+    /// Looks at the cores since the steal was read.
+    looks_since_steal: u32,
 }
 
 /// What the watchdog remembers of a core.
@@ -57,8 +64,6 @@ struct Watched {
     heartbeats: u64,
     ready: bool,
     finished: bool,
-    /// How often it was found standing.
-    stalls_count: u64,
 }
 
 impl Runtime {
@@ -74,12 +79,27 @@ impl Runtime {
         S: Service + 'static,
         F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
     {
+        Self::start_node(options, NodeFacts::default(), make)
+    }
+
+    /// The same for a service that is a node, and tells whoever asks what it is.
+    ///
+    /// # Errors
+    /// As of [`Runtime::start`].
+    ///
+    /// # Panics
+    /// As of [`Runtime::start`].
+    pub fn start_node<S, F>(options: Options, facts: NodeFacts, make: F) -> Result<Self, Fatal>
+    where
+        S: Service + 'static,
+        F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
+    {
         let Options { listen: address, cores, idle, segments } = options;
         assert!(segments.is_empty() || segments.len() == cores.len(), "one place for each core");
         let environment = |error| Fatal::new(FatalReason::Environment, error);
         let connection_count_max = connection_count_max(raise_descriptor_limit(), cores.len())?;
         let node = Node::new(cores.len(), connection_count_max).map_err(environment)?;
-        let node = Arc::new(node);
+        let node = Arc::new(node.with_facts(facts, &cores));
         let (listeners, address) =
             listen(address, cores.len()).map_err(|error| Fatal::new(FatalReason::Listen, error))?;
         let (bell, bell_rope) = UnixStream::pair().map_err(environment)?;
@@ -87,11 +107,13 @@ impl Runtime {
         let (outbox, reports) = channel();
         let watch = vec![Watched::default(); cores.len()];
         let mut places = segments.into_iter();
-        for ((shard, core), listener) in cores.into_iter().enumerate().zip(listeners) {
-            let workshop = places.next().map(|place| start_workshop(place, &node, shard));
-            let workshop = workshop.transpose()?;
+        let meshes = meshes(cores.len());
+        let cores = cores.into_iter().zip(meshes);
+        for ((shard, (core, mesh)), listener) in cores.enumerate().zip(listeners) {
+            let helpers = places.next().map(|place| start_helpers(place, &node, shard));
+            let helpers = helpers.transpose()?;
             let node = Arc::clone(&node);
-            let assignment = Assignment { shard, core, idle, node, listener, workshop };
+            let assignment = Assignment { mesh, core, idle, node, listener, helpers };
             let (make, outbox) = (make.clone(), outbox.clone());
             let rope = bell_rope.try_clone().map_err(environment)?;
             let report = move |report| {
@@ -102,7 +124,16 @@ impl Runtime {
             executor::start(assignment, move || make(shard), report)?;
         }
         tracing::info!(%address, "listening");
-        Ok(Self { node, address, reports, bell, bell_rope, asked: None, watch })
+        Ok(Self {
+            node,
+            address,
+            reports,
+            bell,
+            bell_rope,
+            asked: None,
+            watch,
+            looks_since_steal: 0,
+        })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -131,6 +162,9 @@ impl Runtime {
                 signal_hook::flag::register(signal, Arc::clone(&asked))?;
                 signal_hook::low_level::pipe::register(signal, self.bell_rope.try_clone()?)?;
             }
+            // A write beyond a limit on file sizes is to fail, with its reason, rather than to end
+            // the process without one.
+            signal_hook::flag::register(SIGXFSZ, Arc::default())?;
             Ok(asked)
         };
         self.asked = Some(register().map_err(|error| Fatal::new(FatalReason::Environment, error))?);
@@ -145,6 +179,7 @@ impl Runtime {
         while !self.watch.iter().all(|watched| watched.ready || watched.finished) {
             self.watch_once()?;
         }
+        self.node.ready.store(true, Ordering::Release);
         Ok(!self.node.shutdown.load(Ordering::Acquire))
     }
 
@@ -194,18 +229,32 @@ impl Runtime {
                 && (turns == watched.turns && !core.is_sleeping()
                     || heartbeats == watched.heartbeats);
             if stands {
-                watched.stalls_count += 1;
-                let (stalls_count, sleeping) = (watched.stalls_count, core.is_sleeping());
+                let stalls_count = core.stands_count.fetch_add(1, Ordering::Relaxed) + 1;
+                let sleeping = core.is_sleeping();
                 tracing::warn!(shard, stalls_count, sleeping, "a loop made no turn for 100 ms");
             }
             (watched.turns, watched.heartbeats) = (turns, heartbeats);
         }
+        self.looks_since_steal += 1;
+        if self.looks_since_steal >= LOOKS_PER_STEAL {
+            self.looks_since_steal = 0;
+            self.read_steal();
+        }
+    }
+
+    fn read_steal(&self) {
+        let steal_ns = steal::read_ns();
+        for core in &self.node.cores {
+            if let Some(ns) = steal_ns.get(&core.processor) {
+                core.steal_ns.store(*ns, Ordering::Relaxed);
+            }
+        }
     }
 }
 
-fn start_workshop(place: SegmentPlace, node: &Arc<Node>, shard: usize) -> Result<Workshop, Fatal> {
+fn start_helpers(place: SegmentPlace, node: &Arc<Node>, shard: usize) -> Result<Helpers, Fatal> {
     let node = Arc::clone(node);
-    Workshop::start(place, move || node.cores[shard].ring_doorbell())
+    Helpers::start(place, move || node.cores[shard].ring_doorbell())
 }
 
 fn ring(mut rope: &UnixStream) {

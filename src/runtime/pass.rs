@@ -6,9 +6,10 @@ use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 
 use super::buffer_pool::{BufferPool, ReceivedBuffer};
+use super::grpc::StreamId;
 use super::service::Frame;
 use crate::base::ids::Origin;
-use crate::base::limits::PASS_COUNT_MAX;
+use crate::base::limits::{FRAME_PREFIX_SIZE_BYTES, PASS_COUNT_MAX};
 
 /// Memory with received bytes.
 #[derive(Debug)]
@@ -31,6 +32,15 @@ impl Chunk {
             Self::Payload(bytes) => bytes,
         }
     }
+}
+
+/// A frame of the pass as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Stored<'a> {
+    /// With its prefix.
+    Frame(&'a [u8]),
+    /// A payload that was cut out.
+    Payload(&'a Bytes),
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +119,31 @@ impl Pass {
             payload: &self.chunks[place.chunk].bytes(pool)[place.payload.clone()],
         };
         self.places.iter().map(frame).collect()
+    }
+
+    /// Where a frame came from.
+    #[must_use]
+    pub fn origin(&self, place: usize) -> Origin {
+        self.places[place].origin
+    }
+
+    /// The stream that a frame came on.
+    #[must_use]
+    pub fn stream(&self, place: usize) -> StreamId {
+        StreamId(self.origin(place).stream)
+    }
+
+    /// A frame as it is stored.
+    #[must_use]
+    pub fn stored<'a>(&'a self, place: usize, pool: &'a BufferPool) -> Stored<'a> {
+        let Place { chunk, payload, .. } = &self.places[place];
+        match &self.chunks[*chunk] {
+            Chunk::Payload(bytes) => Stored::Payload(bytes),
+            chunk @ (Chunk::Received(_) | Chunk::Held(_)) => {
+                let begin = payload.start - FRAME_PREFIX_SIZE_BYTES;
+                Stored::Frame(&chunk.bytes(pool)[begin..payload.end])
+            }
+        }
     }
 
     /// The pass was handed over: returns its memory but for the chunk that is still being cut.

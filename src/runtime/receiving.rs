@@ -14,7 +14,6 @@ use super::service::{Service, WireStatus};
 use super::sniff::{Foreign, Sniffed, sniff};
 use super::uring::Key;
 use crate::base::cast::u64_from;
-use crate::base::ids::Origin;
 use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::metrics::DropReason;
 use crate::wire::error::StatusCode;
@@ -186,11 +185,14 @@ impl<S: Service> EventLoop<S> {
                     if self.pass.is_full() {
                         self.deliver();
                     }
-                    if !self.connections.admit(key, &mut self.metrics) {
+                    if self.connections.of(key).stopped
+                        || !self.connections.admit(key, &mut self.metrics)
+                    {
                         self.hold_rest(key, at);
                         break;
                     }
-                    self.pass.push(origin_of(key), at + FRAME_PREFIX_SIZE_BYTES..at + size);
+                    let origin = self.connections.origin_of(key, 0);
+                    self.pass.push(origin, at + FRAME_PREFIX_SIZE_BYTES..at + size);
                     at += size;
                 }
                 Ok(_) => {
@@ -200,6 +202,10 @@ impl<S: Service> EventLoop<S> {
                 Err(error) => {
                     // What came before it is still answered, as far as it can be at once.
                     self.deliver();
+                    if self.connections.of(key).stopped {
+                        self.hold_rest(key, at);
+                        break;
+                    }
                     self.refuse_frame(key, error);
                 }
             }
@@ -234,8 +240,4 @@ impl<S: Service> EventLoop<S> {
         let status = WireStatus { code: StatusCode::ResourceExhausted, message };
         self.connections.refuse(key, &status, DropReason::HeldLimit, &mut self.metrics);
     }
-}
-
-fn origin_of(key: Key) -> Origin {
-    Origin { connection: key.slot, generation: key.generation, stream: 0 }
 }

@@ -1,5 +1,7 @@
 //! A helper thread that makes segments ready to be written: created, allocated, *zero-filled*,
 //! synced and durable in their directory. A synced write into a file that isn't costs milliseconds.
+//! A segment that the log doesn't need any more is all of that but for its name: renamed, it is the
+//! next one. The thread also reads old segments for the log, and looks how much room is left.
 //!
 //! It is a thread and not operations of the core's ring because allocation and syncs block:
 //! io_uring hands them to kernel workers that are pinned to the loop's core and fight with it. The
@@ -10,7 +12,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -18,20 +21,34 @@ use zerocopy::IntoBytes;
 
 use super::clock::Clock;
 use super::fatal::{Fatal, FatalReason};
+use super::scrub::{ScrubNews, ScrubOptions, Scrubber};
 use crate::base::cast::{u64_from, usize_from_u32};
 use crate::base::ids::SegmentId;
 use crate::base::limits::{
     BLOCK_SIZE_BYTES, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITE_BATCH_SIZE_BYTES_MAX,
 };
-use crate::storage::block::Block;
+use crate::shard::SegmentBlocks;
+use crate::storage::block::{Block, offset_of};
+use crate::storage::carry::SegmentRead;
+use crate::storage::record::LiveSegment;
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
+use crate::storage::wal::{FreeSegment, SegmentWanted};
 
 /// After each slice the thread pauses this many times as long as the slice took, so that a segment
 /// costs a quarter of the device. The first segment is filled without pauses: nobody writes yet.
-const PAUSE_FACTOR: u32 = 3;
+pub(super) const PAUSE_FACTOR: u32 = 3;
 /// A lower priority than the loops', but not the lowest: with it a thread hardly runs at all where
 /// every core spins, and the log would wait for its next segment.
-const NICE: i32 = 5;
+pub(super) const HELPER_NICE: i32 = 5;
+/// How long to wait, and how often, when the system is short of descriptors or memory: some
+/// seconds in all, many times as long as a burst of connections takes to be turned away.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
+const SHORTAGE_RETRY_COUNT_MAX: usize = 500;
+
+/// How often to look how much room is left.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// A change of it that is worth telling.
+const SPACE_STEP_BYTES: u64 = 1 << 20;
 
 /// Where a shard's segments lie.
 #[derive(Clone, Debug)]
@@ -42,6 +59,8 @@ pub struct SegmentPlace {
     pub segment_size_bytes: usize,
     /// Whether direct I/O is used; [`takes_direct_io`] says whether it can be.
     pub direct: bool,
+    /// How they are scrubbed, if they are.
+    pub scrub: Option<ScrubOptions>,
 }
 
 impl SegmentPlace {
@@ -89,6 +108,14 @@ pub struct PrepareError {
 }
 
 impl PrepareError {
+    /// Whether the system was short of something that comes back by itself: a burst of connections
+    /// takes more descriptors than they may keep, until those beyond the limit are closed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EINTR];
+        self.error.raw_os_error().is_some_and(|code| shortages.contains(&code))
+    }
+
     /// Whether there was no room: the node goes on, and refuses writes when its log is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -113,12 +140,30 @@ pub struct Prepared {
     pub file: Result<OwnedFd, PrepareError>,
 }
 
+/// What the helper has to say.
+#[derive(Debug)]
+pub enum News {
+    /// A segment became ready, or didn't.
+    Prepared(Prepared),
+    /// Blocks were read, or can't be.
+    Read(SegmentBlocks),
+    /// So many bytes are left on the filesystem.
+    Space(u64),
+    /// The scrubber has something to say.
+    Scrub(ScrubNews),
+}
+
+enum Job {
+    Prepare(SegmentWanted),
+    Read(SegmentRead),
+}
+
 /// The loop's end of the helper thread.
 #[derive(Debug)]
 pub struct Workshop {
-    jobs: Sender<SegmentId>,
-    results: Receiver<Prepared>,
-    outstanding: usize,
+    jobs: Sender<Job>,
+    scrubber: Option<Scrubber>,
+    news: Receiver<News>,
 }
 
 impl Workshop {
@@ -130,48 +175,132 @@ impl Workshop {
     ///
     /// # Panics
     /// If the segment size isn't one that the configuration allows.
-    pub fn start(place: SegmentPlace, notify: impl Fn() + Send + 'static) -> Result<Self, Fatal> {
+    pub fn start(
+        place: SegmentPlace,
+        notify: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, Fatal> {
         let size = place.segment_size_bytes;
         assert!((SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
         assert!(size.is_multiple_of(BLOCK_SIZE_BYTES));
         discard_unfinished(&place.directory);
         let (jobs, inbox) = channel();
-        let (outbox, results) = channel();
-        let work = move || {
-            // Without it the thread is only less considerate.
-            let _ = rustix::process::setpriority_process(None, NICE);
-            let mut pause_factor = 0;
-            while let Ok(segment) = inbox.recv() {
-                let file = prepare(&place, segment, pause_factor);
-                pause_factor = PAUSE_FACTOR;
-                if outbox.send(Prepared { segment, file }).is_err() {
+        let (outbox, news) = channel();
+        let notify = Arc::new(notify);
+        let scrubber = place.scrub.clone().map(|options| {
+            let (outbox, notify) = (outbox.clone(), Arc::clone(&notify));
+            let say = move |news| {
+                let heard = outbox.send(News::Scrub(news)).is_ok();
+                notify();
+                heard
+            };
+            Scrubber::start(place.clone(), options, say)
+        });
+        let scrubber = scrubber.transpose()?;
+        let helper = Helper { place, pause_factor: 0, told_space: None };
+        std::thread::Builder::new()
+            .name("segments".into())
+            .spawn(move || helper.work(&inbox, &outbox, &*notify))
+            .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
+        Ok(Self { jobs, scrubber, news })
+    }
+
+    /// Begins to prepare a segment.
+    pub fn prepare(&mut self, wanted: SegmentWanted) {
+        self.jobs.send(Job::Prepare(wanted)).expect("the helper lives as long as its shard");
+    }
+
+    /// Begins to read blocks of a segment.
+    pub fn read(&mut self, read: SegmentRead) {
+        self.jobs.send(Job::Read(read)).expect("the helper lives as long as its shard");
+    }
+
+    /// Begins to scrub: these segments count.
+    pub fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        let scrubber = self.scrubber.as_ref().expect("who asks for segments scrubs them");
+        scrubber.scrub(segments);
+    }
+
+    /// What the helper has to say next, if anything.
+    pub fn next_news(&mut self) -> Option<News> {
+        self.news.try_recv().ok()
+    }
+}
+
+/// The helper's thread.
+struct Helper {
+    place: SegmentPlace,
+    pause_factor: u32,
+    /// What was said last of the room that is left.
+    told_space: Option<u64>,
+}
+
+impl Helper {
+    fn work(mut self, inbox: &Receiver<Job>, outbox: &Sender<News>, notify: &impl Fn()) {
+        // Without it the thread is only less considerate.
+        let _ = rustix::process::setpriority_process(None, HELPER_NICE);
+        loop {
+            let news = match inbox.recv_timeout(SPACE_INTERVAL) {
+                Ok(job) => Some(self.run(job)),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            for news in news.into_iter().chain(self.space()) {
+                if outbox.send(news).is_err() {
                     return;
                 }
                 notify();
             }
-        };
-        std::thread::Builder::new()
-            .name("segments".into())
-            .spawn(work)
-            .map_err(|error| Fatal::new(FatalReason::Environment, error))?;
-        Ok(Self { jobs, results, outstanding: 0 })
-    }
-
-    /// Begins to prepare a segment.
-    pub fn prepare(&mut self, segment: SegmentId) {
-        self.outstanding += 1;
-        self.jobs.send(segment).expect("the helper lives as long as its shard");
-    }
-
-    /// The next result, if there is one.
-    pub fn next_prepared(&mut self) -> Option<Prepared> {
-        if self.outstanding == 0 {
-            return None;
         }
-        let prepared = self.results.try_recv().ok()?;
-        self.outstanding -= 1;
-        Some(prepared)
     }
+
+    fn run(&mut self, job: Job) -> News {
+        match job {
+            Job::Prepare(wanted) => {
+                let file = patiently(|| prepare(&self.place, wanted, self.pause_factor));
+                self.pause_factor = PAUSE_FACTOR;
+                News::Prepared(Prepared { segment: wanted.segment, file })
+            }
+            Job::Read(read) => {
+                let blocks = match read_blocks(&self.place, read) {
+                    Ok(blocks) => Some(blocks),
+                    Err(error) => {
+                        let path = self.place.path(read.segment);
+                        tracing::warn!(path = %path.display(), %error, "a segment can't be read");
+                        None
+                    }
+                };
+                News::Read(SegmentBlocks { read, blocks })
+            }
+        }
+    }
+
+    /// The room that is left, if that is news. (Where nobody can say, nobody is refused for it.)
+    fn space(&mut self) -> Option<News> {
+        let found = rustix::fs::statvfs(&self.place.directory).ok()?;
+        let left = found.f_bavail.saturating_mul(found.f_frsize);
+        let is_news = self.told_space.is_none_or(|told| told.abs_diff(left) >= SPACE_STEP_BYTES);
+        is_news.then(|| {
+            self.told_space = Some(left);
+            News::Space(left)
+        })
+    }
+}
+
+fn read_blocks(place: &SegmentPlace, read: SegmentRead) -> rustix::io::Result<Vec<Block>> {
+    let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | direct;
+    let file = rustix::fs::open(place.path(read.segment), flags, Mode::empty())?;
+    let mut blocks = zero_blocks(read.block_count);
+    let bytes = blocks.as_mut_bytes();
+    let mut done = 0;
+    while done < bytes.len() {
+        let offset = offset_of(read.first_block) + u64_from(done);
+        match rustix::io::pread(&file, &mut bytes[done..], offset)? {
+            0 => return Err(rustix::io::Errno::IO),
+            count => done += count,
+        }
+    }
+    Ok(blocks)
 }
 
 /// Deletes segments that a former process didn't finish. What can't be deleted only takes room.
@@ -186,27 +315,46 @@ fn discard_unfinished(directory: &Path) {
     }
 }
 
+/// Tries again while the system is short of something that comes back by itself. The log goes on
+/// gathering meanwhile; only what lasts is reported, for it makes the log refuse writes.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, PrepareError>) -> Result<T, PrepareError> {
+    for _ in 0..SHORTAGE_RETRY_COUNT_MAX {
+        match attempt() {
+            Err(error) if error.is_transient() => std::thread::park_timeout(SHORTAGE_PAUSE),
+            result => return result,
+        }
+    }
+    attempt()
+}
+
 /// Makes a segment ready and opens it for synced writes.
 fn prepare(
     place: &SegmentPlace,
-    segment: SegmentId,
+    wanted: SegmentWanted,
     pause_factor: u32,
 ) -> Result<OwnedFd, PrepareError> {
+    let SegmentWanted { segment, from } = wanted;
     let path = place.path(segment);
     let at = |step, path: &Path| {
         let path = path.to_path_buf();
         move |error: rustix::io::Errno| PrepareError { path, step, error: error.into() }
     };
-    if let Some(file) = open_prepared(place, &path) {
+    if open_ready(place, &path).is_none()
+        && let Some(free) = from
+    {
+        reuse(place, free, segment).map_err(at("name", &path))?;
+    }
+    if let Some(file) = open_ready(place, &path) {
         // Whoever named it may have been stopped, or have failed, before the name was durable.
         sync_directory(&place.directory).map_err(at("sync the directory of", &path))?;
         return Ok(file);
     }
     let unfinished = place.preparing_path(segment);
-    let create = place.open_flags() | OFlags::CREATE | OFlags::TRUNC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+    let create = place.open_flags() | OFlags::CREATE;
     let file = rustix::fs::open(&unfinished, create, mode).map_err(at("create", &unfinished))?;
     let size = u64_from(place.segment_size_bytes);
+    rustix::fs::ftruncate(&file, size).map_err(at("size", &unfinished))?;
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
         // Zero-filling allocates as well, only less contiguously.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
@@ -222,10 +370,21 @@ fn prepare(
     Ok(file)
 }
 
-/// A segment that a former process prepared and never wrote, or this one when the directory could
-/// not be synced. What has that name is zeros: recovery found nothing else in it, or it would not
-/// be asked for.
-fn open_prepared(place: &SegmentPlace, path: &Path) -> Option<OwnedFd> {
+/// Gives the file of a free segment the name of the next one, or the name of one that is to be
+/// filled with zeros. If it is gone, a new one is made.
+fn reuse(place: &SegmentPlace, free: FreeSegment, segment: SegmentId) -> rustix::io::Result<()> {
+    let to = if free.wipe { place.preparing_path(segment) } else { place.path(segment) };
+    match rustix::fs::rename(place.path(free.segment), to) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A segment that has its name and its size: a free one that was renamed just now, one that a
+/// former process prepared and never wrote, or one of this process whose directory could not be
+/// synced. It holds zeros or blocks of former segments: recovery found nothing else in it, or it
+/// would not be asked for.
+fn open_ready(place: &SegmentPlace, path: &Path) -> Option<OwnedFd> {
     let synced = place.open_flags() | OFlags::DSYNC;
     let file = rustix::fs::open(path, synced, Mode::empty()).ok()?;
     let size = rustix::fs::fstat(&file).ok()?.st_size;
@@ -274,14 +433,62 @@ mod tests {
             directory: directory.into(),
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             direct: takes_direct_io(directory).expect("a directory"),
+            scrub: None,
         }
+    }
+
+    fn new_segment(segment: u64) -> SegmentWanted {
+        SegmentWanted { segment: SegmentId(segment), from: None }
+    }
+
+    #[test]
+    fn free_segment_becomes_the_next_one_by_its_name_and_is_wiped_only_if_it_must_be() {
+        for wipe in [false, true] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let place = place(directory.path());
+            let former = vec![7; SEGMENT_SIZE_BYTES_MIN];
+            std::fs::write(place.path(SegmentId(2)), &former).expect("a segment");
+            let from = Some(FreeSegment { segment: SegmentId(2), wipe });
+            let wanted = SegmentWanted { segment: SegmentId(9), from };
+            prepare(&place, wanted, 0).expect("a segment");
+            let bytes = std::fs::read(place.path(SegmentId(9))).expect("the segment");
+            assert_eq!(bytes == former, !wipe);
+            assert_eq!(bytes.iter().all(|byte| *byte == 0), wipe);
+            assert_eq!(std::fs::read_dir(directory.path()).expect("a list").count(), 1);
+            // Asked for again, because the directory couldn't be synced, say.
+            prepare(&place, wanted, 0).expect("a segment");
+            assert_eq!(std::fs::read(place.path(SegmentId(9))).expect("the segment"), bytes);
+        }
+    }
+
+    #[test]
+    fn free_segment_that_is_gone_is_made_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = place(directory.path());
+        let from = Some(FreeSegment { segment: SegmentId(2), wipe: false });
+        prepare(&place, SegmentWanted { segment: SegmentId(9), from }, 0).expect("a segment");
+        assert!(place.path(SegmentId(9)).exists());
+    }
+
+    #[test]
+    fn blocks_are_read_from_where_they_lie() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = place(directory.path());
+        let bytes: Vec<u8> = (0..=255).cycle().step_by(4_097).take(64 << 10).collect();
+        std::fs::write(place.path(SegmentId(2)), &bytes).expect("a segment");
+        let read = |first_block, block_count| {
+            read_blocks(&place, SegmentRead { segment: SegmentId(2), first_block, block_count })
+        };
+        let blocks = read(3, 5).expect("blocks");
+        assert_eq!(blocks.as_bytes(), &bytes[3 * BLOCK_SIZE_BYTES..8 * BLOCK_SIZE_BYTES]);
+        read(15, 2).expect_err("it ends there");
     }
 
     #[test]
     fn segment_that_is_ready_has_its_size_is_zero_and_leaves_nothing_unfinished() {
         let directory = tempfile::tempdir().expect("a directory");
         let place = place(directory.path());
-        prepare(&place, SegmentId(7), 0).expect("a segment");
+        prepare(&place, new_segment(7), 0).expect("a segment");
         let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
         assert_eq!(bytes.len(), SEGMENT_SIZE_BYTES_MIN);
         assert!(bytes.iter().all(|byte| *byte == 0));
@@ -294,7 +501,7 @@ mod tests {
         let place = place(directory.path());
         let unfinished = place.preparing_path(SegmentId(7));
         std::fs::write(unfinished, b"old bytes").expect("a file");
-        prepare(&place, SegmentId(7), 0).expect("a segment");
+        prepare(&place, new_segment(7), 0).expect("a segment");
         let bytes = std::fs::read(place.path(SegmentId(7))).expect("the segment");
         assert!(bytes.iter().all(|byte| *byte == 0));
     }
@@ -311,14 +518,39 @@ mod tests {
         assert!(place.path(SegmentId(6)).exists());
     }
 
+    fn failure(code: i32) -> PrepareError {
+        let error = io::Error::from_raw_os_error(code);
+        PrepareError { path: "a segment".into(), step: "create", error }
+    }
+
+    #[test]
+    fn shortage_of_descriptors_is_waited_out_and_other_errors_are_not() {
+        let mut attempts = 0;
+        let result = patiently(|| {
+            attempts += 1;
+            if attempts < 4 { Err(failure(libc::EMFILE)) } else { Ok(attempts) }
+        });
+        assert_eq!(result.expect("the shortage ended"), 4);
+        for lasting in [libc::ENOSPC, libc::EIO, libc::EACCES] {
+            let mut attempts = 0;
+            let result: Result<(), _> = patiently(|| {
+                attempts += 1;
+                Err(failure(lasting))
+            });
+            result.expect_err("it doesn't pass by itself");
+            assert_eq!(attempts, 1, "error {lasting}");
+        }
+    }
+
     #[test]
     fn absent_directory_is_an_error_that_names_path_and_step() {
         let place = SegmentPlace {
             directory: "/nonexistent".into(),
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             direct: false,
+            scrub: None,
         };
-        let error = prepare(&place, SegmentId(1), 0).expect_err("no directory");
+        let error = prepare(&place, new_segment(1), 0).expect_err("no directory");
         assert!(error.to_string().starts_with("can't create /nonexistent/"), "{error}");
         assert!(!error.is_full());
     }

@@ -6,12 +6,21 @@
 use bytes::BytesMut;
 
 use super::connections::Connections;
+use super::core::Node;
 use super::disk::Disk;
 use super::disk::PrepareError;
-use crate::base::ids::{Origin, SegmentId};
+use super::mesh::Mesh;
+use super::scrub::ScrubNews;
+use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::time::{Monotonic, Now};
-use crate::metrics::LoopMetrics;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{LoopMetrics, ServiceMetrics};
+use crate::shard::{PartitionState, SegmentBlocks};
 use crate::storage::block::SegmentWrite;
+use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::record::LiveSegment;
+use crate::storage::wal::SegmentWanted;
 use crate::wire::error::StatusCode;
 
 /// A whole frame of some stream.
@@ -41,6 +50,20 @@ pub trait Service {
     /// [`PASS_COUNT_MAX`]: crate::base::limits::PASS_COUNT_MAX
     fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>);
 
+    /// Another shard asks for this one's share of something, which is answered like a frame.
+    fn share_asked(
+        &mut self,
+        _now: Now,
+        _origin: Origin,
+        _request: &[u8],
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    /// The answer to what [`Output::ask`] asked for.
+    fn share_answered(&mut self, _now: Now, _ask: AskId, _answer: &[u8], _output: &mut Output<'_>) {
+    }
+
     /// A write ended. After a failed one the node stops: this is the last call.
     fn written(
         &mut self,
@@ -59,6 +82,23 @@ pub trait Service {
         output: &mut Output<'_>,
     );
 
+    /// Blocks of a segment that were asked for.
+    fn segment_read(&mut self, _now: Now, _read: SegmentBlocks, _output: &mut Output<'_>) {}
+
+    /// The scrubber wants to know which segments count ([`Output::scrub`]), or found damage.
+    fn scrub(&mut self, _now: Now, _news: ScrubNews, _output: &mut Output<'_>) {}
+
+    /// So many bytes are left where the log lies. Said now and then.
+    fn disk_space(&mut self, _now: Now, _left_size_bytes: u64, _output: &mut Output<'_>) {}
+
+    /// A step of a checkpoint was done.
+    fn checkpoint_progressed(
+        &mut self,
+        now: Now,
+        progress: CheckpointProgress,
+        output: &mut Output<'_>,
+    );
+
     /// All inputs of this turn were given: what was gathered can go out.
     fn turn_end(&mut self, now: Now, output: &mut Output<'_>);
 
@@ -68,11 +108,37 @@ pub trait Service {
     /// The deadline has come.
     fn deadline(&mut self, now: Now, output: &mut Output<'_>);
 
-    /// No more frames will come. Finish what is in flight and make it durable.
-    fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>);
+    /// The node goes down: from now on clients' writes are refused. Those that other shards have
+    /// forwarded still come.
+    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    /// Whether everything is finished after [`Service::begin_shutdown`].
+    /// No more writes will come, of nobody. Finish what is in flight and make it durable.
+    fn close(&mut self, now: Now, output: &mut Output<'_>);
+
+    /// Whether everything is finished after [`Service::close`].
     fn is_drained(&self) -> bool;
+
+    /// Fills in what the service has counted and what it holds. Called now and then.
+    fn measure(&self, _metrics: &mut ServiceMetrics) {}
+
+    /// How many reads it has answered in the turn that brought them, in all.
+    fn reads_count(&self) -> u64 {
+        0
+    }
+
+    /// How long writes waited to be durable, if it measures that.
+    fn commit_waits(&mut self) -> Option<&mut Histogram> {
+        None
+    }
+
+    /// How many partitions have changed since they were taken last.
+    fn changed_count(&self) -> usize {
+        0
+    }
+
+    /// Up to `count_max` of them, with how they stand.
+    fn take_changed(&mut self, _count_max: usize, _visit: impl FnMut(PartitionId, PartitionState)) {
+    }
 }
 
 /// Why a write of the log failed. Fatal for the node.
@@ -116,23 +182,68 @@ pub struct WireStatus {
 pub struct Output<'a> {
     pub(super) connections: &'a mut Connections,
     pub(super) disk: &'a mut Disk,
+    pub(super) mesh: &'a mut Mesh,
     pub(super) metrics: &'a mut LoopMetrics,
 }
 
 impl Output<'_> {
+    /// What all cores of the node share.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        self.disk.node()
+    }
+
     /// The buffer to which one encoded frame, prefix and payload, is to be appended. `last`: the
     /// request that this answers is no longer in flight. `None`: the connection is gone.
     pub fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
-        self.connections.reply_buffer(origin, last, self.metrics)
+        if origin.home == self.mesh.me() {
+            return self.connections.reply_buffer(origin, last, self.metrics);
+        }
+        Some(self.mesh.answer_buffer(origin, last))
     }
 
     /// A frame needs no answer (any more).
     pub fn finish(&mut self, origin: Origin) {
-        self.connections.finish(origin);
+        if origin.home == self.mesh.me() {
+            return self.connections.finish(origin);
+        }
+        // An answer without a frame.
+        let _ = self.mesh.answer_buffer(origin, true);
+    }
+
+    /// Forwards a frame of this shard's connections to another shard, whose answer goes to the
+    /// connection without coming here again. False: it can't go now. Then it is to be given to
+    /// [`Output::defer`], and all that follow it in the same connection too.
+    #[must_use]
+    pub fn forward(&mut self, to: ShardId, frame: Frame<'_>) -> bool {
+        let forwards = self.connections.may_forward(frame.origin)
+            && self.mesh.forward(to, frame.origin, frame.payload);
+        if forwards {
+            self.connections.count_forwarded(frame.origin);
+            self.metrics.forwarded_count += 1;
+        }
+        forwards
+    }
+
+    /// The frame at `place` of this pass comes again when `to` has room for more. Its connection is
+    /// not read before.
+    pub fn defer(&mut self, place: usize, to: ShardId) {
+        self.metrics.deferred_count += 1;
+        self.mesh.deferred.push((place, to));
+    }
+
+    /// Asks another shard for its share of something; [`Service::share_answered`] brings the
+    /// answer. In order with what is forwarded to it.
+    pub fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        self.mesh.ask(to, ask, request);
     }
 
     /// Ends a stream. What was already appended to its reply buffer still goes out.
+    ///
+    /// # Panics
+    /// If it isn't a stream of this shard: what another has forwarded it has parsed before.
     pub fn close(&mut self, origin: Origin, status: &WireStatus) {
+        assert_eq!(origin.home, self.mesh.me(), "the home shard parses first");
         self.connections.close_stream(origin, status, self.metrics);
     }
 
@@ -141,9 +252,24 @@ impl Output<'_> {
         self.disk.write(write);
     }
 
-    /// Prepares a new segment in the background; [`Service::segment_prepared`] says when it is
-    /// ready.
-    pub fn prepare_segment(&mut self, segment: SegmentId) {
-        self.disk.prepare(segment);
+    /// Prepares a segment in the background; [`Service::segment_prepared`] says when it is ready.
+    pub fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        self.disk.prepare(wanted);
+    }
+
+    /// Scrubs segments in the background; [`Service::scrub`] says what is wrong with them.
+    pub fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        self.disk.scrub(segments);
+    }
+
+    /// Reads blocks of a segment in the background; [`Service::segment_read`] says what is there.
+    pub fn read_segment(&mut self, read: SegmentRead) {
+        self.disk.read(read);
+    }
+
+    /// Begins a step of a checkpoint; [`Service::checkpoint_progressed`] follows, if
+    /// [`CheckpointStep`] says so.
+    pub fn checkpoint(&mut self, step: CheckpointStep) {
+        self.disk.checkpoint(step);
     }
 }

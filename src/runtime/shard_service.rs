@@ -5,17 +5,27 @@ use arrayvec::ArrayVec;
 use bytes::BytesMut;
 
 use super::disk::PrepareError;
+use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
-use crate::base::ids::{Origin, SegmentId};
+use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
+use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
-use crate::metrics::ShardCounters;
-use crate::shard::{Effects, Input, RoutedRequest, Shard};
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{ServiceMetrics, ShardCounters};
+use crate::proto::p2pmap::v1::error::Code;
+use crate::shard::{Effects, Input, PartitionState, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
+use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::record::LiveSegment;
+use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
-use crate::wire::request::{Acceptance, ColdRequest, Refusal, Request, decode_cold, decode_hot};
+use crate::wire::request::{
+    Acceptance, ColdRequest, Kind, Refusal, Request, decode_cold, decode_hot,
+};
 use crate::wire::response::{self, ResponsePrefix};
-use crate::wire::route::Router;
+use crate::wire::route::{Route, Router};
 
 /// What a service holds clients' requests against.
 #[derive(Clone, Debug)]
@@ -24,8 +34,10 @@ pub struct RequestConfig {
     pub cluster: String,
     /// This node's name as a member.
     pub member: String,
-    /// The partitions of the cluster.
-    pub partition_count: u32,
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// The partitions of the cluster, and who owns them.
+    pub shards: ShardMap,
     /// The longest value.
     pub value_size_bytes_max: usize,
 }
@@ -36,6 +48,8 @@ pub struct ShardService {
     shard: Shard,
     router: Router,
     config: RequestConfig,
+    /// The node goes down: clients' writes are refused.
+    closing: bool,
     /// What answers begin with that no partition gives.
     prefix: ResponsePrefix,
 }
@@ -55,7 +69,34 @@ impl ShardService {
     #[must_use]
     pub fn new(shard: Shard, config: RequestConfig) -> Self {
         let prefix = ResponsePrefix::new(&config.cluster, None, &config.member, None);
-        Self { shard, router: Router::new(config.partition_count), config, prefix }
+        let router = Router::new(config.shards.partition_count());
+        Self { shard, router, config, closing: false, prefix }
+    }
+
+    /// The shard to which a request of one of this shard's connections goes; none: this one.
+    fn elsewhere(&self, origin: Origin, route: Route) -> Option<ShardId> {
+        // What another shard has forwarded is where it belongs.
+        if origin.home != self.config.shard {
+            return None;
+        }
+        let Route::Partition(partition) = route else { return None };
+        let owner = self.config.shards.owner(partition);
+        (owner != self.config.shard).then_some(owner)
+    }
+
+    /// What the request is, or why there is none.
+    fn routed<'a>(
+        &self,
+        origin: Origin,
+        request: Result<Request<'a>, Refusal>,
+    ) -> Result<(Request<'a>, Route), Refusal> {
+        let request = request?;
+        let route = self.router.route(&request)?;
+        let is_write = request.kind() == Kind::Command;
+        if is_write && self.closing && origin.home == self.config.shard {
+            return Err(request.refusal(Code::Unavailable, "the node is going down".to_owned()));
+        }
+        Ok((request, route))
     }
 
     fn acceptance(&self) -> Acceptance<'_> {
@@ -77,10 +118,16 @@ impl ShardService {
     fn tell_refusals(&self, before: ShardCounters) {
         let now = self.shard.counters();
         if now.refused_log_full > before.refused_log_full {
-            tracing::error!("the log is full: writes are refused, reads go on; raise --log-max");
+            tracing::error!(
+                "no room for the log: writes are refused, reads go on; make room on the disk, or raise \
+                 --log-max"
+            );
         }
         if now.refused_map_full > before.refused_map_full {
-            tracing::error!("the map is full: writes are refused, reads and removals go on");
+            tracing::error!(
+                "the map is full: puts are refused, reads, removals and clears go on; raise \
+                 --memory-max, or --cores if a shard has 13 GiB of entries"
+            );
         }
         if now.refused_unsynced > before.refused_unsynced {
             tracing::warn!("the disk is too slow: writes are refused until it has caught up");
@@ -129,8 +176,14 @@ impl Service for ShardService {
 
         let mut requests: Pass<RoutedRequest<'_>> = ArrayVec::new();
         let mut ended: Pass<(Origin, &WireError)> = ArrayVec::new();
-        for (frame, parsed) in frames.iter().zip(&parsed) {
+        let mut stopped: Pass<(Origin, ShardId)> = ArrayVec::new();
+        for (place, (frame, parsed)) in frames.iter().zip(&parsed).enumerate() {
             let origin = frame.origin;
+            // Nor is what comes after one that has to wait, until that had its turn.
+            if let Some((_, to)) = stopped.iter().find(|(o, _)| is_same_connection(*o, origin)) {
+                output.defer(place, *to);
+                continue;
+            }
             // What comes after a message that ends its stream isn't looked at.
             if ended.iter().any(|(other, _)| *other == origin) {
                 output.finish(origin);
@@ -144,9 +197,15 @@ impl Service for ShardService {
                     continue;
                 }
             };
-            let routed = request.and_then(|request| Ok((request, self.router.route(&request)?)));
-            match routed {
-                Ok((request, route)) => requests.push(RoutedRequest { origin, route, request }),
+            match self.routed(origin, request) {
+                Ok((request, route)) => match self.elsewhere(origin, route) {
+                    None => requests.push(RoutedRequest { origin, route, request }),
+                    Some(to) if output.forward(to, *frame) => {}
+                    Some(to) => {
+                        stopped.push((origin, to));
+                        output.defer(place, to);
+                    }
+                },
                 Err(refusal) => self.refuse(origin, &refusal, output),
             }
         }
@@ -157,6 +216,14 @@ impl Service for ShardService {
         for (origin, error) in ended {
             self.end_stream(origin, error, output);
         }
+    }
+
+    fn share_asked(&mut self, now: Now, origin: Origin, request: &[u8], output: &mut Output<'_>) {
+        self.shard.handle(now, Input::ShareAsked { origin, request }, output);
+    }
+
+    fn share_answered(&mut self, now: Now, ask: AskId, answer: &[u8], output: &mut Output<'_>) {
+        self.shard.handle(now, Input::ShareAnswered { ask, answer }, output);
     }
 
     fn written(
@@ -186,6 +253,32 @@ impl Service for ShardService {
         self.shard.handle(now, input, output);
     }
 
+    fn segment_read(&mut self, now: Now, read: SegmentBlocks, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::SegmentRead(read), output);
+    }
+
+    fn scrub(&mut self, now: Now, news: ScrubNews, output: &mut Output<'_>) {
+        let input = match news {
+            ScrubNews::Due => Input::ScrubDue,
+            ScrubNews::Segment(segment) => Input::SegmentDamaged(segment),
+            ScrubNews::Checkpoint(partition) => Input::CheckpointDamaged(partition),
+        };
+        self.shard.handle(now, input, output);
+    }
+
+    fn disk_space(&mut self, now: Now, left_size_bytes: u64, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::DiskSpace(left_size_bytes), output);
+    }
+
+    fn checkpoint_progressed(
+        &mut self,
+        now: Now,
+        progress: CheckpointProgress,
+        output: &mut Output<'_>,
+    ) {
+        self.shard.handle(now, Input::Checkpoint(progress), output);
+    }
+
     fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -196,7 +289,11 @@ impl Service for ShardService {
         self.shard.handle(now, Input::Deadline, output);
     }
 
-    fn begin_shutdown(&mut self, now: Now, output: &mut Output<'_>) {
+    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {
+        self.closing = true;
+    }
+
+    fn close(&mut self, now: Now, output: &mut Output<'_>) {
         tracing::info!(counters = ?self.shard.counters(), "the shard closes");
         self.shard.handle(now, Input::Close, output);
     }
@@ -204,6 +301,30 @@ impl Service for ShardService {
     fn is_drained(&self) -> bool {
         self.shard.is_drained()
     }
+
+    fn measure(&self, metrics: &mut ServiceMetrics) {
+        self.shard.measure(metrics);
+    }
+
+    fn reads_count(&self) -> u64 {
+        self.shard.counters().reads
+    }
+
+    fn commit_waits(&mut self) -> Option<&mut Histogram> {
+        Some(self.shard.commit_waits())
+    }
+
+    fn changed_count(&self) -> usize {
+        self.shard.changed_count()
+    }
+
+    fn take_changed(&mut self, count_max: usize, visit: impl FnMut(PartitionId, PartitionState)) {
+        self.shard.take_changed(count_max, visit);
+    }
+}
+
+fn is_same_connection(one: Origin, other: Origin) -> bool {
+    (one.home, one.connection, one.generation) == (other.home, other.connection, other.generation)
 }
 
 impl Effects for Output<'_> {
@@ -211,11 +332,31 @@ impl Effects for Output<'_> {
         Output::reply_buffer(self, origin, last)
     }
 
+    fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        Output::ask(self, to, ask, request);
+    }
+
     fn write(&mut self, write: SegmentWrite) {
         Output::write(self, write);
     }
 
-    fn prepare_segment(&mut self, segment: SegmentId) {
-        Output::prepare_segment(self, segment);
+    fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        Output::prepare_segment(self, wanted);
+    }
+
+    fn read_segment(&mut self, read: SegmentRead) {
+        Output::read_segment(self, read);
+    }
+
+    fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        Output::scrub(self, segments);
+    }
+
+    fn report_damage(&mut self, segment: SegmentId, offset: u64) {
+        tracing::error!(%segment, offset, "a segment of the log is damaged, or can't be read");
+    }
+
+    fn checkpoint(&mut self, step: CheckpointStep) {
+        Output::checkpoint(self, step);
     }
 }

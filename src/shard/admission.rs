@@ -4,21 +4,26 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Core;
-use super::partition::Partition;
+use super::partition::{Partition, PartitionView};
 use crate::base::cast::u64_from;
 use crate::base::limits::{
-    MAP_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
+    MAP_SIZE_BYTES_SPARE, MEMORY_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES,
+    PAYLOAD_CHUNK_SPENT_COUNT_MAX, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
     UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
 };
+use crate::map::hasher::KeyHash;
+use crate::map::operation::{Command, Operation};
 use crate::metrics::ShardCounters;
 use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
 
-/// Memory for the commands of slots that aren't stable: cut from chunks, so that an allocation
-/// serves many commands.
+/// Memory for the commands of slots that aren't stable: cut from chunks, which are used again once
+/// all of their commands are stable.
 #[derive(Debug, Default)]
 pub(super) struct Payloads {
     chunk: BytesMut,
+    /// Chunks without room; their commands still have them, perhaps.
+    spent: Vec<BytesMut>,
 }
 
 impl Payloads {
@@ -28,10 +33,25 @@ impl Payloads {
             return Bytes::copy_from_slice(bytes);
         }
         if self.chunk.capacity() < bytes.len() {
-            self.chunk = BytesMut::with_capacity(PAYLOAD_CHUNK_SIZE_BYTES);
+            self.next_chunk();
         }
         self.chunk.extend_from_slice(bytes);
         self.chunk.split().freeze()
+    }
+
+    fn next_chunk(&mut self) {
+        let is_free = |chunk: &mut BytesMut| chunk.try_reclaim(PAYLOAD_CHUNK_SIZE_BYTES);
+        let next = match self.spent.iter_mut().position(is_free) {
+            Some(place) => self.spent.swap_remove(place),
+            None => BytesMut::with_capacity(PAYLOAD_CHUNK_SIZE_BYTES),
+        };
+        let spent = std::mem::replace(&mut self.chunk, next);
+        if self.spent.len() < PAYLOAD_CHUNK_SPENT_COUNT_MAX {
+            self.spent.push(spent);
+        } else {
+            // Those that are kept are all in use, and a later one will be free before them.
+            self.spent[0] = spent;
+        }
     }
 }
 
@@ -48,13 +68,17 @@ pub(super) enum Refused {
     LogFull,
     /// The map has no room.
     MapFull,
+    /// The node's maps would take more memory than they may.
+    MemoryFull,
 }
 
 impl Refused {
     pub(super) fn code(self) -> Code {
         match self {
             Self::NoView | Self::Closing => Code::Unavailable,
-            Self::Unsynced | Self::LogFull | Self::MapFull => Code::ResourceExhausted,
+            Self::Unsynced | Self::LogFull | Self::MapFull | Self::MemoryFull => {
+                Code::ResourceExhausted
+            }
         }
     }
 
@@ -63,7 +87,7 @@ impl Refused {
             Self::NoView | Self::Closing => &mut counters.refused_unavailable,
             Self::Unsynced => &mut counters.refused_unsynced,
             Self::LogFull => &mut counters.refused_log_full,
-            Self::MapFull => &mut counters.refused_map_full,
+            Self::MapFull | Self::MemoryFull => &mut counters.refused_map_full,
         } += 1;
     }
 
@@ -72,21 +96,21 @@ impl Refused {
             Self::NoView => "the partition is between two views; try again",
             Self::Closing => "the node is going down",
             Self::Unsynced => "too many writes wait for the log; try again",
-            Self::LogFull => "the log is full; reads go on",
-            Self::MapFull => "the map is full; reads and removals go on",
+            Self::LogFull => "no room for the log; reads go on",
+            Self::MapFull => {
+                "the map is full: the shard's bound is reached; reads, removals and clears go on"
+            }
+            Self::MemoryFull => {
+                "the map is full: --memory-max is reached; reads, removals and clears go on"
+            }
         }
     }
 }
 
 impl Core {
-    /// Whether a command of `size_bytes` may be stamped in `partition`; `grows`: it may add to the
-    /// map.
-    pub(super) fn admit(
-        &self,
-        partition: &Partition,
-        size_bytes: usize,
-        grows: bool,
-    ) -> Result<(), Refused> {
+    /// Whether a command of `size_bytes` may be stamped in `partition`, as far as protocol and log
+    /// are concerned.
+    pub(super) fn admit(&self, partition: &Partition, size_bytes: usize) -> Result<(), Refused> {
         let Partition { replica, view } = partition;
         if self.closing {
             return Err(Refused::Closing);
@@ -112,16 +136,72 @@ impl Core {
         if space.client_size_bytes < u64_from(size_bytes) {
             return Err(Refused::LogFull);
         }
-        if grows && self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {
-            return Err(Refused::MapFull);
-        }
         Ok(())
     }
+
+    /// Whether the map has room for what a command may add to it. A put that finds room in memory
+    /// that was freed is always admitted: so puts go on by themselves after removals.
+    pub(super) fn admit_growth(
+        &self,
+        partition: &Partition,
+        command: &Command<'_>,
+        hash: Option<KeyHash>,
+    ) -> Result<(), Refused> {
+        let Operation::Put { key, value, .. } = command.operation else { return Ok(()) };
+        if self.arena.pages_size_bytes_left() < MAP_SIZE_BYTES_SPARE {
+            return Err(Refused::MapFull);
+        }
+        let left = self.config.memory_size_bytes_max.saturating_sub(self.memory_size_bytes());
+        if left >= MEMORY_SIZE_BYTES_SPARE + PUT_GROWTH_SIZE_BYTES + 2 * u64_from(value.len()) {
+            return Ok(());
+        }
+        let hash = hash.unwrap_or_else(|| self.hasher.hash(command.map, key));
+        let put = (command.map, key, value.len());
+        let map = &partition.view.map;
+        let growth = map.put_growth(&self.arena, put, hash, self.now.wall);
+        if left >= growth.size_bytes + MEMORY_SIZE_BYTES_SPARE || growth.fits_freed {
+            Ok(())
+        } else {
+            Err(Refused::MemoryFull)
+        }
+    }
+
+    /// Bytes that the maps have taken from the system.
+    pub(super) fn memory_size_bytes(&self) -> u64 {
+        self.arena.bytes_reserved() + self.maps_own_size_bytes
+    }
+
+    /// Counts what a partition's map has beside the arena.
+    pub(super) fn account_map(&mut self, view: &mut PartitionView) {
+        let before = std::mem::replace(&mut view.own_size_bytes, view.map.own_size_bytes());
+        self.maps_own_size_bytes = self.maps_own_size_bytes + view.own_size_bytes - before;
+    }
 }
+
+/// No put takes more from the system than this and twice its value: a page for records with its
+/// notes, pages for tables, and the longest key.
+const PUT_GROWTH_SIZE_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_are_used_again_once_nobody_has_their_copies() {
+        let mut payloads = Payloads::default();
+        let copies = |payloads: &mut Payloads| -> Vec<Bytes> {
+            (0..3 * PAYLOAD_CHUNK_SIZE_BYTES / 1_000).map(|_| payloads.copy(&[7; 1_000])).collect()
+        };
+        let held = payloads.copy(&[5; 1_000]);
+        for _ in 0..50 {
+            drop(copies(&mut payloads));
+        }
+        assert!(payloads.spent.len() <= 6, "{} chunks", payloads.spent.len());
+        let all: Vec<Vec<Bytes>> = (0..100).map(|_| copies(&mut payloads)).collect();
+        assert_eq!(payloads.spent.len(), PAYLOAD_CHUNK_SPENT_COUNT_MAX);
+        assert!(all.iter().flatten().all(|copy| *copy == [7; 1_000][..]));
+        assert_eq!(held, [5; 1_000][..]);
+    }
 
     #[test]
     fn copies_share_chunks_and_keep_their_bytes() {

@@ -7,7 +7,7 @@ use crate::base::ids::PartitionId;
 use crate::base::limits::{OPERATION_TIMEOUT_NS_DEFAULT, OPERATION_TIMEOUT_NS_MAX};
 use crate::base::time::{Monotonic, NS_PER_MS};
 use crate::map::hasher::KeyHash;
-use crate::map::operation::{Command, Operation};
+use crate::map::operation::Command;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::storage::wal::Durability;
 use crate::wire::request::Kind;
@@ -43,8 +43,9 @@ impl Shard {
         effects: &mut impl Effects,
     ) {
         let place = self.place(partition);
-        let grows = matches!(command.operation, Operation::Put { .. });
-        let admitted = self.core.admit(&self.partitions[place], bytes.len(), grows);
+        let admitted = self.core.admit(&self.partitions[place], bytes.len());
+        let admitted =
+            admitted.and_then(|()| self.core.admit_growth(&self.partitions[place], command, hash));
         let Partition { replica, view } = &mut self.partitions[place];
         if let Err(refused) = admitted {
             refused.count(&mut self.core.counters);
@@ -95,6 +96,8 @@ impl Shard {
                 );
             }
         }
+        waiting |= self.core.give_up_shares(effects);
+        waiting |= self.give_up_asked_streams(effects);
         if waiting || !self.core.waiting_reads.is_empty() {
             self.core.sweep_later();
         }

@@ -1,13 +1,21 @@
 //! Streamed answers: the entries of a map, partition by partition, a bounded piece of work in each
 //! turn, so that no scan holds the core.
+//!
+//! The shard of the client goes through the partitions in their order. When those of another shard
+//! are next, that one is asked to go on as long as its own are, with what is left of the answer's
+//! bounds; it sends its pages back and says what it has left.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use bytes::BytesMut;
+
+use super::fanout::encoded_query;
 use super::partition::{Asker, Partition};
+use super::share::{Part, ShareAnswer, ShareRequest};
 use super::{Effects, Shard};
-use crate::base::cast::usize_from_u32;
-use crate::base::ids::PartitionId;
+use crate::base::cast::{u32_from, usize_from_u32};
+use crate::base::ids::{AskId, Index, Origin, PartitionId, ShardId};
 use crate::base::limits::{
     ENTRIES_SIZE_BYTES_MAX, ENTRIES_VISITED_COUNT_MAX, ENTRY_STREAM_COUNT_MAX,
 };
@@ -16,12 +24,13 @@ use crate::map::operation::{Consistency, Query, QueryOperation};
 use crate::map::outcome::Outcome;
 use crate::map::reads::Scan;
 use crate::proto::p2pmap::v1::error::Code;
-use crate::wire::response;
+use crate::wire::request::Kind;
+use crate::wire::response::{self, ErrorOutcome};
 
 /// An answer that is being streamed.
 #[derive(Debug)]
 pub(super) struct EntryStream {
-    asker: Asker,
+    reader: Reader,
     map: Box<str>,
     consistency: Consistency,
     prefix: Box<[u8]>,
@@ -34,10 +43,67 @@ pub(super) struct EntryStream {
     sent_page: bool,
 }
 
+/// Who reads a streamed answer.
+#[derive(Debug)]
+pub(super) enum Reader {
+    /// A client of this shard.
+    Client(Asker),
+    /// The shard of the client, which takes all frames at once.
+    Shard {
+        /// Where they go.
+        origin: Origin,
+        /// What they repeat.
+        correlation: u64,
+        /// Those that there are.
+        frames: BytesMut,
+    },
+}
+
+/// A stream that another shard goes on with.
+#[derive(Debug)]
+pub(super) struct AskedStream {
+    stream: EntryStream,
+    asker: Asker,
+    shard: ShardId,
+    number: u32,
+}
+
 /// Whether a stream has more to do.
 enum Step {
     More,
+    /// The next partition is another shard's.
+    Elsewhere(ShardId),
     Done,
+}
+
+impl Reader {
+    fn correlation(&self) -> u64 {
+        match self {
+            Self::Client(asker) => asker.correlation,
+            Self::Shard { correlation, .. } => *correlation,
+        }
+    }
+
+    /// Where the next frame goes; `last`: the answer ends with it.
+    fn buffer<'a>(
+        &'a mut self,
+        last: bool,
+        effects: &'a mut impl Effects,
+    ) -> Option<&'a mut BytesMut> {
+        match self {
+            Self::Client(asker) => effects.reply_buffer(asker.origin, last),
+            Self::Shard { frames, .. } => Some(frames),
+        }
+    }
+
+    /// The answer has ended: the shard that reads it is given what there is.
+    fn end(&self, failed: bool, effects: &mut impl Effects) {
+        if let Self::Shard { origin, frames, .. } = self
+            && let Some(buffer) = effects.reply_buffer(*origin, true)
+        {
+            ShareAnswer::Ended { failed, frames }.encode(buffer);
+        }
+    }
 }
 
 impl Shard {
@@ -45,32 +111,54 @@ impl Shard {
     /// with its index, then the close. The last page says where to go on.
     pub(super) fn stream_entries(
         &mut self,
-        asker: Asker,
+        reader: Reader,
         query: &Query<'_>,
         partitions: RangeInclusive<PartitionId>,
         effects: &mut impl Effects,
     ) {
-        let QueryOperation::Entries { prefix, start_after, limit, keys_only } = query.operation
-        else {
-            return;
-        };
-        let first = &self.partitions[self.place(*partitions.start())];
-        if self.core.streams.len() >= ENTRY_STREAM_COUNT_MAX {
+        let streams_count = self.core.streams.len() + self.core.asked_streams.len();
+        if let Reader::Client(asker) = reader
+            && streams_count >= ENTRY_STREAM_COUNT_MAX
+        {
+            let prefix = self.core.prefix.clone();
             let message = "too many streamed answers are under way; try again";
-            self.core.fail(asker, &first.view.prefix, Code::ResourceExhausted, message, effects);
+            self.core.fail(asker, &prefix, Code::ResourceExhausted, message, effects);
             return;
         }
+        let (first, last) = (partitions.start().0, partitions.end().0);
+        let part = Part {
+            correlation: reader.correlation(),
+            first,
+            last,
+            size_bytes_left: ENTRIES_SIZE_BYTES_MAX,
+            sent_page: false,
+        };
+        self.begin_stream(reader, part, query);
+    }
+
+    /// Goes on with the answer of another shard's client.
+    pub(super) fn stream_part(&mut self, origin: Origin, part: Part, query: &Query<'_>) {
+        let Part { correlation, .. } = part;
+        let reader = Reader::Shard { origin, correlation, frames: BytesMut::new() };
+        self.begin_stream(reader, part, query);
+    }
+
+    fn begin_stream(&mut self, reader: Reader, part: Part, query: &Query<'_>) {
+        let QueryOperation::Entries { prefix, start_after, limit, keys_only } = query.operation
+        else {
+            panic!("only entries are streamed");
+        };
         self.core.streams.push_back(EntryStream {
-            asker,
+            reader,
             map: query.map.into(),
             consistency: query.consistency,
             prefix: prefix.into(),
             start_after: start_after.into(),
             keys_only,
-            partitions: partitions.start().0..=partitions.end().0,
+            partitions: part.first..=part.last,
             items_left: usize_from_u32(limit),
-            size_bytes_left: ENTRIES_SIZE_BYTES_MAX,
-            sent_page: false,
+            size_bytes_left: part.size_bytes_left,
+            sent_page: part.sent_page,
         });
     }
 
@@ -80,10 +168,111 @@ impl Shard {
         while visits_left > 0
             && let Some(mut stream) = self.core.streams.pop_front()
         {
-            if let Step::More = self.step(&mut stream, &mut visits_left, effects) {
-                self.core.streams.push_back(stream);
+            match self.step(&mut stream, &mut visits_left, effects) {
+                Step::More => self.core.streams.push_back(stream),
+                Step::Elsewhere(shard) => self.leave_to(shard, stream, effects),
+                Step::Done => {}
             }
         }
+    }
+
+    /// The next partition is that of another shard: the client's one asks it, and one that was
+    /// asked itself is done.
+    fn leave_to(&mut self, shard: ShardId, stream: EntryStream, effects: &mut impl Effects) {
+        let EntryStream { items_left, size_bytes_left, sent_page, .. } = stream;
+        let asker = match &stream.reader {
+            Reader::Client(asker) => *asker,
+            Reader::Shard { origin, frames, .. } => {
+                if let Some(buffer) = effects.reply_buffer(*origin, true) {
+                    ShareAnswer::More { items_left, size_bytes_left, sent_page, frames }
+                        .encode(buffer);
+                }
+                return;
+            }
+        };
+        let part = Part {
+            correlation: asker.correlation,
+            first: *stream.partitions.start(),
+            last: *stream.partitions.end(),
+            size_bytes_left,
+            sent_page,
+        };
+        let query = Query {
+            map: &stream.map,
+            consistency: stream.consistency,
+            min_index: Index(0),
+            timeout_ms: 0,
+            operation: QueryOperation::Entries {
+                prefix: &stream.prefix,
+                start_after: &stream.start_after,
+                limit: u32_from(items_left),
+                keys_only: stream.keys_only,
+            },
+        };
+        let mut request = BytesMut::new();
+        ShareRequest::Entries(part, &encoded_query(&query)).encode(&mut request);
+        let number = self.core.next_ask_number();
+        let asked = AskedStream { stream, asker, shard, number };
+        let place = u32_from(self.core.asked_streams.insert(asked));
+        self.core.sweep_later();
+        effects.ask(shard, AskId { place, number }, &request);
+    }
+
+    /// Another shard's part of a streamed answer. It may come when nobody waits for it any more.
+    pub(super) fn on_part(
+        &mut self,
+        ask: AskId,
+        answer: &ShareAnswer<'_>,
+        effects: &mut impl Effects,
+    ) {
+        let place = usize_from_u32(ask.place);
+        let asked = self.core.asked_streams.get(place);
+        if asked.is_none_or(|asked| asked.number != ask.number) {
+            return;
+        }
+        let AskedStream { mut stream, asker, shard, .. } = self.core.asked_streams.remove(place);
+        match *answer {
+            ShareAnswer::More { items_left, size_bytes_left, sent_page, frames } => {
+                if !frames.is_empty() {
+                    let Some(buffer) = effects.reply_buffer(asker.origin, false) else {
+                        // Nobody reads on, but the host waits for the end.
+                        let _ = effects.reply_buffer(asker.origin, true);
+                        return;
+                    };
+                    buffer.extend_from_slice(frames);
+                }
+                let next = self.core.config.shards().partitions_of(shard).end;
+                stream.partitions = next..=*stream.partitions.end();
+                stream.start_after = Box::default();
+                (stream.items_left, stream.size_bytes_left) = (items_left, size_bytes_left);
+                stream.sent_page = sent_page;
+                self.core.streams.push_back(stream);
+            }
+            ShareAnswer::Ended { failed, frames } => {
+                let counters = &mut self.core.counters;
+                *if failed { &mut counters.failures } else { &mut counters.answers } += 1;
+                if let Some(buffer) = effects.reply_buffer(asker.origin, true) {
+                    buffer.extend_from_slice(frames);
+                }
+            }
+            _ => panic!("a stream asks for entries only"),
+        }
+    }
+
+    /// Gives up the streams with which another shard hasn't gone on in time. True: others are still
+    /// waited for.
+    pub(super) fn give_up_asked_streams(&mut self, effects: &mut impl Effects) -> bool {
+        let now = self.core.now.monotonic;
+        let asked = self.core.asked_streams.iter();
+        let overdue = asked.filter(|(_, asked)| asked.asker.deadline <= now);
+        let overdue: Vec<usize> = overdue.map(|(place, _)| place).collect();
+        for place in overdue {
+            let AskedStream { asker, .. } = self.core.asked_streams.remove(place);
+            let prefix = self.core.prefix.clone();
+            let message = "a shard of the node did not answer in time";
+            self.core.fail(asker, &prefix, Code::Unavailable, message, effects);
+        }
+        !self.core.asked_streams.is_empty()
     }
 
     /// Sends the page of one partition.
@@ -94,13 +283,14 @@ impl Shard {
         effects: &mut impl Effects,
     ) -> Step {
         let (number, last) = (*stream.partitions.start(), *stream.partitions.end());
+        if !self.core.config.partitions.contains(&number) {
+            return Step::Elsewhere(self.core.config.shards().owner(PartitionId(number)));
+        }
         let place = self.place(PartitionId(number));
-        let asker = stream.asker;
         let as_of = match self.as_of(PartitionId(number), stream.consistency) {
             Ok(as_of) => as_of,
             Err(message) => {
-                let prefix = &self.partitions[place].view.prefix;
-                self.core.fail(asker, prefix, Code::Unavailable, message, effects);
+                self.fail_stream(stream, PartitionId(number), message, effects);
                 return Step::Done;
             }
         };
@@ -126,16 +316,16 @@ impl Shard {
             let (key, _) = page.items.last().expect("what was spent was spent on items");
             page.next = key.to_vec();
         }
+        let correlation = stream.reader.correlation();
         let is_end = !page.next.is_empty() || number == last;
         if !page.items.is_empty() || !page.next.is_empty() || is_end && !stream.sent_page {
-            let Some(buffer) = effects.reply_buffer(asker.origin, false) else {
+            let Some(buffer) = stream.reader.buffer(false, effects) else {
                 // Nobody reads on, but the host counts the request until its answer has ended.
-                let _ = effects.reply_buffer(asker.origin, true);
+                let _ = stream.reader.buffer(true, effects);
                 return Step::Done;
             };
             let mut result = ResultBytes::new();
             Outcome::Page(page).encode(&mut result);
-            let correlation = asker.correlation;
             response::encode_query_response(buffer, &view.prefix, correlation, as_of, &result);
             stream.sent_page = true;
         }
@@ -144,11 +334,35 @@ impl Shard {
             stream.start_after = Box::default();
             return Step::More;
         }
-        self.core.counters.answers += 1;
-        if let Some(buffer) = effects.reply_buffer(asker.origin, true) {
-            response::encode_query_close(buffer, &view.prefix, asker.correlation, as_of);
+        if let Some(buffer) = stream.reader.buffer(true, effects) {
+            response::encode_query_close(buffer, &view.prefix, correlation, as_of);
         }
+        if let Reader::Client(_) = stream.reader {
+            self.core.counters.answers += 1;
+        }
+        stream.reader.end(false, effects);
         Step::Done
+    }
+
+    fn fail_stream(
+        &mut self,
+        stream: &mut EntryStream,
+        partition: PartitionId,
+        message: &str,
+        effects: &mut impl Effects,
+    ) {
+        let place = self.place(partition);
+        let prefix = &self.partitions[place].view.prefix;
+        match &mut stream.reader {
+            Reader::Client(asker) => {
+                self.core.fail(*asker, prefix, Code::Unavailable, message, effects);
+            }
+            Reader::Shard { correlation, frames, .. } => {
+                let error = ErrorOutcome { code: Code::Unavailable, message, hint: None };
+                response::encode_error(frames, prefix, *correlation, Kind::Query, error);
+                stream.reader.end(true, effects);
+            }
+        }
     }
 }
 

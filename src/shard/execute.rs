@@ -43,6 +43,13 @@ impl<'a, E: Effects> World<'a, E> {
         Self { parsed: Some(parsed), ..self }
     }
 
+    /// The partition is to be shown anew.
+    fn mark_changed(&mut self) {
+        if !std::mem::replace(&mut self.view.changed, true) {
+            self.core.changed.push_back(self.view.group.partition());
+        }
+    }
+
     /// Answers whoever waits for a command.
     fn answer(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
         match waiter {
@@ -133,7 +140,9 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
                 return;
             }
         };
-        self.core.awaiting.push_back(Awaiting { append, partition, persisted });
+        let since = self.core.now.monotonic;
+        self.core.awaiting.push_back(Awaiting { append, partition, persisted, since });
+        self.mark_changed();
     }
 
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes {
@@ -148,17 +157,21 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
     }
 
     fn undo_to(&mut self, index: Index) {
+        self.core.checkpoints.on_undo(self.view.group.partition(), index);
         self.view.map.undo_to(&mut self.core.arena, index);
+        self.core.account_map(self.view);
     }
 
     fn stabilise(&mut self, index: Index, size_bytes: usize) {
         self.view.unsynced_size_bytes -= size_bytes;
         self.core.unsynced_size_bytes -= size_bytes;
+        self.mark_changed();
         self.view.map.commit(&mut self.core.arena, index);
         if !self.view.sweeping && self.view.map.sweep(&mut self.core.arena, SWEEP_COUNT_MAX) {
             self.view.sweeping = true;
             self.core.sweeping.push_back(self.view.group.partition());
         }
+        self.core.account_map(self.view);
     }
 
     fn respond(&mut self, index: Index, result: ResultBytes) {
@@ -180,6 +193,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
             view.sequencer.activate(term, base, last_timestamp);
             view.collector.activate(&view.group, term, base);
         }
+        self.mark_changed();
     }
 
     fn view_left(&mut self) {

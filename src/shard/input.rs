@@ -1,7 +1,9 @@
 //! What a host tells a shard.
 
-use crate::base::ids::{Origin, SegmentId};
+use super::carry::SegmentBlocks;
+use crate::base::ids::{AskId, Origin, PartitionId, SegmentId};
 use crate::storage::block::SegmentWrite;
+use crate::storage::checkpoint::CheckpointProgress;
 use crate::wire::request::Request;
 use crate::wire::route::Route;
 
@@ -10,12 +12,39 @@ use crate::wire::route::Route;
 pub enum Input<'a> {
     /// A client's request.
     Request(RoutedRequest<'a>),
+    /// Another shard of the node asks for this one's share of something. The answer goes to
+    /// [`Effects::reply_buffer`](super::Effects::reply_buffer) like any other.
+    ShareAsked {
+        /// Where it goes.
+        origin: Origin,
+        /// What [`Effects::ask`](super::Effects::ask) was given.
+        request: &'a [u8],
+    },
+    /// The answer to something that another shard was asked for. It may come late, but not twice.
+    ShareAnswered {
+        /// What it was called.
+        ask: AskId,
+        /// What the other shard has answered.
+        answer: &'a [u8],
+    },
     /// A batch of the log is durable.
     Written(SegmentWrite),
     /// A segment that was asked for is ready.
     SegmentPrepared(SegmentId),
-    /// A segment that was asked for could not be made, for want of space.
+    /// A segment that was asked for could not be made, for want of space as a rule.
     SegmentRefused(SegmentId),
+    /// Blocks of a segment that were asked for.
+    SegmentRead(SegmentBlocks),
+    /// It is time to read what was written once more.
+    ScrubDue,
+    /// A segment isn't what was written to it, or can't be read.
+    SegmentDamaged(SegmentId),
+    /// The partition's newest checkpoint isn't what was written, or can't be read.
+    CheckpointDamaged(PartitionId),
+    /// So many bytes are left where the log lies.
+    DiskSpace(u64),
+    /// A step of a checkpoint was done.
+    Checkpoint(CheckpointProgress),
     /// Time has passed: the shard's deadline is due.
     Deadline,
     /// The node is going down: nothing more will be asked; make everything durable.

@@ -12,35 +12,45 @@
 //! host that repeats its inputs repeats its run.
 
 mod admission;
+mod carry;
+mod checkpoints;
 mod commands;
 mod effects;
 mod entries;
 mod execute;
 mod fanout;
 mod input;
+mod measure;
 mod partition;
 mod reads;
 mod recovery;
+mod share;
 
 use std::collections::VecDeque;
 
 use slab::Slab;
 
+use self::carry::Carrying;
+pub use self::carry::SegmentBlocks;
+use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
-use self::entries::Streams;
+use self::entries::{AskedStream, Streams};
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
+pub use self::measure::PartitionState;
 use self::partition::Partition;
 use self::reads::WaitingRead;
-pub use self::recovery::Loading;
+pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
 use crate::base::cast::usize_from_u32;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
 use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
+use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::map::arena::Arena;
 use crate::map::digest::StateDigest;
 use crate::map::hasher::KeyHasher;
-use crate::metrics::ShardCounters;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::{Persisted, Status};
 use crate::storage::wal::{Durability, Wal};
 use crate::wire::request::Body;
@@ -60,12 +70,28 @@ pub struct Config {
     pub partitions: std::ops::Range<u32>,
     /// The partitions of the cluster.
     pub partition_count: u32,
+    /// The shards of the node.
+    pub shard_count: u16,
     /// When a write is answered: that of the log.
     pub durability: Durability,
     /// The first term of a group that has none. Without a log it must be above any earlier one.
     pub first_term: TermId,
     /// The cluster's secret key of the map's hash.
     pub hash_key: [u8; 16],
+    /// Begins the checksums of checkpoints; that of the log.
+    pub checkpoint_salt: u32,
+    /// Bytes that a partition logs at least between two checkpoints of it.
+    pub checkpoint_interval_size_bytes: u64,
+    /// What the shard's maps may take; commands that would take more are refused.
+    pub memory_size_bytes_max: u64,
+}
+
+impl Config {
+    /// Who owns which partition.
+    #[must_use]
+    pub fn shards(&self) -> ShardMap {
+        ShardMap::new(self.partition_count, self.shard_count)
+    }
 }
 
 /// One core's share of a node.
@@ -88,6 +114,10 @@ struct Core {
     log: Wal,
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
+    carrying: Carrying,
+    /// Partitions that should take a checkpoint whatever they have logged: a segment that they need
+    /// is damaged.
+    checkpoints_wanted: VecDeque<PartitionId>,
     payloads: admission::Payloads,
     /// Bytes of slots that aren't stable yet.
     unsynced_size_bytes: usize,
@@ -98,11 +128,23 @@ struct Core {
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
+    checkpoints: Checkpoints,
+    checkpoint_metrics: CheckpointMetrics,
+    /// Streams with which another shard goes on.
+    asked_streams: Slab<AskedStream>,
+    /// How often other shards were asked for something; it wraps around.
+    asks_count: u32,
     /// Partitions in which cleared maps have left entries that are to be freed.
     sweeping: VecDeque<PartitionId>,
+    /// Bytes of all partitions' maps that do not lie in the arena.
+    maps_own_size_bytes: u64,
     /// When to look for operations whose time is up.
     sweep_due: Option<Monotonic>,
     counters: ShardCounters,
+    /// From stamping a command to its answer, with durability `sync`.
+    commit_waits: Histogram,
+    /// Partitions that have changed since they were shown.
+    changed: VecDeque<PartitionId>,
     /// Nothing more is taken in.
     closing: bool,
     /// The log has ended.
@@ -114,6 +156,8 @@ struct Awaiting {
     append: AppendId,
     partition: PartitionId,
     persisted: Persisted,
+    /// When it was handed to the log.
+    since: Monotonic,
 }
 
 /// How often operations whose time is up are looked for.
@@ -122,6 +166,7 @@ const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 impl Shard {
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
+        self.core.now = now;
         match input {
             Input::Request(request) => {
                 self.handle_batch(now, std::slice::from_ref(&request), effects);
@@ -132,10 +177,17 @@ impl Shard {
             Input::SegmentRefused(segment) => {
                 self.core.log.on_segment_failed(segment, now.monotonic)
             }
+            Input::SegmentRead(read) => self.core.on_segment_read(&read, effects),
+            Input::ScrubDue => effects.scrub(self.core.log.live_segments().to_vec()),
+            Input::SegmentDamaged(segment) => self.core.on_damage(segment),
+            Input::CheckpointDamaged(partition) => self.core.on_checkpoint_damage(partition),
+            Input::DiskSpace(left_size_bytes) => self.core.log.on_disk_space(left_size_bytes),
+            Input::Checkpoint(progress) => self.on_checkpoint(progress),
+            Input::ShareAsked { origin, request } => self.on_share_asked(origin, request, effects),
+            Input::ShareAnswered { ask, answer } => self.on_share_answered(ask, answer, effects),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
-        self.core.now = now;
         self.settle(effects);
         self.on_time(effects);
         self.close_when_settled(effects);
@@ -177,7 +229,8 @@ impl Shard {
         let core = &self.core;
         let goes_on = !core.streams.is_empty() || !core.sweeping.is_empty();
         let at_once = goes_on.then_some(core.now.monotonic);
-        [at_once, self.core.sweep_due, self.core.log.next_deadline()].into_iter().flatten().min()
+        let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
+        [at_once, core.sweep_due, checkpoint, core.log.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether every partition is part of a view and can be written to.
@@ -197,6 +250,13 @@ impl Shard {
     #[must_use]
     pub fn counters(&self) -> &ShardCounters {
         &self.core.counters
+    }
+
+    /// Bytes that the shard's maps have taken from the system: for entries and tables, the memory
+    /// of those that were freed included, and for what partitions keep beside them.
+    #[must_use]
+    pub fn memory_size_bytes(&self) -> u64 {
+        self.core.memory_size_bytes()
     }
 
     /// The order-independent digest of the state of a partition.
@@ -229,18 +289,26 @@ impl Shard {
 
     /// Tells the replicas what has become durable, until nothing more follows from it.
     fn settle(&mut self, effects: &mut impl Effects) {
-        while let Some(&Awaiting { append, partition, persisted }) = self.core.awaiting.front() {
+        let mut answered = Waits::default();
+        while let Some(&Awaiting { append, partition, persisted, since }) =
+            self.core.awaiting.front()
+        {
             if append > self.core.log.durable() {
                 break;
             }
             self.core.awaiting.pop_front();
+            if append > AppendId(0) && matches!(persisted, Persisted::Slots(_)) {
+                self.core.count_wait(&mut answered, since);
+            }
             self.core.reads_due = true;
             let (replica, mut world) = self.partition(partition, effects);
             let before = replica.results_size_bytes();
             replica.on_persisted(persisted, &mut world);
             let after = replica.results_size_bytes();
             self.core.results_size_bytes = self.core.results_size_bytes + after - before;
+            self.consider_checkpoint(partition);
         }
+        self.core.count_waits(answered);
     }
 
     /// What follows from the inputs once all of them were taken: a bounded piece of work.
@@ -252,6 +320,7 @@ impl Shard {
             self.stream(effects);
         }
         self.sweep();
+        self.checkpoint(effects);
         self.pump_log(effects);
     }
 
@@ -269,11 +338,12 @@ impl Shard {
     /// Hands out what the log wants written, and the segments that it will need.
     fn pump_log(&mut self, effects: &mut impl Effects) {
         let now = self.core.now.monotonic;
+        self.core.carry(effects);
         while let Some(write) = self.core.log.poll_write(now) {
             effects.write(write);
         }
-        if let Some(segment) = self.core.log.wants_segment(now) {
-            effects.prepare_segment(segment);
+        if let Some(wanted) = self.core.log.wants_segment(now) {
+            effects.prepare_segment(wanted);
         }
     }
 
@@ -300,7 +370,29 @@ impl Shard {
     }
 }
 
+/// Commands of one pass that became durable together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    since: Monotonic,
+    count: u64,
+}
+
 impl Core {
+    /// Counts the wait of a command that is durable now, with those that have waited as long.
+    fn count_wait(&mut self, waits: &mut Waits, since: Monotonic) {
+        if waits.since != since {
+            self.count_waits(*waits);
+            *waits = Waits { since, count: 0 };
+        }
+        waits.count += 1;
+    }
+
+    fn count_waits(&mut self, Waits { since, count }: Waits) {
+        if count > 0 {
+            self.commit_waits.record_many(self.now.monotonic.since_ns(since), count);
+        }
+    }
+
     /// Makes sure that operations whose time is up are looked for.
     fn sweep_later(&mut self) {
         let due = self.now.monotonic.after_ns(SWEEP_INTERVAL_NS);

@@ -3,6 +3,7 @@
 use super::Effects;
 use crate::base::ids::{Index, Origin, TermId};
 use crate::base::time::Monotonic;
+use crate::map::outcome::Outcome;
 use crate::map::partition::PartitionMap;
 use crate::nopaxos::{Collector, Group, Replica, Sequencer};
 use crate::wire::request::Kind;
@@ -32,6 +33,14 @@ pub(super) struct PartitionView {
     pub(super) sweeping: bool,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
+    /// A checkpoint is due, and in the shard's queue.
+    pub(super) checkpoint_due: bool,
+    /// The length of the last one; 0: there was none.
+    pub(super) checkpoint_size_bytes: u64,
+    /// Bytes of the map that do not lie in the arena, as they are counted for the shard.
+    pub(super) own_size_bytes: u64,
+    /// It waits to be shown anew.
+    pub(super) changed: bool,
 }
 
 /// Who waits for a command.
@@ -76,6 +85,39 @@ impl Asker {
             Kind::Query => response::encode_query_response,
         };
         encode(buffer, prefix, self.correlation, index, result);
+    }
+}
+
+impl Asker {
+    /// As [`Asker::reply`], with an outcome that isn't encoded yet.
+    pub(super) fn reply_with(
+        &self,
+        prefix: &ResponsePrefix,
+        index: Index,
+        outcome: &Outcome<'_>,
+        effects: &mut impl Effects,
+    ) {
+        let Some(buffer) = effects.reply_buffer(self.origin, true) else { return };
+        let (size, write) = (outcome.encoded_size_bytes(), |out: &mut _| outcome.encode(out));
+        let correlation = self.correlation;
+        match self.kind {
+            Kind::Command => response::encode_command_response_with(
+                buffer,
+                prefix,
+                correlation,
+                index,
+                size,
+                write,
+            ),
+            Kind::Query => response::encode_query_response_with(
+                buffer,
+                prefix,
+                correlation,
+                index,
+                size,
+                write,
+            ),
+        }
     }
 }
 

@@ -1,24 +1,38 @@
 //! From what the log holds to a running shard.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io;
 
 use slab::Slab;
 
 use super::admission::Payloads;
+use super::carry::Carrying;
+use super::checkpoints::Checkpoints;
 use super::execute::prefix;
 use super::partition::{Partition, PartitionView};
 use super::{Config, Core, Effects, Shard};
+use crate::base::cast::u64_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
+use crate::base::limits::{BLOCK_SIZE_BYTES, CHECKPOINT_CHUNK_SIZE_BYTES, CHECKPOINT_SLICE_COUNT};
 use crate::base::payload::ResultBytes;
 use crate::base::time::{Now, Timestamp};
 use crate::map::arena::Arena;
+use crate::map::checkpoint::{LoadError, MapLoader, Progress, SliceBudget};
+use crate::map::digest::StateDigest;
 use crate::map::hasher::KeyHasher;
 use crate::map::operation::with_command;
 use crate::map::partition::{Execution, PartitionMap, Undo};
-use crate::metrics::ShardCounters;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::replica::log::Slot;
 use crate::nopaxos::{Collector, Group, Replica, Restored, Sequencer};
+use crate::storage::block::Block;
+use crate::storage::checkpoint::{
+    CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointDecoder, CheckpointEncoder, CheckpointError,
+    CheckpointHead, CheckpointId, CheckpointSource,
+};
 use crate::storage::record::PartitionSnapshot;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
 use crate::storage::wal::Wal;
@@ -40,6 +54,8 @@ struct LoadedPartition {
     applied: Index,
     chain: Chain,
     timestamp: Timestamp,
+    /// The length of the checkpoint that was installed; 0: none was.
+    checkpoint_size_bytes: u64,
 }
 
 impl Loading {
@@ -54,19 +70,199 @@ impl Loading {
                 applied: Index(0),
                 chain: Chain::default(),
                 timestamp: Timestamp(0),
+                checkpoint_size_bytes: 0,
             };
             (PartitionId(partition), loaded)
         });
         let partitions = partitions.collect();
         Self { config, hasher, arena, partitions }
     }
-}
 
-impl Apply for Loading {
-    fn install(&mut self, partition: PartitionId, index: Index) {
-        panic!("partition {partition} has a checkpoint at {index}; this release writes none");
+    /// The last slot of a partition that was executed.
+    ///
+    /// # Panics
+    /// If it isn't one of the shard's.
+    #[must_use]
+    pub fn applied(&self, partition: PartitionId) -> Index {
+        self.partitions[&partition].applied
     }
 
+    /// The digest of what was executed of a partition.
+    ///
+    /// # Panics
+    /// If it isn't one of the shard's.
+    #[must_use]
+    pub fn digest(&self, partition: PartitionId) -> StateDigest {
+        self.partitions[&partition].map.digest()
+    }
+
+    /// Writes the checkpoint of what was executed of a partition, chunk by chunk.
+    ///
+    /// # Errors
+    /// Whatever `write` says.
+    ///
+    /// # Panics
+    /// If it isn't one of the shard's.
+    pub fn checkpoint<E>(
+        &mut self,
+        partition: PartitionId,
+        salt: u32,
+        write: &mut impl FnMut(&CheckpointChunk) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let loaded = self.partitions.get_mut(&partition).expect("it is one of the shard's");
+        let head = CheckpointHead {
+            id: CheckpointId { partition, index: loaded.applied },
+            timestamp: loaded.timestamp,
+            chain: loaded.chain,
+            digest: loaded.map.digest().0.to_le_bytes(),
+        };
+        let mut encoder = CheckpointEncoder::new(salt, &head);
+        let budget = || SliceBudget {
+            record_count: CHECKPOINT_SLICE_COUNT,
+            size_bytes: CHECKPOINT_CHUNK_SIZE_BYTES,
+        };
+        let mut blocks = Vec::new();
+        loaded.map.begin_checkpoint(&mut self.arena);
+        while !encoder.is_complete() {
+            if let Progress::Done =
+                loaded.map.checkpoint_slice(&mut self.arena, budget(), encoder.body())
+            {
+                encoder.end();
+            }
+            while let Some(chunk) = encoder.next_chunk(std::mem::take(&mut blocks)) {
+                write(&chunk)?;
+                blocks = chunk.blocks;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A [`Loading`] with the checkpoints that it may need: what recovery hands slots to.
+#[derive(Debug)]
+pub struct Installing<'a, S> {
+    loading: &'a mut Loading,
+    source: &'a mut S,
+    salt: u32,
+    failed: Option<InstallError>,
+}
+
+/// Why a checkpoint can't be installed.
+#[derive(Debug)]
+pub struct InstallError {
+    /// Which.
+    pub id: CheckpointId,
+    /// Why.
+    pub reason: InstallReason,
+}
+
+/// What is wrong with a checkpoint.
+#[derive(Debug)]
+pub enum InstallReason {
+    /// Its file can't be read.
+    Read(io::Error),
+    /// Its file isn't what was written.
+    Damaged(CheckpointError),
+    /// Its file is whole, but its state makes no sense.
+    State(LoadError),
+}
+
+impl fmt::Display for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CheckpointId { partition, index } = self.id;
+        write!(f, "the checkpoint of partition {partition} at slot {index}: ")?;
+        match &self.reason {
+            InstallReason::Read(error) => write!(f, "can't be read: {error}"),
+            InstallReason::Damaged(error) => {
+                write!(f, "{error} (at offset {})", error.offset())
+            }
+            InstallReason::State(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for InstallError {}
+
+impl<'a, S: CheckpointSource> Installing<'a, S> {
+    /// `salt`: that of the logs.
+    pub fn new(loading: &'a mut Loading, source: &'a mut S, salt: u32) -> Self {
+        Self { loading, source, salt, failed: None }
+    }
+
+    /// To be asked when the log was read: only if all is well may the shard be made.
+    ///
+    /// # Errors
+    /// The first checkpoint that was needed and could not be installed.
+    pub fn finish(self) -> Result<(), InstallError> {
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn load(&mut self, id: CheckpointId) -> Result<LoadedPartition, InstallReason> {
+        let mut decoder = CheckpointDecoder::new(self.salt, id);
+        let Loading { hasher, arena, .. } = &mut *self.loading;
+        let mut loader = MapLoader::new(*hasher, arena);
+        let mut blocks = vec![Block::ZERO; CHUNK_BLOCK_COUNT];
+        let mut size_bytes = 0;
+        let mut feed = |loader: &mut MapLoader| {
+            while !decoder.is_complete() {
+                let count =
+                    self.source.read(id, size_bytes, &mut blocks).map_err(InstallReason::Read)?;
+                let state = decoder.chunk(&blocks[..count]).map_err(InstallReason::Damaged)?;
+                loader.feed(arena, state).map_err(InstallReason::State)?;
+                size_bytes += u64_from(count * BLOCK_SIZE_BYTES);
+            }
+            Ok(())
+        };
+        if let Err(reason) = feed(&mut loader) {
+            loader.discard(arena);
+            return Err(reason);
+        }
+        let head = *decoder.head().expect("a complete checkpoint has a head");
+        let digest = StateDigest(u128::from_le_bytes(head.digest));
+        let map = loader.finish(id.index, digest).map_err(InstallReason::State)?;
+        Ok(LoadedPartition {
+            map,
+            applied: id.index,
+            chain: head.chain,
+            timestamp: head.timestamp,
+            checkpoint_size_bytes: size_bytes,
+        })
+    }
+}
+
+impl<S: CheckpointSource> Apply for Installing<'_, S> {
+    fn install(&mut self, partition: PartitionId, index: Index) {
+        if self.failed.is_some() {
+            return;
+        }
+        let id = CheckpointId { partition, index };
+        match self.load(id) {
+            Ok(loaded) => {
+                let replaced = self.loading.partitions.insert(partition, loaded);
+                let replaced = replaced.expect("recovery checks the owner");
+                assert_eq!(replaced.applied, Index(0), "a partition is installed before its slots");
+            }
+            Err(reason) => self.failed = Some(InstallError { id, reason }),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        partition: PartitionId,
+        index: Index,
+        term: TermId,
+        message_id: MessageId,
+        timestamp: Timestamp,
+        value: Option<&[u8]>,
+    ) {
+        // Without its checkpoint a partition has nothing that its slots could follow.
+        if self.failed.is_none() {
+            self.loading.apply(partition, index, term, message_id, timestamp, value);
+        }
+    }
+}
+
+impl Loading {
     fn apply(
         &mut self,
         partition: PartitionId,
@@ -97,13 +293,21 @@ impl Apply for Loading {
 
 impl Shard {
     /// A shard with what its log held: `recovered` has the slots above the stable ones that
-    /// `loading` has executed.
+    /// `loading` has executed. `stale_checkpoints`: files that no recovery needs once the log that
+    /// this boot begins is durable.
     ///
     /// # Panics
     /// If `recovered` and `loading` contradict each other.
     #[must_use]
-    pub fn new(loading: Loading, mut recovered: Vec<RecoveredPartition>, log: Wal) -> Self {
+    pub fn new(
+        loading: Loading,
+        mut recovered: Vec<RecoveredPartition>,
+        mut log: Wal,
+        stale_checkpoints: Vec<CheckpointId>,
+    ) -> Self {
         let Loading { config, hasher, arena, partitions } = loading;
+        let own = config.shards().partitions_of(config.shard);
+        assert_eq!(config.partitions, own, "a shard owns what the others think it owns");
         let router = Router::new(config.partition_count);
         let whole = ResponsePrefix::new(&config.cluster, None, &config.member, None);
         let partitions: Vec<Partition> = partitions
@@ -115,7 +319,12 @@ impl Shard {
                 restore(&config, (partition, cursor_tag), loaded, found)
             })
             .collect();
+        let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
+        let checkpoint_size = |partition: &Partition| partition.view.checkpoint_size_bytes;
+        let state_size_bytes = partitions.iter().map(checkpoint_size).sum();
+        log.set_state_size_bytes(state_size_bytes);
+        let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
         let core = Core {
             config,
             router,
@@ -125,6 +334,8 @@ impl Shard {
             arena,
             log,
             awaiting: VecDeque::new(),
+            carrying: Carrying::default(),
+            checkpoints_wanted: VecDeque::new(),
             payloads: Payloads::default(),
             unsynced_size_bytes: unsynced,
             results_size_bytes: 0,
@@ -132,9 +343,16 @@ impl Shard {
             waiting_reads: Vec::new(),
             reads_due: false,
             streams: VecDeque::new(),
+            checkpoints: Checkpoints::new(stale_checkpoints, state_size_bytes),
+            checkpoint_metrics: CheckpointMetrics::default(),
+            asked_streams: Slab::new(),
+            asks_count: 0,
             sweeping: VecDeque::new(),
+            maps_own_size_bytes: own_size_bytes,
             sweep_due: None,
             counters: ShardCounters::default(),
+            commit_waits: Histogram::default(),
+            changed,
             closing: false,
             closed: false,
         };
@@ -168,12 +386,16 @@ fn restore(
     let view = PartitionView {
         sequencer: Sequencer::default(),
         collector: Collector::new(&group),
+        own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
         cursor_tag,
         sweeping: false,
         term: TermId(0),
         prefix: prefix(config, &group, TermId(0)),
         unsynced_size_bytes: replica.log().size_bytes(),
+        checkpoint_due: false,
+        checkpoint_size_bytes: loaded.checkpoint_size_bytes,
+        changed: true,
         group,
     };
     Partition { replica, view }

@@ -1,3 +1,5 @@
+mod checkpoints;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
@@ -5,9 +7,9 @@ use prost::Message as _;
 
 use super::*;
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::{BootEpoch, Index, Origin, SegmentId};
+use crate::base::ids::{AskId, BootEpoch, Index, Origin, SegmentId};
 use crate::base::limits::{
-    FRAME_PREFIX_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
+    FRAME_PREFIX_SIZE_BYTES, MEMORY_SIZE_BYTES_MIN, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
 };
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_S, Timestamp};
@@ -16,13 +18,21 @@ use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{self, command, query};
 use crate::storage::block::{Block, LogKey, SegmentWrite};
+use crate::storage::carry::SegmentRead;
+use crate::storage::checkpoint::{
+    CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointSource, CheckpointStep,
+};
+use crate::storage::record::{LiveSegment, Record};
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
-use crate::storage::wal::{WalConfig, WalStart};
+use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
 use crate::wire::request::{Acceptance, decode_cold};
+
+mod several;
 
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
-const KEY: LogKey = LogKey { shard: ShardId(0), salt: 7 };
+const LOG_SEGMENT_COUNT: u64 = 64;
+const SALT: u32 = 7;
 
 /// What a shard asked of its host.
 #[derive(Debug, Default)]
@@ -32,33 +42,119 @@ struct Asked {
     /// The client takes no more answers.
     gone: bool,
     writes: VecDeque<SegmentWrite>,
-    segments: VecDeque<SegmentId>,
+    segments: VecDeque<SegmentWanted>,
+    reads: VecDeque<SegmentRead>,
+    damaged: Vec<(SegmentId, u64)>,
+    steps: VecDeque<CheckpointStep>,
+    scrubbed: Option<Vec<LiveSegment>>,
+    /// The shard.
+    me: ShardId,
+    asks: VecDeque<(ShardId, AskId, BytesMut)>,
+    /// Answers to other shards' requests, by place, and whether they have ended.
+    guests: BTreeMap<u32, (BytesMut, bool)>,
 }
 
 impl Effects for Asked {
-    fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
+    fn reply_buffer(&mut self, origin: Origin, last: bool) -> Option<&mut BytesMut> {
+        if origin.home != self.me {
+            let (buffer, ended) = self.guests.entry(origin.connection).or_default();
+            assert!(!*ended, "an answer ends once");
+            *ended = last;
+            return Some(buffer);
+        }
         self.finished_count += usize::from(last);
         (!self.gone).then_some(&mut self.replies)
+    }
+
+    fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
+        assert_ne!(to, self.me, "a shard knows its own share");
+        self.asks.push_back((to, ask, request.into()));
     }
 
     fn write(&mut self, write: SegmentWrite) {
         self.writes.push_back(write);
     }
 
-    fn prepare_segment(&mut self, segment: SegmentId) {
-        self.segments.push_back(segment);
+    fn prepare_segment(&mut self, wanted: SegmentWanted) {
+        self.segments.push_back(wanted);
+    }
+
+    fn read_segment(&mut self, read: SegmentRead) {
+        self.reads.push_back(read);
+    }
+
+    fn scrub(&mut self, segments: Vec<LiveSegment>) {
+        self.scrubbed = Some(segments);
+    }
+
+    fn report_damage(&mut self, segment: SegmentId, offset: u64) {
+        self.damaged.push((segment, offset));
+    }
+
+    fn checkpoint(&mut self, step: CheckpointStep) {
+        self.steps.push_back(step);
     }
 }
 
-/// Segments in memory.
+/// Segments and checkpoints in memory.
 #[derive(Clone, Debug, Default)]
-struct Disk(BTreeMap<SegmentId, Vec<Block>>);
+struct Disk {
+    segments: BTreeMap<SegmentId, Vec<Block>>,
+    checkpoints: BTreeMap<CheckpointId, Vec<Block>>,
+    /// The checkpoint that has no name yet.
+    unfinished: Option<(CheckpointId, Vec<Block>)>,
+}
 
 impl Disk {
     fn write(&mut self, write: &SegmentWrite) {
-        let segment = self.0.get_mut(&write.segment).expect("only prepared segments are written");
+        let segment =
+            self.segments.get_mut(&write.segment).expect("only prepared segments are written");
         let first = usize_from(write.offset) / size_of::<Block>();
         segment[first..first + write.blocks.len()].clone_from_slice(&write.blocks);
+    }
+}
+
+impl Disk {
+    /// Does a step of a checkpoint.
+    fn checkpoint(&mut self, step: CheckpointStep) -> Option<CheckpointProgress> {
+        match step {
+            CheckpointStep::Begin(id) => {
+                self.unfinished = Some((id, Vec::new()));
+                None
+            }
+            CheckpointStep::Write(CheckpointChunk { offset, blocks }) => {
+                let (_, file) = self.unfinished.as_mut().expect("it was begun");
+                assert_eq!(usize_from(offset), file.len() * size_of::<Block>());
+                file.extend_from_slice(&blocks);
+                Some(CheckpointProgress::Written(blocks))
+            }
+            CheckpointStep::Finish => {
+                let (id, file) = self.unfinished.take().expect("it was begun");
+                self.checkpoints.insert(id, file);
+                Some(CheckpointProgress::Finished(id))
+            }
+            CheckpointStep::Remove(id) => {
+                self.checkpoints.remove(&id).expect("it is there, and removed once");
+                None
+            }
+        }
+    }
+}
+
+struct Checkpoints(BTreeMap<CheckpointId, Vec<Block>>);
+
+impl CheckpointSource for Checkpoints {
+    fn read(
+        &mut self,
+        id: CheckpointId,
+        offset: u64,
+        blocks: &mut [Block],
+    ) -> std::io::Result<usize> {
+        let file = self.0.get(&id).ok_or(std::io::ErrorKind::NotFound)?;
+        let rest = &file[(usize_from(offset) / size_of::<Block>()).min(file.len())..];
+        let count = rest.len().min(blocks.len());
+        blocks[..count].clone_from_slice(&rest[..count]);
+        Ok(count)
     }
 }
 
@@ -86,49 +182,85 @@ impl Host {
     }
 
     fn boot(disk: Disk, durability: Durability, boot: u64) -> Self {
+        Self::boot_with_memory(disk, durability, boot, u64::MAX)
+    }
+
+    fn boot_with_memory(
+        disk: Disk,
+        durability: Durability,
+        boot: u64,
+        memory_size_bytes_max: u64,
+    ) -> Self {
+        Self::boot_one((ShardId(0), 1), disk, durability, boot, memory_size_bytes_max)
+    }
+
+    /// One of several shards.
+    fn boot_one(
+        (me, shard_count): (ShardId, u16),
+        disk: Disk,
+        durability: Durability,
+        boot: u64,
+        memory_size_bytes_max: u64,
+    ) -> Self {
+        let key = LogKey { shard: me, salt: SALT };
+        let own = ShardMap::new(PARTITION_COUNT, shard_count).partitions_of(me);
         let config = Config {
             cluster: "test".into(),
             member: "a".into(),
-            shard: ShardId(0),
-            partitions: 0..PARTITION_COUNT,
+            shard: me,
+            partitions: own.clone(),
             partition_count: PARTITION_COUNT,
+            shard_count,
             durability,
             first_term: TermId(1),
             hash_key: [3; 16],
+            checkpoint_salt: SALT,
+            checkpoint_interval_size_bytes: 64 << 10,
+            memory_size_bytes_max,
         };
-        let partitions: Vec<PartitionId> = (0..PARTITION_COUNT).map(PartitionId).collect();
-        let names: Vec<SegmentId> = disk.0.keys().copied().collect();
+        let partitions: Vec<PartitionId> = own.map(PartitionId).collect();
+        let names: Vec<SegmentId> = disk.segments.keys().copied().collect();
         let size_bytes = u64_from(SEGMENT_SIZE);
         let files: Vec<SegmentFile> =
             names.iter().map(|&name| SegmentFile { name, size_bytes }).collect();
         let folder = LogFolder {
-            key: KEY,
+            key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
             partitions: &partitions,
             files: &files,
         };
         let mut loading = Loading::new(config);
-        let mut source = Source(disk.0.values().collect());
-        let recovered = recover(&folder, &mut source, &mut loading).expect("nothing is damaged");
+        let mut source = Source(disk.segments.values().collect());
+        let mut checkpoints = Checkpoints(disk.checkpoints.clone());
+        let mut installing = Installing::new(&mut loading, &mut checkpoints, SALT);
+        let recovered = recover(&folder, &mut source, &mut installing).expect("nothing is damaged");
+        installing.finish().expect("every checkpoint that is needed is there");
         let log = WalConfig {
-            key: KEY,
+            key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
-            log_size_bytes_max: 64 * u64_from(SEGMENT_SIZE),
+            log_size_bytes_max: LOG_SEGMENT_COUNT * u64_from(SEGMENT_SIZE),
             writes_in_flight: 2,
             durability,
         };
         let start: WalStart = recovered.start;
-        let shard = Shard::new(loading, recovered.partitions, Wal::open(log, start));
+        let needed = |id: &CheckpointId| {
+            let partition = start.state.partition(id.partition).expect("it is the shard's");
+            partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))
+        };
+        let stale = disk.checkpoints.keys().copied().filter(|id| !needed(id)).collect();
+        let wal = Wal::open(log, start);
+        let shard = Shard::new(loading, recovered.partitions, wal, stale);
         let now = Now { monotonic: Monotonic(NS_PER_S), wall: Timestamp(boot * 1_000 * NS_PER_S) };
-        let mut host = Self { shard, asked: Asked::default(), disk, now, next_correlation: 0 };
+        let mut host =
+            Self { shard, asked: Asked { me, ..Asked::default() }, disk, now, next_correlation: 0 };
         host.shard.start(host.now, &mut host.asked);
         while !host.shard.is_ready() {
-            host.run();
+            while host.log_step(0) {}
             host.wait();
         }
-        host.run();
+        while host.log_step(0) {}
         host
     }
 
@@ -137,12 +269,34 @@ impl Host {
         while self.step(0) {}
     }
 
-    /// Does one of the things that were asked; `choice` says which of the writes.
+    /// Does one of the things that were asked; `choice` says which.
     fn step(&mut self, choice: u64) -> bool {
+        let log_is_idle = self.asked.writes.is_empty() && self.asked.segments.is_empty();
+        if !self.asked.steps.is_empty() && (log_is_idle || choice % 3 == 2) {
+            self.checkpoint_step();
+            return true;
+        }
+        self.log_step(choice)
+    }
+
+    /// Does one of the things that the log asked for; `choice` says which of the writes.
+    fn log_step(&mut self, choice: u64) -> bool {
         self.advance(1_000);
-        if let Some(segment) = self.asked.segments.pop_front() {
-            self.disk.0.insert(segment, vec![block(); SEGMENT_SIZE / size_of::<Block>()]);
+        if let Some(SegmentWanted { segment, from }) = self.asked.segments.pop_front() {
+            let former = from.and_then(|free| self.disk.segments.remove(&free.segment));
+            let blocks = match former.filter(|_| from.is_some_and(|free| !free.wipe)) {
+                Some(former) => former,
+                None => vec![block(); SEGMENT_SIZE / size_of::<Block>()],
+            };
+            self.disk.segments.insert(segment, blocks);
             self.handle(Input::SegmentPrepared(segment));
+            return true;
+        }
+        if let Some(read) = self.asked.reads.pop_front() {
+            let blocks = self.disk.segments.get(&read.segment).map(|blocks| {
+                blocks[read.first_block..read.first_block + read.block_count].to_vec()
+            });
+            self.handle(Input::SegmentRead(SegmentBlocks { read, blocks }));
             return true;
         }
         let count = u64_from(self.asked.writes.len());
@@ -153,6 +307,23 @@ impl Host {
         self.disk.write(&write);
         self.handle(Input::Written(write));
         true
+    }
+
+    /// Does the next step of a checkpoint that was asked for.
+    fn checkpoint_step(&mut self) {
+        let Some(step) = self.asked.steps.pop_front() else { return };
+        if let Some(progress) = self.disk.checkpoint(step) {
+            self.handle(Input::Checkpoint(progress));
+        }
+    }
+
+    /// Does some steps of a checkpoint of which the shard never hears.
+    fn run_ahead(&mut self, prng: &mut Prng) {
+        for _ in 0..prng.below(4) {
+            if let Some(step) = self.asked.steps.pop_front() {
+                self.disk.checkpoint(step);
+            }
+        }
     }
 
     /// Lets time pass until something is due, if anything is.
@@ -245,6 +416,7 @@ impl Host {
 
     /// Loses power: of the writes in flight any blocks may be on the disk. Then starts again.
     fn crash(mut self, prng: &mut Prng, boot: u64) -> Self {
+        self.disk.unfinished = None;
         for write in std::mem::take(&mut self.asked.writes) {
             for (place, block) in write.blocks.iter().enumerate() {
                 if prng.one_in(2) {
@@ -595,4 +767,179 @@ fn versions_grow_across_restarts() {
         last = Index(index);
         host = host.crash(&mut prng, boot);
     }
+}
+
+/// Puts keys with values of `size_bytes` until one is refused; how many were not.
+fn fill_memory(host: &mut Host, name: &str, size_bytes: usize) -> usize {
+    let value = "x".repeat(size_bytes);
+    for count in 0.. {
+        let correlation = host.put(&format!("{name} {count:05}"), &value);
+        host.run();
+        let answers = &host.answers()[&correlation];
+        if let [(_, Outcome::Error(error))] = &answers[..] {
+            assert_eq!(error.code(), Code::ResourceExhausted);
+            assert!(error.message.contains("--memory-max"), "{}", error.message);
+            return count;
+        }
+    }
+    unreachable!("the loop ends")
+}
+
+fn is_refused(host: &mut Host, operation: command::Operation) -> bool {
+    let correlation = host.command(operation);
+    host.run();
+    error_code(&host.answers()[&correlation]) == Some(Code::ResourceExhausted)
+}
+
+fn remove(key: &str) -> command::Operation {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    command::Operation::Remove(v1::Remove { key, ..v1::Remove::default() })
+}
+
+#[test]
+fn puts_are_refused_at_the_bound_of_memory_and_go_on_once_space_is_freed() {
+    const MEMORY: u64 = MEMORY_SIZE_BYTES_MIN;
+    for durability in [Durability::None, Durability::Sync] {
+        let mut host = Host::boot_with_memory(Disk::default(), durability, 1, MEMORY);
+        let count = fill_memory(&mut host, "small", 1_900);
+        assert!(count > 5_000, "{count} of 1,900 bytes each");
+        assert!(host.shard.memory_size_bytes() <= MEMORY);
+        assert_eq!(host.shard.counters().refused_map_full, 1);
+
+        let new = || put("small 99999", &"x".repeat(1_900));
+        assert!(is_refused(&mut host, new()));
+        let read = host.get("small 00007");
+        assert_eq!(read.map(|value| value.len()), Some(1_900), "reads go on");
+        assert_eq!(host.get("small 99999"), None);
+        assert!(!is_refused(&mut host, remove("small 00007")), "removals go on");
+        assert!(!is_refused(&mut host, new()), "there is room for one again");
+        assert!(is_refused(&mut host, put("small 00007", &"x".repeat(1_900))));
+
+        assert!(!is_refused(&mut host, command::Operation::Clear(v1::Clear {})));
+        // A checkpoint under way keeps what it hasn't come to.
+        let is_busy = |host: &Host| {
+            let core = &host.shard.core;
+            !core.sweeping.is_empty() || core.checkpoints.id_under_way().is_some()
+        };
+        while is_busy(&host) {
+            host.wait();
+            host.run();
+        }
+        assert!(!is_refused(&mut host, put("other", &"y".repeat(1_500))), "of any size");
+        assert!(host.shard.core.arena.bytes_used() < MEMORY / 100);
+        assert!(host.shard.memory_size_bytes() <= MEMORY);
+    }
+}
+
+#[test]
+fn large_values_count_while_they_are_there() {
+    const MEMORY: u64 = MEMORY_SIZE_BYTES_MIN;
+    let mut host = Host::boot_with_memory(Disk::default(), Durability::Sync, 1, MEMORY);
+    assert!(!is_refused(&mut host, put("small", "x")));
+    let count = fill_memory(&mut host, "large", 1 << 20);
+    assert!((8..16).contains(&count), "{count} of a MiB each");
+    assert!(!is_refused(&mut host, put("another small", "x")), "their page has room");
+    let again = put("large 00000", &"z".repeat(1 << 20));
+    assert!(is_refused(&mut host, again.clone()), "both values are there until it is stable");
+    assert!(!is_refused(&mut host, remove("large 00001")));
+    assert!(!is_refused(&mut host, again));
+    assert!(host.shard.memory_size_bytes() <= MEMORY);
+}
+
+/// What lies beside the arena is counted as it is, whatever comes and goes.
+#[test]
+fn memory_of_partitions_is_counted_without_a_drift() {
+    let mut host = Host::start(Durability::Sync);
+    for round in 0..3_000 {
+        host.put(&format!("key {round}"), "value");
+        if round % 50 == 0 {
+            host.command(command::Operation::Clear(v1::Clear {}));
+        }
+        if round % 100 == 99 {
+            host.run();
+        }
+    }
+    host.run();
+    let maps = host.shard.partitions.iter().map(|partition| &partition.view.map);
+    let own: u64 = maps.map(crate::map::partition::PartitionMap::own_size_bytes).sum();
+    assert_eq!(host.shard.core.maps_own_size_bytes, own);
+    assert_eq!(host.shard.memory_size_bytes(), own + host.shard.core.arena.bytes_reserved());
+}
+
+/// Puts until the log has gone on by so many segments; checkpoints are said to be durable at once.
+fn go_round(host: &mut Host, segment_count: u64) {
+    let value = "v".repeat(1 << 20);
+    let begin = host.shard.core.log.live_segments().last().map_or(SegmentId(0), |l| l.segment);
+    loop {
+        let correlation = host.put("busy", &value);
+        host.run();
+        let answers = host.answers();
+        assert_eq!(error_code(&answers[&correlation]), None, "there is room");
+        while let Some(pinned) = host.shard.core.log.pinned() {
+            let partition = pinned.partition;
+            let (replica, mut world) = host.shard.partition(partition, &mut host.asked);
+            replica.write_sync_point(&mut world);
+            let state = host.shard.core.log.state();
+            let index = state.partition(partition).expect("it is ours").sync_point;
+            host.shard.core.log.append(&Record::CheckpointDone {
+                partition,
+                index,
+                size_bytes: 1,
+                digest: [0; 16],
+            });
+        }
+        let last = host.shard.core.log.live_segments().last();
+        if last.is_some_and(|live| live.segment >= begin.plus(segment_count)) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn partition_written_once_does_not_keep_the_log_from_going_round() {
+    let mut host = Host::start(Durability::Sync);
+    for number in 0..PARTITION_COUNT * 4 {
+        host.put(&format!("idle {number}"), "once");
+    }
+    host.run();
+    host.answers();
+    go_round(&mut host, 3 * LOG_SEGMENT_COUNT);
+    let space = host.shard.core.log.space();
+    assert!(space.used_size_bytes <= LOG_SEGMENT_COUNT * u64_from(SEGMENT_SIZE));
+    assert!(u64_from(host.disk.segments.len()) <= LOG_SEGMENT_COUNT);
+    assert!(host.shard.counters().carried >= u64::from(PARTITION_COUNT) - 1);
+    assert!(host.asked.damaged.is_empty());
+}
+
+#[test]
+fn damaged_segment_makes_those_who_need_it_take_checkpoints() {
+    let mut host = Host::start(Durability::Sync);
+    host.put("k", "v");
+    host.run();
+    let partition = host.shard.core.awaiting.front().map(|awaiting| awaiting.partition);
+    assert_eq!(partition, None, "all is durable");
+    host.handle(Input::ScrubDue);
+    assert_eq!(host.asked.scrubbed, Some(Vec::new()), "the only segment is being written");
+    host.handle(Input::SegmentDamaged(SegmentId(1)));
+    assert_eq!(host.shard.core.checkpoints_wanted.len(), 1, "one partition was written to");
+    host.handle(Input::SegmentDamaged(SegmentId(1)));
+    assert_eq!(host.shard.core.checkpoints_wanted.len(), 1, "each is wanted once");
+    assert_eq!(host.shard.counters().damaged, 2);
+    host.handle(Input::SegmentDamaged(SegmentId(7)));
+    assert_eq!(host.shard.core.checkpoints_wanted.len(), 1, "nobody needs that one");
+}
+
+#[test]
+fn writes_are_refused_before_the_disk_is_full_and_resume_when_space_returns() {
+    let mut host = Host::start(Durability::Sync);
+    let little = 2 * u64_from(SEGMENT_SIZE);
+    host.handle(Input::DiskSpace(little / 2));
+    let refused = host.put("k", "v");
+    assert_eq!(error_code(&host.answers()[&refused]), Some(Code::ResourceExhausted));
+    assert_eq!(host.get("k"), None, "reads go on");
+    host.handle(Input::DiskSpace(8 * little));
+    let taken = host.put("k", "v");
+    host.run();
+    assert_eq!(error_code(&host.answers()[&taken]), None);
+    assert_eq!(host.get("k").as_deref(), Some("v"));
 }

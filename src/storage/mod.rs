@@ -16,8 +16,13 @@
 //! | [`block`] | a block's header; what can be found where one is expected |
 //! | [`state`] | what a record does to where its partition stands |
 //! | [`wal`] | writing: records in, writes out, completions in, durability out |
+//! | [`ledger`] | which partition needs which segment, and how much it has logged |
+//! | [`carry`] | slots out of an old segment, to be appended again |
+//! | `supply` | the segments' files: written, ready, free to be used again |
 //! | [`recovery`] | reading: which segments count, where the log ends, torn or damaged |
+//! | [`scrub`] | reading what was written once more, while all is well |
 //! | [`replay`] | from records to partitions: what is stable is handed on, the rest kept |
+//! | [`checkpoint`] | the file of a partition's state at one slot |
 //! | [`identity`] | IDENTITY, BOOT, CURRENT |
 //! | [`error`] | what can be wrong, whose fault it is, what to do |
 //!
@@ -43,13 +48,18 @@
 //! trace; and damage to the last batch before a crash, if the crash came within the 5 ms.
 
 pub mod block;
+pub mod carry;
+pub mod checkpoint;
 pub mod codec;
 pub mod error;
 pub mod identity;
+pub mod ledger;
 pub mod record;
 pub mod recovery;
 pub mod replay;
 mod scan;
+pub mod scrub;
 pub mod segment_name;
 pub mod state;
+mod supply;
 pub mod wal;

@@ -1,7 +1,10 @@
 //! Reads a shard's log and says where it ends: at a torn tail, which is cut, or at damage, which is
 //! refused.
 //!
-//! The newest segment whose snapshot is whole says which segments count, and up to which batch.
+//! The newest segment whose snapshot is whole says which segments count, and up to which batch. (If
+//! the segment before it isn't complete, the log ends there: then the newest snapshot is void, the
+//! one before it says which segments count, and none of them was used again, because for that the
+//! void one would have had to be durable.)
 //! They are read once, oldest first. A batch counts when all of its blocks are there; the first
 //! that isn't ends the log. What lies behind that place decides what it was:
 //!
@@ -15,16 +18,18 @@
 //!   stays so because the next boot's snapshot counts only what was found.
 
 use std::io;
+use std::ops::Range;
 
 use super::block::{BATCH_BLOCK_COUNT_MAX, Block, LogKey, boot_of, first_batch, offset_of};
 use super::codec::decode;
 use super::error::{Damage, Place, StorageError};
+use super::ledger::Placed;
 use super::record::{LiveSegment, PartitionSnapshot, Record, ShardSnapshot};
-use super::replay::{Apply, RecoveredPartition, Replay};
+use super::replay::{Apply, RecoveredPartition, Replay, Replayed};
 use super::scan::{Cursor, Reader, Segment, Step, Tail};
 use super::wal::WalStart;
 use crate::base::cast::u64_from;
-use crate::base::ids::{BatchId, BootEpoch, PartitionId, SegmentId};
+use crate::base::ids::{BatchId, BootEpoch, Index, PartitionId, SegmentId};
 
 /// Blocks read at once while a log is read through: large requests keep a device busy.
 const READ_BLOCK_COUNT: usize = 1_024;
@@ -75,6 +80,9 @@ pub struct Recovered {
     pub torn: Option<TornTail>,
     /// Files that count for nothing and never will: the host may delete them.
     pub garbage: Vec<SegmentId>,
+    /// The checkpoints that were installed: the newest durable snapshot names them, so they stay
+    /// until the log says that they are superseded.
+    pub checkpoints: Vec<(PartitionId, Index)>,
 }
 
 /// Writes that a crash left incomplete. None of them was ever acknowledged as durable.
@@ -98,22 +106,54 @@ pub fn recover(
     let mut reader = Reader::new(source, folder.key);
     let segments = identify(folder, &mut reader)?;
     let mut newer = Vec::new();
-    let mut newest = None;
-    for segment in segments.iter().rev() {
+    for (position, segment) in segments.iter().enumerate().rev() {
         if let Some(snapshot) = head(&mut reader, segment)? {
-            newest = Some((*segment, snapshot));
-            break;
+            check_boot(folder, segment, snapshot.boot_epoch)?;
+            if is_void(&mut reader, &segments[..position], segment, &snapshot)? {
+                newer.insert(0, *segment);
+                continue;
+            }
+            let plan = Plan::new(folder, &segments, *segment, snapshot, newer)?;
+            return plan.run(&mut reader, apply);
         }
         newer.insert(0, *segment);
     }
-    match newest {
-        Some((segment, snapshot)) => {
-            check_boot(folder, &segment, snapshot.boot_epoch)?;
-            let plan = Plan::new(folder, &segments, segment, snapshot, newer)?;
-            plan.run(&mut reader, apply)
-        }
-        None => begin_empty(folder, &mut reader, &newer),
+    begin_empty(folder, &mut reader, &newer)
+}
+
+/// Whether a segment was begun before the one before it was complete, and that never became so:
+/// then its snapshot speaks of records that nobody has seen.
+fn is_void(
+    reader: &mut Reader<'_, impl SegmentSource>,
+    older: &[Segment],
+    segment: &Segment,
+    snapshot: &ShardSnapshot,
+) -> Result<bool, StorageError> {
+    let Some(before) = snapshot.segments.last() else { return Ok(false) };
+    if boot_of(before.last_batch) != snapshot.boot_epoch {
+        // Whoever began this boot had read that segment.
+        return Ok(false);
     }
+    let Ok(position) = older.binary_search_by_key(&before.segment, |segment| segment.id) else {
+        return Ok(false);
+    };
+    reader.set_chunk(READ_BLOCK_COUNT);
+    if reader.proves(segment, before.last_batch)? {
+        // Complete, or damaged: reading it will say which.
+        return Ok(false);
+    }
+    let mut cursor = Cursor::begin(None);
+    let mut stream = Vec::new();
+    while let Step::Batch { batch, .. } =
+        reader.next_batch(&older[position], &mut cursor, &mut stream)?
+    {
+        stream.clear();
+        if batch == before.last_batch {
+            return Ok(false);
+        }
+    }
+    // A segment isn't left before its own snapshot is durable: if that is gone it is damage.
+    Ok(cursor.next > 0)
 }
 
 /// Which segment each file is, ascending: its first block decides, or else its name.
@@ -246,10 +286,12 @@ fn begin_empty(
             prepared,
             next_segment,
             clean: !tail.is_torn(),
+            ..WalStart::default()
         },
         record_count: 0,
         torn: tail.torn(),
         garbage: Vec::new(),
+        checkpoints: Vec::new(),
     })
 }
 
@@ -279,6 +321,8 @@ struct Progress<'r, A> {
     snapshot_due: bool,
     /// The payload of complete batches from the first record on that isn't replayed yet.
     stream: Vec<u8>,
+    /// In which block that begins, or before which.
+    stream_block: usize,
     last_batch: Option<BatchId>,
 }
 
@@ -327,19 +371,13 @@ impl<'a> Plan<'a> {
             live: Vec::new(),
             snapshot_due: true,
             stream: Vec::new(),
+            stream_block: 0,
             last_batch: None,
         };
         let counted = std::mem::take(&mut self.counted);
-        for (position, &(segment, limit)) in counted.iter().enumerate() {
+        for &(segment, limit) in &counted {
             let end = self.read(reader, &mut progress, segment, Some(limit))?;
-            if let Some(cursor) = end {
-                let mut behind: Vec<_> = counted[position + 1..].iter().map(|c| c.0).collect();
-                behind.push(self.newest);
-                behind.append(&mut self.newer);
-                // What the void snapshot left out may be wanted again: delete nothing.
-                self.garbage.clear();
-                return self.end(reader, progress, segment, &cursor, behind);
-            }
+            assert!(end.is_none(), "a segment that counts is read to its limit");
         }
         let newest = self.newest;
         let cursor = self.read(reader, &mut progress, newest, None)?;
@@ -377,6 +415,7 @@ impl<'a> Plan<'a> {
         }
         // What a boot left unended when it crashed is void.
         progress.stream.clear();
+        progress.stream_block = 0;
         progress.snapshot_due = true;
         let expected = match (continues, progress.last_batch) {
             (Some(last), _) => Some(last.next()),
@@ -391,7 +430,8 @@ impl<'a> Plan<'a> {
                     if limit.is_some_and(|limit| batch > limit) || boot_of(batch) != boot {
                         return Err(damaged(Damage::Segments));
                     }
-                    self.replay(progress, &segment, boot).map_err(damaged)?;
+                    let blocks = first_block..cursor.next;
+                    self.replay(progress, &segment, boot, &blocks).map_err(damaged)?;
                     progress.last_batch = Some(batch);
                     match progress.live.last_mut() {
                         Some(live) if live.segment == segment.id => live.last_batch = batch,
@@ -405,10 +445,8 @@ impl<'a> Plan<'a> {
                 }
                 Step::End { bad_block } => {
                     let batch = cursor.expected.unwrap_or(first_batch(boot));
-                    // A later boot read this segment; and a segment isn't left before its first
-                    // writes are complete.
-                    let settled = boot < self.snapshot.boot_epoch || cursor.next == 0;
-                    if limit.is_some() && settled {
+                    // Who counted it had seen it complete, or the newest segment would be void.
+                    if limit.is_some() {
                         let damage = reader.damage_at(&segment, bad_block)?;
                         return Err(reader.damaged(&segment, bad_block, batch, damage));
                     }
@@ -425,8 +463,11 @@ impl<'a> Plan<'a> {
         progress: &mut Progress<'_, A>,
         segment: &Segment,
         boot: BootEpoch,
+        blocks: &Range<usize>,
     ) -> Result<(), Damage> {
         let mut begin = 0;
+        let mut placed = Placed { segment: segment.id, blocks: blocks.clone(), size: 0 };
+        placed.blocks.start = progress.stream_block;
         while let Some((record, size)) =
             decode(&progress.stream[begin..]).map_err(Damage::Record)?
         {
@@ -444,17 +485,28 @@ impl<'a> Plan<'a> {
                     if !snapshot.segments.ends_with(before) {
                         return Err(Damage::Segments);
                     }
-                    replay.on_snapshot(&snapshot)?;
+                    let ended = before.last().ok_or(Damage::Segments)?.segment;
+                    replay.on_snapshot(ended, &snapshot)?;
                 }
                 (Record::Snapshot(snapshot), replay) => {
                     let apply = progress.apply.take().expect("replay begins once");
                     *replay = Some(Replay::begin(snapshot, &self.snapshot, apply)?);
                 }
-                (record, Some(replay)) if !snapshot_due => replay.on_record(&record)?,
+                (record, Some(replay)) if !snapshot_due => {
+                    placed.size = size;
+                    replay.on_record(&record, &placed)?;
+                }
                 _ => return Err(Damage::Snapshot),
             }
+            // Only the first of them can have begun in a batch before this one.
+            placed.blocks.start = blocks.start;
         }
         progress.stream.drain(..begin);
+        match (progress.stream.is_empty(), begin) {
+            (true, _) => progress.stream_block = blocks.end,
+            (false, 0) => progress.stream_block = placed.blocks.start,
+            (false, _) => progress.stream_block = blocks.start,
+        }
         Ok(())
     }
 
@@ -482,17 +534,27 @@ impl<'a> Plan<'a> {
             tail.scan_begun(reader, segment)?;
         }
         let replay = progress.replay.expect("the newest segment's snapshot is whole");
-        let (state, partitions, closed, record_count) =
-            replay.finish().map_err(|damage| StorageError::Damaged { place, damage })?;
+        let last = progress.live.last().map_or(segment.id, |live| live.segment);
+        let replayed =
+            replay.finish(last).map_err(|damage| StorageError::Damaged { place, damage })?;
+        let Replayed { state, partitions, ledger, closed, record_count } = replayed;
         let (next_segment, prepared) =
             next_segments(segment.id, &behind, |segment| !tail.is_used(segment));
+        let checkpoints = self.snapshot.partitions.iter().map(|p| (p.partition, p.checkpoint));
+        let checkpoints: Vec<_> = checkpoints.filter(|found| found.1 > Index(0)).collect();
+        let newer = |&(partition, old): &(PartitionId, Index)| {
+            state.partition(partition).is_some_and(|found| found.checkpoint > old)
+        };
+        let superseded = checkpoints.iter().copied().filter(newer).collect();
+        let clean = closed;
         let state = ShardSnapshot { segments: progress.live, ..state };
         Ok(Recovered {
             partitions,
-            start: WalStart { state, prepared, next_segment, clean: closed },
+            start: WalStart { state, prepared, next_segment, clean, ledger, superseded },
             record_count,
             torn: tail.torn(),
             garbage: self.garbage,
+            checkpoints,
         })
     }
 }

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::error::Damage;
+use super::ledger::{Ledger, Placed};
 use super::record::{Entry, PartitionSnapshot, Record, ShardSnapshot};
 use super::state::StateError;
 use crate::base::cast::usize_from;
 use crate::base::chain::Chain;
-use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, TermId};
+use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, SegmentId, TermId};
 use crate::base::time::Timestamp;
 
 /// Slots that a snapshot may promise to follow; more is no log but a defect.
@@ -65,9 +66,25 @@ pub struct RecoveredPartition {
 pub(super) struct Replay<'a, A> {
     state: ShardSnapshot,
     partitions: Vec<PartitionReplay>,
+    ledger: Ledger,
     apply: &'a mut A,
     closed: bool,
     record_count: u64,
+}
+
+/// What a log says once all of it was replayed.
+#[derive(Debug)]
+pub(super) struct Replayed {
+    /// Where everything stands.
+    pub(super) state: ShardSnapshot,
+    /// Each partition, and what of it isn't stable.
+    pub(super) partitions: Vec<RecoveredPartition>,
+    /// Which partition needs which segment.
+    pub(super) ledger: Ledger,
+    /// Whether the last boot was closed.
+    pub(super) closed: bool,
+    /// How many records said so.
+    pub(super) record_count: u64,
 }
 
 #[derive(Debug)]
@@ -97,11 +114,18 @@ impl<'a, A: Apply> Replay<'a, A> {
             let checkpoint = newest.partition(state.partition).map_or(Index(0), |p| p.checkpoint);
             partitions.push(PartitionReplay::begin(state, checkpoint, apply)?);
         }
-        Ok(Self { state: oldest, partitions, apply, closed: false, record_count: 0 })
+        let ledger = Ledger::new(partitions.len());
+        Ok(Self { state: oldest, partitions, ledger, apply, closed: false, record_count: 0 })
     }
 
-    /// A segment after the oldest begins: its snapshot must say what the records before it do.
-    pub(super) fn on_snapshot(&mut self, snapshot: &ShardSnapshot) -> Result<(), Damage> {
+    /// A segment after the oldest begins, and `before` has ended: the snapshot must say what the
+    /// records before it do.
+    pub(super) fn on_snapshot(
+        &mut self,
+        before: SegmentId,
+        snapshot: &ShardSnapshot,
+    ) -> Result<(), Damage> {
+        self.ledger.close(before);
         let same_partitions = self.state.partitions.len() == snapshot.partitions.len();
         let pairs = self.state.partitions.iter().zip(&snapshot.partitions);
         let differing = pairs.clone().find(|(folded, said)| !folded.agrees_with(said));
@@ -112,6 +136,7 @@ impl<'a, A: Apply> Replay<'a, A> {
             return Err(Damage::Partitions);
         }
         if snapshot.boot_epoch != self.state.boot_epoch {
+            self.ledger.on_boot();
             for partition in &mut self.partitions {
                 // What was staged by a process that is gone is never adopted.
                 partition.staged.clear();
@@ -125,7 +150,7 @@ impl<'a, A: Apply> Replay<'a, A> {
         Ok(())
     }
 
-    pub(super) fn on_record(&mut self, record: &Record<'_>) -> Result<(), Damage> {
+    pub(super) fn on_record(&mut self, record: &Record<'_>, placed: &Placed) -> Result<(), Damage> {
         self.record_count += 1;
         self.closed = matches!(record, Record::CloseBoot { .. });
         let Some(partition) = record.partition() else { return self.on_boot(record) };
@@ -134,6 +159,7 @@ impl<'a, A: Apply> Replay<'a, A> {
         let position = self.state.position(partition).ok_or_else(unknown)?;
         let last = self.state.partitions[position].last;
         self.state.fold(record).map_err(refuse)?;
+        self.ledger.on_record(position, last, record, placed);
         let state = &self.state.partitions[position];
         let replay = &mut self.partitions[position];
         match record {
@@ -168,17 +194,16 @@ impl<'a, A: Apply> Replay<'a, A> {
         Ok(())
     }
 
-    /// Where everything stands, what isn't stable, whether the last boot was closed, and how many
-    /// records said so.
-    pub(super) fn finish(
-        self,
-    ) -> Result<(ShardSnapshot, Vec<RecoveredPartition>, bool, u64), Damage> {
+    /// Nothing follows; `last` was the last segment.
+    pub(super) fn finish(mut self, last: SegmentId) -> Result<Replayed, Damage> {
+        self.ledger.close(last);
         let partitions = std::iter::zip(&self.state.partitions, self.partitions)
             .map(|(state, replay)| {
                 replay.finish(state).map_err(|error| Damage::State(Some(state.partition), error))
             })
             .collect::<Result<_, _>>()?;
-        Ok((self.state, partitions, self.closed, self.record_count))
+        let Self { state, ledger, closed, record_count, .. } = self;
+        Ok(Replayed { state, partitions, ledger, closed, record_count })
     }
 
     fn on_boot(&self, record: &Record<'_>) -> Result<(), Damage> {
@@ -261,8 +286,12 @@ impl PartitionReplay {
         }
         self.log.truncate(usize_from(kept.since(self.applied)));
         for (index, entry) in staged {
-            if index > base || index <= self.applied {
+            if index > base {
                 return Err(StateError::Adopt { base, kept });
+            }
+            if index <= self.applied {
+                // A checkpoint that was taken later covers it.
+                continue;
             }
             if index > self.last().next() {
                 return Err(StateError::Unstaged { index: self.last().next() });

@@ -118,6 +118,24 @@ impl<'s, S: SegmentSource> Reader<'s, S> {
         })
     }
 
+    /// Whether a block of a segment says that a batch of the same boot was complete.
+    pub(super) fn proves(
+        &mut self,
+        segment: &Segment,
+        batch: BatchId,
+    ) -> Result<bool, StorageError> {
+        for number in 0..segment.block_count {
+            let header = self.own_header(segment, number)?;
+            let Some(header) = header.filter(|header| header.segment == segment.id) else {
+                return Ok(false);
+            };
+            if header.proven >= batch && boot_of(header.batch) == boot_of(batch) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Appends the payload of the next complete batch to `stream`, or nothing at the end.
     pub(super) fn next_batch(
         &mut self,

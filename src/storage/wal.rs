@@ -8,25 +8,33 @@
 //!   stood before the record that follows it.
 //! - While as many writes as allowed are in flight the next batch gathers; there is no timer but
 //!   the one that proves the last batch complete when nothing follows it (and that of `async`).
+//! - A segment is let go only when no partition has a slot above its checkpoint in it, only as the
+//!   oldest one, and its file is used again only when a snapshot that doesn't count it is durable.
 //! - In steady state nothing is allocated: a batch's memory comes back with its completion.
+
+mod keeping;
 
 use std::collections::VecDeque;
 
+pub use self::keeping::{CarriedPartition, CarryPlan, Pinned};
 use super::block::{
     self, BATCH_BLOCK_COUNT_MAX, Block, BlockHeader, LogKey, PAYLOAD_SIZE_BYTES, SegmentWrite,
 };
 use super::codec::{Frame, encode_snapshot, frame};
+use super::ledger::{Ledger, Placed};
 use super::record::{LiveSegment, Record, ShardSnapshot};
+use super::supply::Supply;
+pub use super::supply::{FreeSegment, SegmentWanted, Space};
 use crate::base::cast::{u16_from, u64_from};
-use crate::base::ids::{AppendId, BatchId, BootEpoch, SegmentId};
+use crate::base::ids::{AppendId, BatchId, BootEpoch, Index, PartitionId, SegmentId};
 use crate::base::limits::{
     ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
     SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITES_IN_FLIGHT_MAX,
 };
-use crate::base::time::{Monotonic, NS_PER_S};
+use crate::base::time::Monotonic;
 
-/// How long to wait before a segment that couldn't be prepared is asked for again.
-const PREPARE_RETRY_NS: u64 = NS_PER_S;
+/// No batch: the snapshot that ends with it isn't written yet.
+const UNNAMED: BatchId = BatchId(u64::MAX);
 /// Segments of the smallest log: one is written, one is ahead, one is kept for the protocol.
 const SEGMENT_COUNT_MIN: u64 = 3;
 
@@ -71,20 +79,10 @@ pub struct WalStart {
     pub next_segment: SegmentId,
     /// Whether the boot before was closed.
     pub clean: bool,
-}
-
-/// How full the log is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// Bytes of the segments that are written or prepared.
-    pub used_size_bytes: u64,
-    /// Bytes that they may become.
-    pub size_bytes_max: u64,
-    /// Bytes that clients' commands may still fill; the last segment isn't among them: it is for
-    /// the protocol, which can't be refused. 0: refuse commands before they are stamped.
-    pub client_size_bytes: u64,
-    /// Bytes appended but not yet handed out to be written.
-    pub gathering_size_bytes: u64,
+    /// Which partition needs which segment.
+    pub ledger: Ledger,
+    /// Checkpoints that only snapshots before the next one name.
+    pub superseded: Vec<(PartitionId, Index)>,
 }
 
 /// A batch that gathers.
@@ -126,13 +124,14 @@ pub struct Wal {
     in_flight: VecDeque<InFlight>,
     durable_batch: BatchId,
     durable: AppendId,
-    /// Segments ready to be written after `writing`.
-    prepared: VecDeque<SegmentId>,
-    /// The segment that the host is preparing.
-    preparing: Option<SegmentId>,
-    prepare_failed_at: Option<Monotonic>,
-    /// Segments on disk but for the prepared ones.
-    written_segment_count: u64,
+    supply: Supply,
+    ledger: Ledger,
+    /// The batch with which the snapshot of the segment being filled ends.
+    snapshot_end: BatchId,
+    /// Checkpoints that a later one replaced: no snapshot after this batch names them.
+    superseded: VecDeque<(BatchId, (PartitionId, Index))>,
+    /// The size of the state of which this is the log.
+    state_size_bytes: u64,
     last_write_at: Monotonic,
     /// The last batch issued holds records, so an empty one has to say that it is complete.
     proof_owed: bool,
@@ -158,9 +157,24 @@ impl Wal {
         assert!(config.log_size_bytes_max / u64_from(size) >= SEGMENT_COUNT_MIN);
         assert!(config.boot_epoch > start.state.boot_epoch, "each boot has an epoch of its own");
         let first_batch = block::first_batch(config.boot_epoch);
+        let mut ledger = match start.ledger == Ledger::default() {
+            true => Ledger::new(start.state.partitions.len()),
+            false => start.ledger,
+        };
+        ledger.on_boot();
+        let live = || start.state.segments.iter().map(|live| live.segment);
+        ledger.retain(|id| live().any(|live| live == id));
+        assert!(ledger.segments().eq(live()), "the books are of the segments that count");
+        let live_count = u64_from(start.state.segments.len());
+        let log_size_bytes_max = config.log_size_bytes_max;
+        let superseded = start.superseded.into_iter().map(|checkpoint| (UNNAMED, checkpoint));
         let mut wal = Self {
             segment_block_count: size / BLOCK_SIZE_BYTES,
-            written_segment_count: u64_from(start.state.segments.len()),
+            supply: Supply::new(u64_from(size), log_size_bytes_max, live_count, start.prepared),
+            ledger,
+            snapshot_end: first_batch,
+            superseded: superseded.collect(),
+            state_size_bytes: 0,
             state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
             filling: start.next_segment,
             filled_block_count: 0,
@@ -172,9 +186,6 @@ impl Wal {
             in_flight: VecDeque::new(),
             durable_batch: first_batch.previous(),
             durable: AppendId(0),
-            prepared: start.prepared.into(),
-            preparing: None,
-            prepare_failed_at: None,
             last_write_at: Monotonic(0),
             proof_owed: false,
             gathering_since: None,
@@ -183,7 +194,7 @@ impl Wal {
             scratch: Vec::new(),
             config,
         };
-        assert!(wal.prepared.front().is_none_or(|&prepared| prepared == wal.filling));
+        assert!(wal.supply.next_prepared().is_none_or(|prepared| prepared == wal.filling));
         if wal.config.durability != Durability::None {
             wal.begin_segment();
             let boot_epoch = wal.config.boot_epoch;
@@ -213,9 +224,19 @@ impl Wal {
         }
         let frame = frame(record);
         self.make_room(frame.len());
+        let position = record.partition().and_then(|partition| self.state.position(partition));
+        let before = position.map(|position| &self.state.partitions[position]);
+        let (last, checkpoint) =
+            before.map_or((Index(0), Index(0)), |state| (state.last, state.checkpoint));
         // Only now: a snapshot that making room wrote must not know of this record.
         fold(&mut self.state);
+        let first_block = self.filled_block_count - 1;
         self.put_frame(&frame);
+        let position = position.expect("folding found its partition");
+        let blocks = first_block..self.filled_block_count;
+        let placed = Placed { segment: self.filling, blocks, size: frame.len() };
+        self.ledger.on_record(position, last, record, &placed);
+        self.supersede(position, checkpoint);
         self.appended = self.appended.next();
         self.back().last_append = self.appended;
         self.appended
@@ -233,6 +254,12 @@ impl Wal {
         self.appended
     }
 
+    /// Whose log it is.
+    #[must_use]
+    pub const fn key(&self) -> LogKey {
+        self.config.key
+    }
+
     /// Where the shard stands according to all appended records.
     #[must_use]
     pub const fn state(&self) -> &ShardSnapshot {
@@ -245,6 +272,7 @@ impl Wal {
         if self.in_flight.len() >= self.config.writes_in_flight {
             return None;
         }
+        self.make_room_for_clients();
         if self.gathering.is_empty() {
             if !self.proof_is_due(now) {
                 return None;
@@ -268,8 +296,7 @@ impl Wal {
         let batch = self.gathering.pop_front()?;
         self.gathering_block_count -= batch.blocks.len();
         if let Some(segment) = batch.begins {
-            self.prepared.pop_front();
-            self.written_segment_count += 1;
+            self.supply.begin(segment);
             self.writing = Some((segment, 0));
         }
         self.gathering_since = None;
@@ -294,6 +321,7 @@ impl Wal {
             self.durable = first.last_append;
             self.in_flight.pop_front();
         }
+        self.supply.on_durable(self.durable_batch);
         // One batch fills while the others are in flight; a burst's further memory is let go.
         if self.pool.len() <= self.config.writes_in_flight {
             let mut blocks = write.blocks;
@@ -302,44 +330,31 @@ impl Wal {
         }
     }
 
-    /// The segment that the host should prepare now, full of zeros and durably so; it is named
-    /// once. Then [`Wal::on_segment_prepared`] or [`Wal::on_segment_failed`] follows.
-    pub fn wants_segment(&mut self, now: Monotonic) -> Option<SegmentId> {
-        let waits = self.prepare_failed_at.is_some_and(|at| now.since_ns(at) < PREPARE_RETRY_NS);
-        if self.config.durability == Durability::None || self.preparing.is_some() || waits {
+    /// The segment that the host should prepare now, durably named: of a free one, whatever is in
+    /// it, or a new one full of zeros. It is asked for once; then [`Wal::on_segment_prepared`] or
+    /// [`Wal::on_segment_failed`] follows.
+    pub fn wants_segment(&mut self, now: Monotonic) -> Option<SegmentWanted> {
+        if self.config.durability == Durability::None {
             return None;
         }
-        let last = self.prepared.back().copied().or(self.writing.map(|(segment, _)| segment));
-        let next = match last {
-            Some(last) if last > self.filling => return None,
-            Some(last) => last.next(),
-            None => self.filling,
-        };
-        if self.written_segment_count + u64_from(self.prepared.len()) >= self.segment_count_max() {
-            return None;
-        }
-        self.preparing = Some(next);
-        self.preparing
+        self.supply.wants(now, self.writing.map(|(segment, _)| segment), self.filling)
     }
 
-    /// A segment is prepared: zeros to its end, and durably named.
+    /// A segment is prepared and durably named.
     ///
     /// # Panics
     /// If it wasn't asked for.
     pub fn on_segment_prepared(&mut self, segment: SegmentId) {
-        assert_eq!(self.preparing.take(), Some(segment), "segments are prepared when asked for");
-        self.prepare_failed_at = None;
-        self.prepared.push_back(segment);
+        self.supply.on_prepared(segment);
     }
 
     /// A segment couldn't be prepared (no space, say). It will be asked for again after a while;
-    /// until then only what is prepared counts as room.
+    /// until then only what is prepared or free counts as room.
     ///
     /// # Panics
     /// If it wasn't asked for.
     pub fn on_segment_failed(&mut self, segment: SegmentId, now: Monotonic) {
-        assert_eq!(self.preparing.take(), Some(segment), "segments are prepared when asked for");
-        self.prepare_failed_at = Some(now);
+        self.supply.on_failed(segment, now);
     }
 
     /// When [`Wal::poll_write`] or [`Wal::wants_segment`] should be called again though nothing
@@ -355,11 +370,7 @@ impl Wal {
         let proof_pending =
             self.proof_owed && self.gathering.is_empty() && self.in_flight.is_empty();
         let proof = proof_pending.then(|| self.last_write_at.after_ns(PROOF_DELAY_NS));
-        let prepare = self
-            .prepare_failed_at
-            .filter(|_| self.preparing.is_none())
-            .map(|at| at.after_ns(PREPARE_RETRY_NS));
-        [gathered, proof, prepare].into_iter().flatten().min()
+        [gathered, proof, self.supply.next_deadline()].into_iter().flatten().min()
     }
 
     /// Ends the boot cleanly: whatever is pending, then the closing record, then its proof. Go on
@@ -383,33 +394,6 @@ impl Wal {
         self.closing && self.gathering.is_empty() && self.in_flight.is_empty() && !self.proof_owed
     }
 
-    /// How full the log is.
-    #[must_use]
-    pub fn space(&self) -> Space {
-        let segment_size = u64_from(self.config.segment_size_bytes);
-        let on_disk = self.written_segment_count + u64_from(self.prepared.len());
-        let planned = u64_from(self.state.segments.len()) + 1;
-        let further = if self.prepare_failed_at.is_some() {
-            u64_from(self.prepared.iter().filter(|&&segment| segment > self.filling).count())
-        } else {
-            self.segment_count_max().saturating_sub(planned)
-        };
-        let rest = block::offset_of(self.segment_block_count - self.filled_block_count);
-        Space {
-            used_size_bytes: on_disk * segment_size,
-            size_bytes_max: self.config.log_size_bytes_max,
-            client_size_bytes: match further {
-                0 => 0,
-                _ => rest + (further - 1) * segment_size,
-            },
-            gathering_size_bytes: block::offset_of(self.gathering_block_count),
-        }
-    }
-
-    const fn segment_count_max(&self) -> u64 {
-        self.config.log_size_bytes_max / u64_from(self.config.segment_size_bytes)
-    }
-
     // ---- gathering ----
 
     /// Begins another segment if `size` more bytes don't fit the one being filled.
@@ -419,14 +403,21 @@ impl Wal {
         if self.filled_block_count + more <= self.segment_block_count {
             return;
         }
+        self.leave_segment();
+    }
+
+    /// Goes on in the next segment, whose snapshot counts those before it that are still needed.
+    fn leave_segment(&mut self) {
         let last_batch = self.next_batch.previous();
         self.state.segments.push(LiveSegment { segment: self.filling, last_batch });
+        self.ledger.close(self.filling);
         self.filling = self.filling.next();
         self.filled_block_count = 0;
         self.begin_segment();
     }
 
     fn begin_segment(&mut self) {
+        let released = self.release_segments();
         self.begin_batch(Some(self.filling));
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
@@ -434,6 +425,13 @@ impl Wal {
         self.begin_record();
         self.put(&scratch);
         self.scratch = scratch;
+        self.snapshot_end = self.next_batch.previous();
+        for free in released {
+            self.supply.release(self.snapshot_end, free);
+        }
+        for (end, _) in self.superseded.iter_mut().rev().take_while(|(end, _)| *end == UNNAMED) {
+            *end = self.snapshot_end;
+        }
     }
 
     fn begin_batch(&mut self, begins: Option<SegmentId>) {
@@ -523,7 +521,7 @@ impl Wal {
 
     /// Whether the segment that a batch begins, if it begins one, is prepared.
     fn has_segment_for(&self, batch: &Batch) -> bool {
-        batch.begins.is_none_or(|segment| self.prepared.front() == Some(&segment))
+        batch.begins.is_none_or(|segment| self.supply.next_prepared() == Some(segment))
     }
 
     fn issue(&mut self, mut batch: Batch) -> SegmentWrite {

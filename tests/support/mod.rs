@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub struct Node {
     child: Child,
     address: String,
+    metrics: Option<String>,
     log: Log,
 }
 
@@ -72,7 +73,7 @@ impl Node {
             .expect("the binary was built");
         let mut log = Log::of(&mut child);
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let mut address = None;
+        let (mut address, mut metrics) = (None, None);
         loop {
             let Some(line) = lines.next() else {
                 panic!("the node ended before it was ready:\n{}", log.end().join("\n"));
@@ -81,12 +82,20 @@ impl Node {
             if let Some(found) = line.strip_prefix("listening on ") {
                 address = Some(found.to_owned());
             }
+            if let Some(found) = line.strip_prefix("metrics: http://") {
+                metrics = found.strip_suffix("/metrics").map(str::to_owned);
+            }
             if line == "ready" {
                 break;
             }
         }
         // Nobody reads on: a node writes no more to its output, and the pipe is larger than that.
-        Self { child, address: address.expect("the address comes before `ready`"), log }
+        Self { child, address: address.expect("the address comes before `ready`"), metrics, log }
+    }
+
+    /// Where it serves metrics.
+    pub fn metrics_address(&self) -> &str {
+        self.metrics.as_deref().expect("it was told to serve metrics")
     }
 
     pub fn address(&self) -> &str {

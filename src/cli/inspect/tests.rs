@@ -8,7 +8,7 @@ use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
 use crate::base::time::Monotonic;
 use crate::node::data_dir::DataDirOptions;
 use crate::storage::record::{Entry, Record};
-use crate::storage::wal::{Durability, Wal};
+use crate::storage::wal::{Durability, SegmentWanted, Wal};
 
 /// A data directory with three values in partition 0, of which two are stable.
 fn data_dir(path: &Path) -> DataDir {
@@ -47,7 +47,7 @@ fn data_dir(path: &Path) -> DataDir {
 }
 
 fn write(data_dir: &DataDir, wal: &mut Wal) {
-    while let Some(segment) = wal.wants_segment(Monotonic(0)) {
+    while let Some(SegmentWanted { segment, .. }) = wal.wants_segment(Monotonic(0)) {
         let path = data_dir.segment_path(ShardId(0), segment);
         std::fs::write(path, vec![0; SEGMENT_SIZE_BYTES_MIN]).unwrap();
         wal.on_segment_prepared(segment);

@@ -44,7 +44,7 @@ fn span_that_one_size_has_left_serves_another() {
     let mut records = Records::default();
     let fill = |records: &mut Records, value: &[u8]| -> Vec<RecordRef> {
         let mut refs = Vec::new();
-        while records.reserved_bytes() <= u64_from(PAGE_SIZE_BYTES) {
+        while records.pages.len() < 2 {
             refs.push(records.insert(&new(1, b"key", value)));
         }
         refs
@@ -58,7 +58,43 @@ fn span_that_one_size_has_left_serves_another() {
     for _ in 0..2 * PAGE_SIZE_BYTES / 1_100 {
         records.insert(&new(1, b"key", &[2; 1_000]));
     }
-    assert_eq!(records.reserved_bytes(), 2 * u64_from(PAGE_SIZE_BYTES));
+    assert_eq!(records.pages.len(), 2);
+}
+
+/// What was announced is what is taken, whatever the size, and freed memory is announced as free.
+#[test]
+fn growth_is_announced_exactly() {
+    let mut records = Records::default();
+    let mut live = Vec::new();
+    for number in 0..40_000_usize {
+        let len = match number {
+            _ if number.is_multiple_of(1_000) => 140_000,
+            _ if number.is_multiple_of(50) => 2_500,
+            _ => 10 + number % 7 * 90,
+        };
+        let value = vec![7; len];
+        let new = new(1, b"key", &value);
+        let (before, announced) =
+            (records.reserved_bytes(), records.growth_size_bytes(new.size_bytes()));
+        let lists = u64_from(records.large.len());
+        live.push(records.insert(&new));
+        let lists = (u64_from(records.large.len()) - lists) * 16 * u64_from(LARGE_PER_CHUNK);
+        assert_eq!(records.reserved_bytes(), before + announced + lists);
+        if number % 3 == 0 {
+            let size_bytes = records.size_bytes(live[number / 2 % live.len()]);
+            let used_bytes = records.used_bytes;
+            let record = live.swap_remove(number / 2 % live.len());
+            records.free(record);
+            assert_eq!(records.used_bytes, used_bytes - size_bytes);
+        }
+    }
+    assert!(records.pages.len() > 1);
+    let in_stock = records.pages.iter().map(|page| usize_from_u32(page.stock.count_ones()));
+    assert_eq!(records.stock_count, in_stock.sum::<usize>());
+    live.into_iter().for_each(|record| records.free(record));
+    assert_eq!((records.used_bytes, records.large_bytes), (0, 0));
+    assert_eq!(records.growth_size_bytes(500), 0, "any page has room");
+    assert!(records.fits_freed(500));
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl<'a> QueryOperationDraft<'a> {
 /// The name of a map: 1 to 255 bytes of UTF-8 without `#`, which separates it from the partition in
 /// a target, and without control characters, which would garble logs.
 #[inline]
-fn checked_map(name: &[u8]) -> Result<&str, OperationError> {
+pub(in crate::map) fn checked_map(name: &[u8]) -> Result<&str, OperationError> {
     if name.is_empty() {
         return Err(OperationError::MapMissing);
     }

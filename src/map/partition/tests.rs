@@ -8,9 +8,10 @@ use proptest::sample;
 use prost::Message;
 
 use super::*;
-use crate::base::cast::usize_from;
+use crate::base::cast::{u64_from, usize_from};
 use crate::base::checksum::digest128;
 use crate::base::time::NS_PER_MS;
+use crate::map::MapSize;
 use crate::map::operation::QueryOperation;
 use crate::map::reads::Scan;
 use crate::proto::p2pmap::v1;
@@ -241,6 +242,11 @@ impl Pair {
             }
         }
         assert_eq!(self.partition.digest(), model_digest(self.state()), "after {step:?}");
+        let entries = self.state().values().flatten();
+        let entries = entries.map(|(key, entry)| (1, key.len() + entry.value.len()));
+        let (count, bytes) = entries.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let total = MapSize { entries: count, bytes: u64_from(bytes) };
+        assert_eq!(self.partition.total_size(), total, "after {step:?}");
     }
 
     fn execute(&mut self, map: &str, key: usize, change: &Change) {

@@ -18,13 +18,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::error::ConfigError;
-use self::setting::Setting;
+use self::setting::{ALL_CORES, Setting};
 use self::source::{Sources, Typed, TypedValue};
-use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel};
+use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
+use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
-    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX,
-    SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
+    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX,
+    WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -35,6 +38,8 @@ const SEGMENT_SIZE_UNIT_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// Where clients and members connect. Port 0: one that the kernel chooses.
     pub listen: SocketAddr,
+    /// Where metrics are served, if anywhere. Port 0: one that the kernel chooses.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where everything durable is kept.
     pub data_dir: PathBuf,
     /// Whether an absent data directory is an error rather than made.
@@ -56,10 +61,16 @@ pub struct Config {
     pub node_id: String,
     /// The longest value that is accepted.
     pub value_size_bytes_max: usize,
+    /// What all maps may take: at least [`MEMORY_SIZE_BYTES_MIN`] for each core.
+    pub memory_max: MemoryMax,
     /// The size of a log segment.
     pub segment_size_bytes: usize,
     /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them.
     pub log_size_bytes_max: u64,
+    /// Bytes that a shard logs between checkpoints of all its partitions, if they are small.
+    pub checkpoint_interval_size_bytes: u64,
+    /// How often all files are read and checked; zero: never.
+    pub scrub_interval: Duration,
     /// Log writes under way at once: 1 to [`WRITES_IN_FLIGHT_MAX`].
     pub writes_in_flight: usize,
     /// Whether a copy-on-write filesystem will do for durability `sync`.
@@ -104,6 +115,7 @@ impl Config {
         let mut check = Check { typed, errors: Vec::new() };
         let unchecked = UncheckedConfig {
             listen: check.one(Setting::Listen, |text| text.parse().ok()),
+            metrics_listen: check.one(Setting::MetricsListen, parse_metrics_listen),
             data_dir: check.one(Setting::DataDir, parse_path),
             must_exist: check.one(Setting::MustExist, parse_bool),
             cores: check.with_reason(Setting::Cores, parse_cores),
@@ -118,9 +130,14 @@ impl Config {
             value_size_bytes_max: check.one(Setting::MaxValue, |text| {
                 parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
             }),
+            memory_max: check.one(Setting::MemoryMax, MemoryMax::parse),
             segment_size_bytes: check.one(Setting::SegmentSize, parse_segment_size),
             log_size_bytes_max: check
                 .one(Setting::LogMax, |text| parse_size(text, 1, LOG_SIZE_BYTES_MAX)),
+            checkpoint_interval_size_bytes: check.one(Setting::CheckpointInterval, |text| {
+                parse_size(text, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SIZE_BYTES_MAX)
+            }),
+            scrub_interval: check.one(Setting::ScrubInterval, parse_scrub_interval),
             writes_in_flight: check.one(Setting::WritesInFlight, |text| {
                 value::parse_number(text).filter(|count| (1..=WRITES_IN_FLIGHT_MAX).contains(count))
             }),
@@ -129,6 +146,9 @@ impl Config {
             log_level: check.one(Setting::LogLevel, LogLevel::parse),
         };
         check.log_holds_its_segments(&unchecked);
+        check.memory_suffices_for_the_cores(&unchecked);
+        check.each_core_has_a_partition(&unchecked);
+        check.metrics_have_a_port_of_their_own(&unchecked);
         match unchecked.complete() {
             Some(config) if check.errors.is_empty() => Ok(config),
             _ => {
@@ -142,6 +162,7 @@ impl Config {
 /// Each field of [`Config`] that could be read so far.
 struct UncheckedConfig {
     listen: Option<SocketAddr>,
+    metrics_listen: Option<Option<SocketAddr>>,
     data_dir: Option<PathBuf>,
     must_exist: Option<bool>,
     cores: Option<Cores>,
@@ -152,8 +173,11 @@ struct UncheckedConfig {
     cluster: Option<String>,
     node_id: Option<String>,
     value_size_bytes_max: Option<u64>,
+    memory_max: Option<MemoryMax>,
     segment_size_bytes: Option<u64>,
     log_size_bytes_max: Option<u64>,
+    checkpoint_interval_size_bytes: Option<u64>,
+    scrub_interval: Option<Duration>,
     writes_in_flight: Option<usize>,
     allow_cow: Option<bool>,
     log_format: Option<LogFormat>,
@@ -164,6 +188,7 @@ impl UncheckedConfig {
     fn complete(self) -> Option<Config> {
         Some(Config {
             listen: self.listen?,
+            metrics_listen: self.metrics_listen?,
             data_dir: self.data_dir?,
             must_exist: self.must_exist?,
             cores: self.cores?,
@@ -174,8 +199,11 @@ impl UncheckedConfig {
             cluster: self.cluster?,
             node_id: self.node_id?,
             value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
+            memory_max: self.memory_max?,
             segment_size_bytes: cast::usize_from(self.segment_size_bytes?),
             log_size_bytes_max: self.log_size_bytes_max?,
+            checkpoint_interval_size_bytes: self.checkpoint_interval_size_bytes?,
+            scrub_interval: self.scrub_interval?,
             writes_in_flight: self.writes_in_flight?,
             allow_cow: self.allow_cow?,
             log_format: self.log_format?,
@@ -217,20 +245,65 @@ impl Check<'_> {
         self.errors.push(ConfigError::Value { setting, text, origin, reason });
     }
 
-    /// The only relation between two settings.
+    /// Relations between two settings: this one, and the next ones.
+    fn memory_suffices_for_the_cores(&mut self, config: &UncheckedConfig) {
+        let (Some(MemoryMax::Bytes(size_bytes)), Some(cores)) = (config.memory_max, &config.cores)
+        else {
+            return;
+        };
+        let needed = cast::u64_from(cores.count()) * MEMORY_SIZE_BYTES_MIN;
+        if size_bytes < needed {
+            let value = self.typed.value(Setting::MemoryMax).expect("`memory-max` has a default");
+            let (count, needed) = (cores.count(), quantity::format_size(needed));
+            let reason = format!("too little for {count} cores ({needed})");
+            self.refuse(Setting::MemoryMax, value, Some(reason));
+        }
+    }
+
+    fn each_core_has_a_partition(&mut self, config: &UncheckedConfig) {
+        let (Some(cores), Some(partitions)) = (&config.cores, config.partitions) else { return };
+        if cast::usize_from_u32(partitions) < cores.count() {
+            let value = self.typed.value(Setting::Partitions).expect("it was read");
+            let reason = format!("fewer than cores ({cores})");
+            self.refuse(Setting::Partitions, value, Some(reason));
+        }
+    }
+
+    /// The kernel would say that another process listens there.
+    fn metrics_have_a_port_of_their_own(&mut self, config: &UncheckedConfig) {
+        if let (Some(clients), Some(Some(metrics))) = (config.listen, config.metrics_listen)
+            && clients == metrics
+            && clients.port() > 0
+        {
+            let value = self.typed.value(Setting::MetricsListen).expect("it has a default");
+            let reason = "clients connect there".to_owned();
+            self.refuse(Setting::MetricsListen, value, Some(reason));
+        }
+    }
+
+    /// Each shard has an equal part of the log, and segments have room in it.
     fn log_holds_its_segments(&mut self, config: &UncheckedConfig) {
         let (Some(segment), Some(log)) = (config.segment_size_bytes, config.log_size_bytes_max)
         else {
             return;
         };
-        let needed = segment.saturating_mul(LOG_SEGMENT_COUNT_MIN);
+        let core_count = config.cores.as_ref().map_or(1, |cores| cast::u64_from(cores.count()));
+        let count = LOG_SEGMENT_COUNT_MIN * core_count;
+        let needed = segment.saturating_mul(count);
         if log < needed {
             let value = self.typed.value(Setting::LogMax).expect("`log-max` has a default");
             let needed = quantity::format_size(needed);
-            let reason = format!("too small for {LOG_SEGMENT_COUNT_MIN} segments ({needed})");
+            let reason = match core_count {
+                1 => format!("too small for {count} segments ({needed})"),
+                _ => format!("too small for {count} segments ({needed}) of {core_count} cores"),
+            };
             self.refuse(Setting::LogMax, value, Some(reason));
         }
     }
+}
+
+fn parse_metrics_listen(text: &str) -> Option<Option<SocketAddr>> {
+    if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 fn parse_path(text: &str) -> Option<PathBuf> {
@@ -241,19 +314,21 @@ fn parse_bool(text: &str) -> Option<bool> {
     text.parse().ok()
 }
 
-/// This release runs one shard. The list is parsed whole, so that what will be allowed later is
-/// told from what never is.
 fn parse_cores(text: &str) -> Result<Cores, Option<String>> {
-    let cores = Cores::parse(text)?;
-    if cores.count() > 1 {
-        let count = cores.count();
-        return Err(Some(format!("{count} cores are named and this release runs on exactly one")));
+    if text == ALL_CORES {
+        return Ok(placement::available());
     }
-    Ok(cores)
+    Cores::parse(text)
 }
 
 fn parse_spin(text: &str) -> Option<Duration> {
     quantity::parse_duration(text).filter(|spin| *spin <= Duration::from_nanos(SPIN_NS_MAX))
+}
+
+fn parse_scrub_interval(text: &str) -> Option<Duration> {
+    let allowed = SCRUB_INTERVAL_MIN..=SCRUB_INTERVAL_MAX;
+    quantity::parse_duration(text)
+        .filter(|interval| interval.is_zero() || allowed.contains(interval))
 }
 
 fn parse_size(text: &str, size_bytes_min: u64, size_bytes_max: u64) -> Option<u64> {

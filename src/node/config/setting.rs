@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::quantity::{format_duration, format_size};
 use crate::base::cast;
 use crate::base::limits::{
-    CORE_NUMBER_COUNT, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX,
-    MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_MAX, SEGMENT_SIZE_BYTES_DEFAULT,
+    CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, CORE_NUMBER_COUNT,
+    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_NAME_SIZE_BYTES_MAX,
+    MEMORY_PERCENT_DEFAULT, MEMORY_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX,
+    SCRUB_INTERVAL_DEFAULT, SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT,
     SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX,
     VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
 };
@@ -23,6 +25,8 @@ pub const ENVIRONMENT_PREFIX: &str = "P2PMAP_";
 pub enum Setting {
     /// Where clients and members connect.
     Listen,
+    /// Where metrics are served.
+    MetricsListen,
     /// Where everything durable is kept.
     DataDir,
     /// Whether an absent data directory is an error.
@@ -43,10 +47,16 @@ pub enum Setting {
     NodeId,
     /// The longest value.
     MaxValue,
+    /// What all maps may take.
+    MemoryMax,
     /// The size of a log segment.
     SegmentSize,
     /// The size of all log segments together.
     LogMax,
+    /// Bytes logged in a shard between checkpoints of its partitions.
+    CheckpointInterval,
+    /// How often what was written is read once more.
+    ScrubInterval,
     /// Log writes under way at once.
     WritesInFlight,
     /// Whether a copy-on-write filesystem will do for durability `sync`.
@@ -56,6 +66,9 @@ pub enum Setting {
     /// Which log lines there are.
     LogLevel,
 }
+
+/// What `cores` is when nobody says: all that affinity and control groups allow.
+pub const ALL_CORES: &str = "all";
 
 /// How a setting's value is written in a TOML file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +85,9 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Listen,
+        Self::MetricsListen,
         Self::DataDir,
         Self::MustExist,
         Self::Cores,
@@ -84,8 +98,11 @@ impl Setting {
         Self::Cluster,
         Self::NodeId,
         Self::MaxValue,
+        Self::MemoryMax,
         Self::SegmentSize,
         Self::LogMax,
+        Self::CheckpointInterval,
+        Self::ScrubInterval,
         Self::WritesInFlight,
         Self::AllowCow,
         Self::LogFormat,
@@ -101,6 +118,7 @@ impl Setting {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Listen => "listen",
+            Self::MetricsListen => "metrics-listen",
             Self::DataDir => "data-dir",
             Self::MustExist => "must-exist",
             Self::Cores => "cores",
@@ -111,8 +129,11 @@ impl Setting {
             Self::Cluster => "cluster",
             Self::NodeId => "node-id",
             Self::MaxValue => "max-value",
+            Self::MemoryMax => "memory-max",
             Self::SegmentSize => "segment-size",
             Self::LogMax => "log-max",
+            Self::CheckpointInterval => "checkpoint-interval",
+            Self::ScrubInterval => "scrub-interval",
             Self::WritesInFlight => "writes-in-flight",
             Self::AllowCow => "allow-cow",
             Self::LogFormat => "log-format",
@@ -141,6 +162,7 @@ impl Setting {
             Self::Partitions | Self::WritesInFlight => Form::Integer,
             Self::Cores => Form::List,
             Self::Listen
+            | Self::MetricsListen
             | Self::DataDir
             | Self::Durability
             | Self::Idle
@@ -148,8 +170,11 @@ impl Setting {
             | Self::Cluster
             | Self::NodeId
             | Self::MaxValue
+            | Self::MemoryMax
             | Self::SegmentSize
             | Self::LogMax
+            | Self::CheckpointInterval
+            | Self::ScrubInterval
             | Self::LogFormat
             | Self::LogLevel => Form::Text,
         }
@@ -160,9 +185,10 @@ impl Setting {
     pub fn default_text(self) -> Option<String> {
         Some(match self {
             Self::Listen => "127.0.0.1:5678".to_owned(),
+            Self::MetricsListen => "off".to_owned(),
             Self::DataDir => "./p2pmap-data".to_owned(),
             Self::MustExist | Self::AllowCow => "false".to_owned(),
-            Self::Cores => "0".to_owned(),
+            Self::Cores => ALL_CORES.to_owned(),
             Self::Durability => "sync".to_owned(),
             Self::Idle => "park".to_owned(),
             Self::SpinFor => format_duration(Duration::from_nanos(SPIN_NS_DEFAULT)),
@@ -170,8 +196,11 @@ impl Setting {
             Self::Cluster => "p2pmap".to_owned(),
             Self::NodeId => "node-1".to_owned(),
             Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
+            Self::MemoryMax => format!("{MEMORY_PERCENT_DEFAULT}%"),
             Self::SegmentSize => format_size(cast::u64_from(SEGMENT_SIZE_BYTES_DEFAULT)),
             Self::LogMax => format_size(LOG_SIZE_BYTES_DEFAULT),
+            Self::CheckpointInterval => format_size(CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT),
+            Self::ScrubInterval => format_duration(SCRUB_INTERVAL_DEFAULT),
             Self::WritesInFlight => WRITES_IN_FLIGHT_DEFAULT.to_string(),
             Self::LogFormat => "human".to_owned(),
             Self::LogLevel => "info".to_owned(),
@@ -183,10 +212,14 @@ impl Setting {
     pub fn allowed(self) -> String {
         match self {
             Self::Listen => "an IP address and a port, e.g. 127.0.0.1:5678 or [::]:5678".to_owned(),
+            Self::MetricsListen => {
+                "off, or an IP address and a port, e.g. 127.0.0.1:5679".to_owned()
+            }
             Self::DataDir => "the path of a directory".to_owned(),
             Self::MustExist | Self::AllowCow => "true or false".to_owned(),
             Self::Cores => {
-                format!("core numbers from 0 to {}, e.g. 0 or 0,2-3", CORE_NUMBER_COUNT - 1)
+                let last = CORE_NUMBER_COUNT - 1;
+                format!("{ALL_CORES}, or core numbers from 0 to {last}, e.g. 0 or 0,2-3")
             }
             Self::Durability => "sync, async or none".to_owned(),
             Self::Idle => "spin or park".to_owned(),
@@ -199,6 +232,11 @@ impl Setting {
                 "1 to {MEMBER_NAME_SIZE_BYTES_MAX} letters, digits, dots, dashes or underscores"
             ),
             Self::MaxValue => size_range(1, cast::u64_from(VALUE_SIZE_BYTES_MAX)),
+            Self::MemoryMax => format!(
+                "a share of memory from 1% to 100%, or {}, e.g. 75% or 8GiB; at least {} a core",
+                size_range(MEMORY_SIZE_BYTES_MIN, MEMORY_SIZE_BYTES_MAX),
+                format_size(MEMORY_SIZE_BYTES_MIN)
+            ),
             Self::SegmentSize => format!(
                 "{}, in whole MiB",
                 size_range(
@@ -209,6 +247,14 @@ impl Setting {
             Self::LogMax => format!(
                 "a size from {LOG_SEGMENT_COUNT_MIN} × segment-size to {}, e.g. 64GiB",
                 format_size(LOG_SIZE_BYTES_MAX)
+            ),
+            Self::CheckpointInterval => {
+                size_range(CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SIZE_BYTES_MAX)
+            }
+            Self::ScrubInterval => format!(
+                "a duration from {} to {}, or 0s for never",
+                format_duration(SCRUB_INTERVAL_MIN),
+                format_duration(SCRUB_INTERVAL_MAX)
             ),
             Self::WritesInFlight => format!("a whole number from 1 to {WRITES_IN_FLIGHT_MAX}"),
             Self::LogFormat => "human or json".to_owned(),
@@ -221,9 +267,14 @@ impl Setting {
     pub const fn help(self) -> &'static str {
         match self {
             Self::Listen => "Where clients connect",
+            Self::MetricsListen => {
+                "Where GET /metrics (Prometheus) and GET /healthz are answered, to anybody"
+            }
             Self::DataDir => "Where everything durable is kept; made if absent",
             Self::MustExist => "Refuse to start on an absent data directory",
-            Self::Cores => "Cores to run on, one shard each (this release: exactly one)",
+            Self::Cores => {
+                "Cores to run on, one shard each; all: those that affinity and quota allow"
+            }
             Self::Durability => {
                 "When a write is answered: once on disk, before that, or without a log"
             }
@@ -235,8 +286,17 @@ impl Setting {
             Self::Cluster => "Name of the cluster, kept in the data directory",
             Self::NodeId => "Name of this node in its cluster, kept in the data directory",
             Self::MaxValue => "Longest value that is accepted",
+            Self::MemoryMax => {
+                "Memory for the maps, as a size or a share of what the process may have; at this \
+                 bound puts are refused"
+            }
             Self::SegmentSize => "Size of one file of the log",
             Self::LogMax => "Size of all files of the log; at this bound writes are refused",
+            Self::CheckpointInterval => {
+                "Bytes that a shard logs between checkpoints of all its partitions, if they are \
+                 small; else a partition logs as much as its last checkpoint was long"
+            }
+            Self::ScrubInterval => "How often all files are read once and checked; 0s: never",
             Self::WritesInFlight => "Log writes under way at once",
             Self::AllowCow => "Accept durability sync on a copy-on-write filesystem",
             Self::LogFormat => "How log lines on stderr look",
@@ -249,15 +309,17 @@ impl Setting {
     pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Listen => "ADDR:PORT",
+            Self::MetricsListen => "off|ADDR:PORT",
             Self::DataDir => "DIR",
             Self::MustExist | Self::AllowCow => "true|false",
             Self::Cores => "LIST",
             Self::Durability => "sync|async|none",
             Self::Idle => "spin|park",
-            Self::SpinFor => "DURATION",
+            Self::SpinFor | Self::ScrubInterval => "DURATION",
             Self::Partitions | Self::WritesInFlight => "COUNT",
             Self::Cluster | Self::NodeId => "NAME",
-            Self::MaxValue | Self::SegmentSize | Self::LogMax => "SIZE",
+            Self::MaxValue | Self::SegmentSize | Self::LogMax | Self::CheckpointInterval => "SIZE",
+            Self::MemoryMax => "SIZE|PERCENT",
             Self::LogFormat => "human|json",
             Self::LogLevel => "LEVEL",
         }

@@ -43,11 +43,13 @@ fn defaults_are_a_sound_configuration() {
     assert_eq!(config.durability, Durability::Sync);
     assert_eq!(config.idle, IdleMode::Park);
     assert_eq!(config.spin_for, Duration::from_micros(50));
-    assert_eq!(config.cores.numbers(), [0]);
+    assert_eq!(config.cores, placement::available());
     assert_eq!(config.partitions, None);
     assert_eq!(config.segment_size_bytes, 64 << 20);
     assert_eq!(config.log_size_bytes_max, 64 << 30);
+    assert_eq!(config.checkpoint_interval_size_bytes, 64 << 20);
     assert_eq!(config.writes_in_flight, 2);
+    assert_eq!(config.memory_max, MemoryMax::Percent(75));
     assert!(!config.must_exist && !config.allow_cow);
 }
 
@@ -87,14 +89,17 @@ fn file_named_by_the_environment_is_read_unless_a_flag_names_another() {
 #[test]
 fn each_setting_is_read_from_the_file() {
     let (sources, _file) = with_file(
-        "listen = \"[::1]:0\"\ndata-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
+        "listen = \"[::1]:0\"\nmetrics-listen = \"127.0.0.1:0\"\n\
+         data-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
          durability = \"async\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
-         cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nsegment-size = \"8MiB\"\n\
-         log-max = \"32MiB\"\nwrites-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
+         cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
+         segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
+         writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
     );
     let expected = Config {
         listen: "[::1]:0".parse().unwrap(),
+        metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
         data_dir: "/d".into(),
         must_exist: true,
         cores: Cores::parse("3").unwrap(),
@@ -105,8 +110,11 @@ fn each_setting_is_read_from_the_file() {
         cluster: "c".to_owned(),
         node_id: "n".to_owned(),
         value_size_bytes_max: 1_024,
+        memory_max: MemoryMax::Bytes(1 << 30),
         segment_size_bytes: 8 << 20,
         log_size_bytes_max: 32 << 20,
+        checkpoint_interval_size_bytes: 2 << 20,
+        scrub_interval: Duration::from_secs(24 * 60 * 60),
         writes_in_flight: 4,
         allow_cow: true,
         log_format: LogFormat::Json,
@@ -148,6 +156,7 @@ fn printed_configuration_says_where_each_value_came_from() {
 fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
     let faulty = [
         (Setting::Listen, "localhost"),
+        (Setting::MetricsListen, "on"),
         (Setting::DataDir, ""),
         (Setting::MustExist, "yes"),
         (Setting::Cores, "x"),
@@ -158,8 +167,11 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::Cluster, "a b"),
         (Setting::NodeId, ""),
         (Setting::MaxValue, "3MiB"),
+        (Setting::MemoryMax, "15MiB"),
         (Setting::SegmentSize, "1MiB"),
         (Setting::LogMax, "17TiB"),
+        (Setting::CheckpointInterval, "1KiB"),
+        (Setting::ScrubInterval, "999ms"),
         (Setting::WritesInFlight, "5"),
         (Setting::AllowCow, "1"),
         (Setting::LogFormat, "xml"),
@@ -177,36 +189,54 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
 
 #[test]
 fn values_at_the_edge_of_their_range_are_accepted_and_those_beyond_refused() {
-    let sound = |setting, text: &str| Config::load(&sources(&[(setting, text)], &[])).is_ok();
+    // Of one core, for what depends on their number.
+    let one_core = [("P2PMAP_CORES", "0")];
+    let sound = |setting, text: &str| Config::load(&sources(&[(setting, text)], &one_core)).is_ok();
     assert!(sound(Setting::Partitions, "1") && sound(Setting::Partitions, "16384"));
     assert!(!sound(Setting::Partitions, "0") && !sound(Setting::Partitions, "+64"));
     assert!(sound(Setting::WritesInFlight, "1") && !sound(Setting::WritesInFlight, "0"));
     assert!(sound(Setting::SpinFor, "0us") && sound(Setting::SpinFor, "10ms"));
     assert!(!sound(Setting::SpinFor, "50"));
+    assert!(sound(Setting::ScrubInterval, "0s") && sound(Setting::ScrubInterval, "1s"));
     assert!(sound(Setting::SegmentSize, "256MiB") && !sound(Setting::SegmentSize, "257MiB"));
     assert!(!sound(Setting::SegmentSize, "8389632B"), "not in whole MiB");
     assert!(sound(Setting::MaxValue, "1984KiB") && !sound(Setting::MaxValue, "1985KiB"));
     assert!(!sound(Setting::MaxValue, "0B"));
     assert!(sound(Setting::LogMax, "256MiB") && !sound(Setting::LogMax, "255MiB"));
+    assert!(sound(Setting::MemoryMax, "16MiB") && sound(Setting::MemoryMax, "100%"));
+    assert!(!sound(Setting::MemoryMax, "16TiB1B") && !sound(Setting::MemoryMax, "0%"));
 }
 
 #[test]
-fn several_cores_are_refused_as_not_yet_supported() {
-    let lines = refusals(&sources(&[], &[("P2PMAP_CORES", "0,2-3")]));
-    assert_eq!(
-        lines,
-        ["cores = \"0,2-3\" (environment P2PMAP_CORES): 3 cores are named and this release runs \
-          on exactly one; expected core numbers from 0 to 1023, e.g. 0 or 0,2-3"]
-    );
+fn several_cores_are_listed_or_all_there_are() {
+    let cores = |text| {
+        let loaded = Config::load(&sources(&[], &[("P2PMAP_CORES", text)]));
+        loaded.map(|loaded| loaded.config.cores).map_err(|_| ())
+    };
+    assert_eq!(cores("0,2-3"), Ok(Cores::parse("0,2-3").unwrap()));
+    assert_eq!(cores("all"), Ok(placement::available()));
+    assert_eq!(cores("all,1"), Err(()));
+}
+
+#[test]
+fn fewer_partitions_than_cores_are_refused() {
+    let lines = refusals(&sources(&[], &[("P2PMAP_CORES", "0,2-3"), ("P2PMAP_PARTITIONS", "2")]));
+    let start = "partitions = \"2\" (environment P2PMAP_PARTITIONS): fewer than cores (0,2-3); ";
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].starts_with(start), "{}", lines[0]);
 }
 
 #[test]
 fn log_too_small_for_its_segments_is_refused() {
     let (sources, _file) = with_file("segment-size = \"128MiB\"\nlog-max = \"511MiB\"\n");
-    let lines = refusals(&sources);
-    assert_eq!(lines.len(), 1);
-    let start = "log-max = \"511MiB\" (file FILE:2): too small for 4 segments (512MiB); expected ";
-    assert!(lines[0].starts_with(start), "{}", lines[0]);
+    for (cores, told) in [("3", "4 segments (512MiB)"), ("2-3", "8 segments (1GiB) of 2 cores")] {
+        let sources =
+            Sources { flags: [(Setting::Cores, cores.to_owned())].into(), ..sources.clone() };
+        let lines = refusals(&sources);
+        assert_eq!(lines.len(), 1);
+        let start = format!("log-max = \"511MiB\" (file FILE:2): too small for {told}; expected ");
+        assert!(lines[0].starts_with(&start), "{}", lines[0]);
+    }
 }
 
 #[test]
@@ -283,4 +313,17 @@ fn variable_that_is_no_unicode_is_refused() {
     let mut sources = sources(&[], &[]);
     sources.environment.push(("P2PMAP_CLUSTER".into(), OsString::from_vec(vec![0xff])));
     assert_eq!(refusals(&sources), ["environment P2PMAP_CLUSTER: the value isn't UTF-8"]);
+}
+
+#[test]
+fn metrics_are_off_or_have_a_port_of_their_own() {
+    let listen = |given: &[(Setting, &str)]| Config::load(&sources(given, &[])).unwrap().config;
+    assert_eq!(listen(&[]).metrics_listen, None);
+    assert_eq!(listen(&[(Setting::MetricsListen, "off")]).metrics_listen, None);
+    let any_port = "127.0.0.1:0";
+    let both = listen(&[(Setting::MetricsListen, any_port), (Setting::Listen, any_port)]);
+    assert_eq!(both.metrics_listen, Some(both.listen));
+    let lines = refusals(&sources(&[(Setting::MetricsListen, "127.0.0.1:5678")], &[]));
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("clients connect there"), "{lines:?}");
 }

@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::quantity::parse_size;
 use crate::base::limits::{
-    CORE_NUMBER_COUNT, MEMBER_NAME_SIZE_BYTES_MAX, PARTITION_COUNT_DEFAULT_MIN,
-    PARTITION_COUNT_MAX, PARTITIONS_PER_CORE,
+    CORE_NUMBER_COUNT, MEMBER_NAME_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MIN,
+    PARTITION_COUNT_DEFAULT_MIN, PARTITION_COUNT_MAX, PARTITIONS_PER_CORE,
 };
 
 macro_rules! words {
@@ -91,6 +92,30 @@ words!(
     }
 );
 
+/// What all maps of a node may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryMax {
+    /// So many bytes.
+    Bytes(u64),
+    /// A share, in percent, of the memory that the process may have.
+    Percent(u8),
+}
+
+impl MemoryMax {
+    /// Parses a size such as `8GiB` or a share such as `75%`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some(percent) = text.strip_suffix('%') {
+            return parse_number(percent)
+                .filter(|percent| (1..=100).contains(percent))
+                .map(Self::Percent);
+        }
+        parse_size(text)
+            .filter(|size| (MEMORY_SIZE_BYTES_MIN..=MEMORY_SIZE_BYTES_MAX).contains(size))
+            .map(Self::Bytes)
+    }
+}
+
 /// The cores that a node runs on: at least one, each once, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores(Vec<u16>);
@@ -116,6 +141,20 @@ impl Cores {
             }
         }
         Ok(Self(cores.into_iter().collect()))
+    }
+
+    /// These; the first core if there are none.
+    #[must_use]
+    pub fn of(numbers: impl Iterator<Item = u16>) -> Self {
+        let mut numbers: Vec<u16> = numbers
+            .filter(|core| *core < CORE_NUMBER_COUNT)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        if numbers.is_empty() {
+            numbers.push(0);
+        }
+        Self(numbers)
     }
 
     /// How many there are.
@@ -205,6 +244,15 @@ mod tests {
         assert_eq!(partitions("0-3"), 64);
         assert_eq!(partitions("0-4"), 128);
         assert_eq!(partitions("0-1023"), 16_384);
+    }
+
+    #[test]
+    fn memory_is_a_size_or_a_share() {
+        assert_eq!(MemoryMax::parse("75%"), Some(MemoryMax::Percent(75)));
+        assert_eq!(MemoryMax::parse("8GiB"), Some(MemoryMax::Bytes(8 << 30)));
+        for text in ["", "%", "0%", "101%", "7.5%", "-1%", " 5%", "8", "15MiB", "17TiB", "GiB"] {
+            assert_eq!(MemoryMax::parse(text), None, "{text:?}");
+        }
     }
 
     #[test]

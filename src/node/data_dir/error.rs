@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::filesystem::Filesystem;
 use crate::base::ids::ShardId;
+use crate::shard::InstallError;
 use crate::storage::error::StorageError;
 use crate::storage::identity::IdentityError;
 use crate::storage::recovery::TornTail;
@@ -39,6 +40,22 @@ pub enum DataDirError {
         path: PathBuf,
         /// One of the logs' files.
         found: PathBuf,
+    },
+    /// A shard would have no partition.
+    TooManyShards {
+        /// Which directory.
+        path: PathBuf,
+        /// How many shards the node would have.
+        shard_count: u16,
+        /// How many partitions the cluster has.
+        partition_count: u32,
+    },
+    /// A checkpoint that a shard's log needs can't be loaded.
+    Checkpoint {
+        /// The shard's folder.
+        path: PathBuf,
+        /// Which, and why.
+        error: InstallError,
     },
     /// A shard's folder is gone.
     NoFolder {
@@ -104,6 +121,17 @@ impl fmt::Display for DataDirError {
                 path.display(),
                 found.display()
             ),
+            Self::TooManyShards { path, shard_count, partition_count } => write!(
+                f,
+                "{} has {partition_count} partitions, too few for {shard_count} cores: name fewer \
+                 (--cores)",
+                path.display()
+            ),
+            Self::Checkpoint { path, error } => write!(
+                f,
+                "{}: {error}: restore the directory from a backup, or start with an empty one",
+                path.display()
+            ),
             Self::NoFolder { path } => {
                 write!(f, "{} is missing: restore it from a backup", path.display())
             }
@@ -141,6 +169,7 @@ impl std::error::Error for DataDirError {
             Self::Io { error, .. } => Some(error),
             Self::Identity { error, .. } => Some(error),
             Self::Storage(error) => Some(error),
+            Self::Checkpoint { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -180,6 +209,13 @@ pub enum Notice {
         /// That size.
         size_bytes: u64,
     },
+    /// The node has another number of cores than before: its partitions move.
+    Rehoming {
+        /// How many shards the directory has.
+        from: u16,
+        /// How many it will have.
+        to: u16,
+    },
     /// A crash left writes incomplete; none of them had been acknowledged.
     Torn {
         /// Whose log.
@@ -217,6 +253,11 @@ impl fmt::Display for Notice {
             Self::SegmentSize { size_bytes } => write!(
                 f,
                 "segments keep the {size_bytes} bytes with which the data directory was made"
+            ),
+            Self::Rehoming { from, to } => write!(
+                f,
+                "the data directory is of a node with {from} cores, this one has {to}: the \
+                 partitions move, which takes room for a second copy"
             ),
             Self::Torn { shard, tail } => write!(
                 f,

@@ -72,6 +72,18 @@ impl Log {
         self.slots.back().map_or(self.floor_timestamp, |(slot, _)| slot.timestamp)
     }
 
+    /// The chain digest and the timestamp at a slot that is the floor or in memory.
+    #[must_use]
+    pub fn at(&self, index: Index) -> Option<(Chain, Timestamp)> {
+        match index.0.checked_sub(self.floor.0)? {
+            0 => Some((self.floor_chain, self.floor_timestamp)),
+            above => {
+                let (slot, chain) = self.slots.get(usize_from(above - 1))?;
+                Some((*chain, slot.timestamp))
+            }
+        }
+    }
+
     /// Bytes of all commands in memory.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
@@ -154,6 +166,18 @@ mod tests {
         assert_eq!(released.chain(), kept.chain());
         assert_eq!(released.slot(Index(2)), None);
         assert_eq!(released.slot(Index(3)), kept.slot(Index(3)));
+    }
+
+    #[test]
+    fn chain_and_time_are_known_from_the_floor_to_the_last_slot() {
+        let mut log = Log::new(Index(7), Chain([1; 16]), Timestamp(0));
+        log.append(slot(1, Some(b"one")));
+        log.append(slot(2, Some(b"two")));
+        assert_eq!(log.at(Index(7)), Some((Chain([1; 16]), Timestamp(0))));
+        assert_eq!(log.at(Index(9)), Some((log.chain(), Timestamp(2))));
+        log.release_to(Index(8));
+        assert_eq!(log.at(Index(8)).map(|(_, timestamp)| timestamp), Some(Timestamp(1)));
+        assert_eq!((log.at(Index(7)), log.at(Index(10))), (None, None));
     }
 
     #[test]

@@ -8,9 +8,11 @@ use crate::base::ids::{BatchId, Origin, SegmentId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, PASS_COUNT_MAX, REQUESTS_PER_CONNECTION_MAX};
 use crate::runtime::disk::PrepareError;
 use crate::runtime::listener::listen;
-use crate::runtime::service::{Frame, WriteError};
+use crate::runtime::mesh::meshes;
+use crate::runtime::service::{Frame, Output, WriteError};
 use crate::runtime::uring::RingSize;
 use crate::storage::block::{Block, SegmentWrite};
+use crate::storage::checkpoint::CheckpointProgress;
 
 /// Notes what it is given, and answers when it is told to.
 #[derive(Debug, Default)]
@@ -47,6 +49,14 @@ impl Service for Script {
     ) {
     }
 
+    fn checkpoint_progressed(
+        &mut self,
+        _now: Now,
+        _progress: CheckpointProgress,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
     fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
         if let Some(write) = self.write.take() {
             output.write(write);
@@ -65,7 +75,7 @@ impl Service for Script {
 
     fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn is_drained(&self) -> bool {
         self.waiting.is_empty()
@@ -78,7 +88,8 @@ fn event_loop(service: Script) -> (EventLoop<Script>, SocketAddr) {
     let ring = Uring::new(RingSize::default()).expect("a ring");
     let disk = Disk::new(Arc::clone(&node), None);
     let listener = listeners.pop().expect("one listener");
-    (EventLoop::new(service, ring, disk, listener, node, 0), address)
+    let mesh = meshes(1).pop().expect("one mesh");
+    (EventLoop::new(service, ring, disk, listener, node, mesh), address)
 }
 
 /// Turns until `done`, or panics when that doesn't come.

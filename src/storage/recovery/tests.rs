@@ -4,7 +4,7 @@ use super::super::block::{BlockHeader, BlockState, PAYLOAD_SIZE_BYTES, SegmentWr
 use super::super::codec::encode;
 use super::super::record::Entry;
 use super::super::state::StateError;
-use super::super::wal::{Durability, Wal, WalConfig};
+use super::super::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use super::*;
 use crate::base::cast::{u16_from, usize_from};
 use crate::base::chain::Chain;
@@ -47,6 +47,19 @@ impl Image {
         for (distance, block) in write.blocks.iter().enumerate() {
             self.blocks.insert((write.segment.0, first + distance), block.clone());
         }
+    }
+
+    fn prepare(&mut self, wanted: SegmentWanted) {
+        let SegmentWanted { segment, from } = wanted;
+        if let Some(free) = from {
+            self.files.retain(|file| *file != free.segment);
+            let former =
+                self.blocks.extract_if((free.segment.0, 0)..(free.segment.0 + 1, 0), |_, _| true);
+            let renamed = former.map(|((_, number), block)| ((segment.0, number), block));
+            let renamed: Vec<_> = renamed.filter(|_| !free.wipe).collect();
+            self.blocks.extend(renamed);
+        }
+        self.files.push(segment);
     }
 
     fn files(&self) -> Vec<SegmentFile> {
@@ -127,9 +140,9 @@ impl Boot {
     }
 
     fn prepare(&mut self) {
-        while let Some(segment) = self.wal.wants_segment(self.now) {
-            self.image.files.push(segment);
-            self.wal.on_segment_prepared(segment);
+        while let Some(wanted) = self.wal.wants_segment(self.now) {
+            self.image.prepare(wanted);
+            self.wal.on_segment_prepared(wanted.segment);
         }
     }
 
@@ -560,7 +573,7 @@ fn torn_tail_behind_a_long_snapshot_reaches_as_far_as_behind_any_other_batch() {
     };
     let mut wal = open_wal(1, start);
     let mut image = Image::default();
-    image.files.extend(wal.wants_segment(Monotonic(0)));
+    image.files.extend(wal.wants_segment(Monotonic(0)).map(|wanted| wanted.segment));
     wal.on_segment_prepared(SegmentId(1));
     wal.append(&Record::Entry(slot(PartitionId(0), 1, &vec![3; COMMAND_SIZE_BYTES_MAX])));
 
@@ -595,8 +608,9 @@ fn boot_that_is_closed_with_the_last_block_of_a_segment_begins_no_other() {
 
 #[test]
 fn missing_cut_and_doubled_files_are_refused_by_name() {
-    let mut image = Boot::open(Image::default(), 1).close();
-    image = Boot::open(image, 2).close();
+    let mut boot = Boot::open(Image::default(), 1);
+    boot.append(&entry(1, b"a"));
+    let mut image = Boot::open(boot.close(), 2).close();
     assert_eq!(image.files, [1, 2, 3].map(SegmentId));
     for gone in [1, 2] {
         let mut without = image.clone();

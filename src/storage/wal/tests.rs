@@ -1,6 +1,7 @@
 use super::super::block::{BlockState, boot_of, first_batch};
 use super::super::codec::decode;
 use super::super::record::{Entry, PartitionSnapshot};
+use super::super::supply::PREPARE_RETRY_NS;
 use super::*;
 use crate::base::ids::{Index, MessageId, PartitionId, ShardId, TermId};
 use crate::base::limits::COMMAND_SIZE_BYTES_MAX;
@@ -43,9 +44,13 @@ fn opened(config: WalConfig) -> Wal {
 }
 
 fn prepare(wal: &mut Wal) {
-    while let Some(segment) = wal.wants_segment(T0) {
+    while let Some(segment) = wanted(wal, T0) {
         wal.on_segment_prepared(segment);
     }
+}
+
+fn wanted(wal: &mut Wal, now: Monotonic) -> Option<SegmentId> {
+    wal.wants_segment(now).map(|wanted| wanted.segment)
 }
 
 fn entry(index: u64, value: &[u8]) -> Record<'_> {
@@ -74,8 +79,8 @@ fn payload(write: &SegmentWrite) -> Vec<u8> {
 fn first_batch_of_a_boot_is_a_snapshot_and_the_opening() {
     let mut wal = Wal::open(config(), start());
     assert!(wal.poll_write(T0).is_none(), "no segment is prepared yet");
-    assert_eq!(wal.wants_segment(T0), Some(SegmentId(1)));
-    assert_eq!(wal.wants_segment(T0), None, "it is named once");
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(1)));
+    assert_eq!(wanted(&mut wal, T0), None, "it is named once");
     wal.on_segment_prepared(SegmentId(1));
     let write = wal.poll_write(T0).unwrap();
     assert_eq!((write.segment, write.offset), (SegmentId(1), 0));
@@ -203,7 +208,7 @@ fn segment_that_cannot_take_a_record_is_left_for_the_next_whose_snapshot_lists_i
 #[test]
 fn writing_waits_for_the_next_segment_and_appending_does_not() {
     let mut wal = Wal::open(config(), start());
-    assert_eq!(wal.wants_segment(T0), Some(SegmentId(1)));
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(1)));
     wal.on_segment_prepared(SegmentId(1));
     let value = vec![3; COMMAND_SIZE_BYTES_MAX];
     for index in 1..=4 {
@@ -213,9 +218,9 @@ fn writing_waits_for_the_next_segment_and_appending_does_not() {
         wal.on_written(write);
     }
     assert_eq!(wal.durable(), AppendId(3));
-    assert_eq!(wal.wants_segment(T0), Some(SegmentId(2)));
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(2)));
     wal.on_segment_prepared(SegmentId(2));
-    assert_eq!(wal.wants_segment(T0), Some(SegmentId(3)), "one is kept ahead");
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(3)), "one is kept ahead");
     while let Some(write) = wal.poll_write(T0) {
         wal.on_written(write);
     }
@@ -287,7 +292,7 @@ fn mode_none_writes_nothing_and_keeps_nobody_waiting() {
     let mut wal = Wal::open(WalConfig { durability: Durability::None, ..config() }, start());
     assert_eq!(wal.append(&entry(1, b"v")), AppendId(1));
     assert_eq!(wal.durable(), AppendId(1));
-    assert_eq!(wal.wants_segment(T0), None);
+    assert_eq!(wanted(&mut wal, T0), None);
     assert!(wal.poll_write(T0).is_none());
     assert_eq!(wal.next_deadline(), None);
     assert_eq!(wal.state().partitions[0].last, Index(1));
@@ -322,22 +327,22 @@ fn last_segment_is_kept_for_the_protocol() {
     assert_eq!(write.segment, SegmentId(3));
     wal.on_written(write);
     assert_eq!(wal.durable(), view);
-    assert_eq!(wal.wants_segment(T0), None, "the log is as large as it may be");
+    assert_eq!(wanted(&mut wal, T0), None, "the log is as large as it may be");
 }
 
 #[test]
 fn segment_that_cannot_be_prepared_counts_as_no_room_and_is_asked_for_again() {
     let mut wal = Wal::open(config(), start());
-    assert_eq!(wal.wants_segment(T0), Some(SegmentId(1)));
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(1)));
     wal.on_segment_prepared(SegmentId(1));
-    assert_eq!(wal.wants_segment(T0), Some(SegmentId(2)));
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(2)));
     assert!(wal.space().client_size_bytes > 0);
     wal.on_segment_failed(SegmentId(2), T0);
     assert_eq!(wal.space().client_size_bytes, 0);
-    assert_eq!(wal.wants_segment(T0), None);
+    assert_eq!(wanted(&mut wal, T0), None);
     let later = T0.after_ns(PREPARE_RETRY_NS);
     assert_eq!(wal.next_deadline(), Some(later));
-    assert_eq!(wal.wants_segment(later), Some(SegmentId(2)));
+    assert_eq!(wanted(&mut wal, later), Some(SegmentId(2)));
     assert_eq!(wal.next_deadline(), None);
     wal.on_segment_prepared(SegmentId(2));
     assert!(wal.space().client_size_bytes > 0);

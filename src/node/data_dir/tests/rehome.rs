@@ -1,0 +1,176 @@
+//! Partitions move to another number of shards, and a crash at any step loses nothing.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+
+use super::super::rehome::LogWriter;
+use super::*;
+use crate::map::digest::StateDigest;
+use crate::proto::p2pmap::v1::{Command, Put, command};
+use crate::shard::{Config, Installing, Loading};
+use crate::storage::record::PartitionSnapshot;
+use crate::storage::replay::LoggedEntry;
+
+/// What a partition is, wherever it lies.
+#[derive(Debug, PartialEq)]
+struct Held {
+    state: PartitionSnapshot,
+    applied: Index,
+    digest: StateDigest,
+    log: Vec<LoggedEntry>,
+}
+
+fn with_shards(path: &Path, shard_count: u16) -> DataDirOptions {
+    DataDirOptions { shard_count, ..options(path) }
+}
+
+fn load(data_dir: &DataDir, shard: ShardId) -> Loading {
+    Loading::new(Config {
+        cluster: "cluster".into(),
+        member: "member".into(),
+        shard,
+        partitions: data_dir.partition_range(shard),
+        partition_count: data_dir.identity().partition_count,
+        shard_count: data_dir.shards().shard_count(),
+        durability: Durability::Sync,
+        first_term: TermId(1),
+        hash_key: data_dir.identity().hash_key,
+        checkpoint_salt: 0,
+        checkpoint_interval_size_bytes: u64::MAX,
+        memory_size_bytes_max: u64::MAX,
+    })
+}
+
+/// Everything that a directory holds.
+fn held(data_dir: &DataDir) -> BTreeMap<PartitionId, Held> {
+    let mut held = BTreeMap::new();
+    for shard in (0..data_dir.current().shard_count).map(ShardId) {
+        let mut loading = load(data_dir, shard);
+        let mut reader = data_dir.checkpoint_reader(shard);
+        let salt = data_dir.log_key(shard).salt;
+        let mut installing = Installing::new(&mut loading, &mut reader, salt);
+        let log = data_dir.recover_shard(shard, &mut installing).unwrap();
+        installing.finish().unwrap();
+        for found in log.recovered.partitions {
+            let partition = found.state.partition;
+            // What moving changes: where the log begins.
+            let state = PartitionSnapshot { first: Index(0), checkpoint: Index(0), ..found.state };
+            let (applied, digest) = (loading.applied(partition), loading.digest(partition));
+            held.insert(partition, Held { state, applied, digest, log: found.log });
+        }
+    }
+    held
+}
+
+fn put(number: u64) -> Vec<u8> {
+    let key = format!("key {}", number % 50).into_bytes().into();
+    let value = vec![b'v'; usize_from(number * 37 % 3_000)].into();
+    let put = Put { key, value, ..Put::default() };
+    let operation = Some(command::Operation::Put(put));
+    Command { map: "m".into(), operation, ..Command::default() }.encode_to_vec()
+}
+
+/// A directory of two shards, in which each partition but the last has a history: most of it
+/// stable, the end not.
+fn fill(path: &Path) {
+    let data_dir = DataDir::open(&with_shards(path, 2)).unwrap();
+    for shard in [0, 1].map(ShardId) {
+        let found = data_dir.recover_shard(shard, &mut Applied(vec![])).unwrap();
+        let config = data_dir.wal_config(shard, 1 << 40, 2, Durability::Sync);
+        let folder = data_dir.shard_folder(shard);
+        let mut writer = LogWriter::open(&folder, config, found.recovered.start);
+        for partition in data_dir.partitions_of(shard).filter(|partition| partition.0 < 7) {
+            writer.append(&Record::View { partition, term: TermId(5) });
+            let chain = [0; 16];
+            let (base, kept, term) = (Index(0), Index(0), TermId(5));
+            writer.append(&Record::Adopt { partition, term, base, kept, chain });
+            for number in 1..60 {
+                let (index, message_id) = (Index(number), MessageId(number));
+                let value = put(number + u64::from(partition.0));
+                let timestamp = Timestamp(number);
+                let entry = Entry { partition, index, term, message_id, timestamp, value: &value };
+                writer.append(&Record::Entry(entry));
+            }
+            writer.append(&Record::SyncPoint { partition, index: Index(50) });
+            writer.append(&Record::NoOp {
+                partition,
+                index: Index(55),
+                term,
+                message_id: MessageId(55),
+            });
+        }
+        writer.close(&mut |_| Ok(())).unwrap();
+    }
+}
+
+#[test]
+fn partitions_keep_all_that_they_hold_on_any_number_of_shards() {
+    let (_folder, path) = folder();
+    fill(&path);
+    let before = held(&DataDir::open(&with_shards(&path, 2)).unwrap());
+    assert_eq!(before.len(), 8);
+    assert_eq!(before[&PartitionId(0)].applied, Index(50));
+    assert_eq!(before[&PartitionId(0)].log.len(), 9);
+    for shard_count in [1, 8, 3, 2] {
+        let mut data_dir = DataDir::open(&with_shards(&path, shard_count)).unwrap();
+        let boot_epoch = data_dir.boot_epoch();
+        data_dir.rehome(shard_count, load, &mut |_| Ok(())).unwrap();
+        assert!(data_dir.boot_epoch() > boot_epoch, "the boot that moved has written a log");
+        assert_eq!(data_dir.current().shard_count, shard_count);
+        assert!(held(&data_dir) == before, "{shard_count} shards, at once");
+        drop(data_dir);
+        let data_dir = DataDir::open(&with_shards(&path, shard_count)).unwrap();
+        assert!(held(&data_dir) == before, "{shard_count} shards, after a restart");
+        assert_eq!(folders(&path, GENERATION_PREFIX).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn more_shards_than_partitions_are_refused_by_name() {
+    let (_folder, path) = folder();
+    fill(&path);
+    let error = DataDir::open(&with_shards(&path, 9)).unwrap_err();
+    assert!(error.to_string().contains("8 partitions, too few for 9 cores"), "{error}");
+}
+
+#[test]
+fn crash_at_any_step_of_moving_loses_nothing() {
+    let (_folder, path) = folder();
+    fill(&path);
+    let before = held(&DataDir::open(&with_shards(&path, 2)).unwrap());
+    let mut died_after: BTreeMap<RehomeStep, u32> = BTreeMap::new();
+    for crash_at in 0.. {
+        let mut data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
+        let mut steps_left = crash_at;
+        let result = data_dir.rehome(3, load, &mut |step| {
+            if steps_left == 0 {
+                *died_after.entry(step).or_default() += 1;
+                return Err(DataDirError::Absent { path: PathBuf::new() });
+            }
+            steps_left -= 1;
+            Ok(())
+        });
+        drop(data_dir);
+        let mut data_dir = DataDir::open(&with_shards(&path, 2)).unwrap();
+        assert!(held(&data_dir) == before, "died at step {crash_at}");
+        assert_eq!(folders(&path, GENERATION_PREFIX).unwrap().len(), 1);
+        if result.is_ok() {
+            break;
+        }
+        if data_dir.current().shard_count == 3 {
+            data_dir.rehome(2, load, &mut |_| Ok(())).unwrap();
+        }
+    }
+    let steps = [
+        RehomeStep::Loaded,
+        RehomeStep::FolderMade,
+        RehomeStep::CheckpointWritten,
+        RehomeStep::SegmentMade,
+        RehomeStep::RecordsWritten,
+        RehomeStep::Durable,
+        RehomeStep::Switched,
+        RehomeStep::Removed,
+    ];
+    assert_eq!(died_after.keys().copied().collect::<Vec<_>>(), steps, "{died_after:?}");
+}

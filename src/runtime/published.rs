@@ -1,0 +1,195 @@
+//! What a core shows to other threads: copies of its numbers in atomics, which it alone writes.
+//!
+//! Nobody waits for anybody: a loop stores what has changed, every hundred milliseconds while it is
+//! busy and before it sleeps, and a reader takes what is there. Each number is right, and a counter
+//! never goes back; numbers that were read together may be of moments some microseconds apart.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::ids::{Index, TermId};
+use crate::metrics::CoreMetrics;
+use crate::metrics::exposition::CoreReading;
+use crate::metrics::histogram::{BUCKET_COUNT, Histogram};
+use crate::metrics::stage::{Stage, Stages};
+use crate::nopaxos::Status;
+use crate::shard::PartitionState;
+
+/// What a core shows.
+#[derive(Debug)]
+pub struct PublishedCore {
+    /// In the order of [`CoreMetrics::rows`].
+    values: Box<[AtomicU64]>,
+    /// In the order of [`Stage::ALL`].
+    stages: Box<[PublishedHistogram]>,
+}
+
+#[derive(Debug)]
+struct PublishedHistogram {
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+    max: AtomicU64,
+}
+
+impl Default for PublishedCore {
+    fn default() -> Self {
+        Self {
+            values: zeros(CoreMetrics::rows().len()),
+            stages: Stage::ALL.iter().map(|_| PublishedHistogram::default()).collect(),
+        }
+    }
+}
+
+impl Default for PublishedHistogram {
+    fn default() -> Self {
+        Self { counts: zeros(BUCKET_COUNT), sum: AtomicU64::new(0), max: AtomicU64::new(0) }
+    }
+}
+
+fn zeros(count: usize) -> Box<[AtomicU64]> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+impl PublishedCore {
+    /// Shows the core's numbers.
+    pub fn publish(&self, metrics: &CoreMetrics) {
+        let mut places = self.values.iter();
+        metrics.each(&mut |_, value| {
+            if let Some(place) = places.next() {
+                place.store(value, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Shows what has changed of a distribution since it was shown last.
+    pub fn publish_stage(&self, stage: Stage, histogram: &mut Histogram) {
+        let place = &self.stages[stage as usize];
+        histogram.take_changed(|bucket, count| {
+            place.counts[bucket].store(count, Ordering::Relaxed);
+        });
+        place.sum.store(histogram.sum(), Ordering::Relaxed);
+        place.max.store(histogram.max(), Ordering::Relaxed);
+    }
+
+    /// The numbers as they were shown last, in the order of [`CoreMetrics::rows`].
+    pub fn values(&self) -> impl Iterator<Item = u64> {
+        self.values.iter().map(|value| value.load(Ordering::Relaxed))
+    }
+
+    /// A distribution as it was shown last.
+    #[must_use]
+    pub fn stage(&self, stage: Stage) -> Histogram {
+        let PublishedHistogram { counts, sum, max } = &self.stages[stage as usize];
+        let counts = counts.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
+        let (sum, max) = (sum.load(Ordering::Relaxed), max.load(Ordering::Relaxed));
+        Histogram::from_parts(counts.filter(|(_, count)| *count > 0), sum, max)
+    }
+
+    /// Everything as it was shown last, for a page of metrics on which the core is called `core`.
+    #[must_use]
+    pub fn reading(&self, core: String) -> CoreReading {
+        let mut stages = Stages::default();
+        for stage in Stage::ALL {
+            *stages.of_mut(*stage) = self.stage(*stage);
+        }
+        CoreReading { core, values: self.values().collect(), stages }
+    }
+}
+
+/// What the node knows of a partition; the core that owns it writes it.
+#[derive(Debug, Default)]
+pub struct PublishedPartition {
+    /// 0: nothing yet.
+    status: AtomicU64,
+    term: AtomicU64,
+    last: AtomicU64,
+    sync_point: AtomicU64,
+    checkpoint: AtomicU64,
+    entries: AtomicU64,
+    size_bytes: AtomicU64,
+}
+
+impl PublishedPartition {
+    /// Shows how a partition stands.
+    pub fn publish(&self, state: &PartitionState) {
+        let status = match state.status {
+            Status::Normal => 1,
+            Status::ViewChange => 2,
+        };
+        for (place, value) in [
+            (&self.status, status),
+            (&self.term, state.term.0),
+            (&self.last, state.last.0),
+            (&self.sync_point, state.sync_point.0),
+            (&self.checkpoint, state.checkpoint.0),
+            (&self.entries, state.entries),
+            (&self.size_bytes, state.size_bytes),
+        ] {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// How it stood when that was shown last; none before the first time.
+    #[must_use]
+    pub fn state(&self) -> Option<PartitionState> {
+        let read = |place: &AtomicU64| place.load(Ordering::Relaxed);
+        let status = match read(&self.status) {
+            1 => Status::Normal,
+            2 => Status::ViewChange,
+            _ => return None,
+        };
+        Some(PartitionState {
+            status,
+            term: TermId(read(&self.term)),
+            last: Index(read(&self.last)),
+            sync_point: Index(read(&self.sync_point)),
+            checkpoint: Index(read(&self.checkpoint)),
+            entries: read(&self.entries),
+            size_bytes: read(&self.size_bytes),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::LoopMetrics;
+
+    #[test]
+    fn what_is_published_is_read_back_in_its_place() {
+        let published = PublishedCore::default();
+        let event_loop = LoopMetrics { frames_count: 7, ..LoopMetrics::default() };
+        let mut metrics = CoreMetrics { event_loop, ..CoreMetrics::default() };
+        metrics.service.gauges.streams = 9;
+        published.publish(&metrics);
+        let mut stages = Stages::default();
+        for round in 1..=3 {
+            stages.of_mut(Stage::Read).record(round * 1_000);
+            published.publish_stage(Stage::Read, stages.of_mut(Stage::Read));
+        }
+        let reading = published.reading("0".to_owned());
+        let named: Vec<_> = CoreMetrics::rows().into_iter().zip(&reading.values).collect();
+        let seen = named.iter().filter(|(_, value)| **value > 0);
+        let seen: Vec<_> = seen.map(|(row, value)| (row.name, **value)).collect();
+        assert_eq!(seen, [("frames_count", 7), ("streams", 9)]);
+        let read = reading.stages.of(Stage::Read);
+        assert_eq!((read.count(), read.sum(), read.max()), (3, 6_000, 3_000));
+        assert_eq!(reading.stages.of(Stage::Turn).count(), 0);
+    }
+
+    #[test]
+    fn partition_is_unknown_until_it_is_published() {
+        let published = PublishedPartition::default();
+        assert_eq!(published.state(), None);
+        let state = PartitionState {
+            status: Status::ViewChange,
+            term: TermId(1),
+            last: Index(2),
+            sync_point: Index(3),
+            checkpoint: Index(4),
+            entries: 5,
+            size_bytes: 6,
+        };
+        published.publish(&state);
+        assert_eq!(published.state(), Some(state));
+    }
+}

@@ -1,0 +1,294 @@
+//! Other cores in a loop's turn: what came over the rings is handled, frames that can't be
+//! forwarded are given back to their connections, accepted connections change cores, and the cores
+//! of a node go down together.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+
+use super::connection::{Phase, Protocol, Wait};
+use super::connections::key_of;
+use super::core::Progress;
+use super::event_loop::{Accepting, EventLoop, TURN_FRAME_SIZE_BYTES, output};
+use super::mesh::{Head, Kind, ask_of};
+use super::pass::Stored;
+use super::ring::Consumer;
+use super::service::{Frame, Service};
+use super::uring::Key;
+use crate::base::cast::{u16_from, u64_from};
+use crate::base::ids::ShardId;
+use crate::base::limits::{FORWARDED_PER_CONNECTION_MAX, PASS_COUNT_MAX};
+
+/// Requests that a turn takes from all other shards together.
+const TURN_REQUEST_COUNT_MAX: usize = 1_024;
+/// Answers that a turn takes from each of them.
+const TURN_ANSWER_COUNT_MAX: usize = 1_024;
+/// Connections that a turn takes over from other cores.
+const TURN_ARRIVAL_COUNT_MAX: usize = 64;
+
+/// How far a core is on its way down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Descent {
+    /// It forwards no more writes, and has told so.
+    pub(super) closing: bool,
+    /// Nobody does: its service was told to close.
+    pub(super) closed: bool,
+    /// It will ask for nothing any more, and has told so.
+    pub(super) quiet: bool,
+}
+
+impl<S: Service> EventLoop<S> {
+    /// Takes what came from other shards. True: there was something.
+    pub(super) fn drain_rings(&mut self) -> bool {
+        let count = self.mesh.links.len();
+        // Another one is the first in each turn, so that none always is the last.
+        self.first_link = (self.first_link + 1) % count;
+        let mut requests_left = TURN_REQUEST_COUNT_MAX;
+        let mut busy = false;
+        for place in 0..count {
+            let from = (self.first_link + place) % count;
+            busy |= self.take_answers(from);
+            busy |= self.take_requests(from, &mut requests_left);
+        }
+        self.mesh.next_served(&mut self.served);
+        for key in self.served.drain(..) {
+            busy = true;
+            self.connections.stop_waiting(key);
+        }
+        busy
+    }
+
+    fn take_answers(&mut self, from: usize) -> bool {
+        let end = self.mesh.links[from].as_mut().and_then(|link| link.answers_in.take());
+        let Some(mut answers) = end else { return false };
+        let count = answers.available().min(TURN_ANSWER_COUNT_MAX);
+        for place in 0..count {
+            let large = answers.take_large(place);
+            let (head, inline) = answers.message(place);
+            if let Some(link) = &mut self.mesh.links[from] {
+                link.take_credit_back(large.as_ref().map_or(0, |large| large.len()));
+            }
+            match head.kind {
+                Kind::Request => {
+                    self.connections.answered(head.origin, inline, large, &mut self.metrics);
+                }
+                Kind::Share => {
+                    let ask = ask_of(head.origin);
+                    let (service, output) = output!(self);
+                    service.share_answered(
+                        self.now,
+                        ask,
+                        large.as_deref().unwrap_or(inline),
+                        output,
+                    );
+                }
+            }
+        }
+        answers.release(count);
+        if let Some(link) = &mut self.mesh.links[from] {
+            link.publish_taken();
+            link.answers_in = Some(answers);
+        }
+        count > 0
+    }
+
+    /// Handles requests of another shard, in passes as those of this one.
+    fn take_requests(&mut self, from: usize, left: &mut usize) -> bool {
+        let end = self.mesh.links[from].as_mut().and_then(|link| link.requests_in.take());
+        let Some(mut requests) = end else { return false };
+        let unread_size = self.node.cores[from].unread_size.load(Ordering::Relaxed);
+        let mut busy = false;
+        while *left > 0 && self.mesh.may_serve(ShardId(u16_from(from)), unread_size) {
+            let count = requests.available().min(PASS_COUNT_MAX);
+            if count == 0 {
+                break;
+            }
+            busy = true;
+            self.serve(&requests, count);
+            requests.release(count);
+            let given = self.mesh.give_answers();
+            *left = left.saturating_sub(count + given / TURN_FRAME_SIZE_BYTES);
+        }
+        if let Some(link) = &mut self.mesh.links[from] {
+            link.requests_in = Some(requests);
+        }
+        busy
+    }
+
+    /// Handles the oldest `count` requests of a ring.
+    fn serve(&mut self, requests: &Consumer<Head>, count: usize) {
+        self.metrics.guests_count += u64_from(count);
+        let mut frames: ArrayVec<Frame<'_>, PASS_COUNT_MAX> = ArrayVec::new();
+        for place in 0..count {
+            let (head, bytes) = requests.message(place);
+            let origin = self.mesh.admit(head);
+            match head.kind {
+                Kind::Request => frames.push(Frame { origin, payload: bytes }),
+                Kind::Share => {
+                    self.serve_frames(&mut frames);
+                    let (service, output) = output!(self);
+                    service.share_asked(self.now, origin, bytes, output);
+                }
+            }
+        }
+        self.serve_frames(&mut frames);
+    }
+
+    fn serve_frames(&mut self, frames: &mut ArrayVec<Frame<'_>, PASS_COUNT_MAX>) {
+        if !frames.is_empty() {
+            self.metrics.passes_count += 1;
+            let (service, output) = output!(self);
+            service.frames(self.now, frames, output);
+            frames.clear();
+        }
+    }
+
+    /// Gives the frames of the pass that can't be forwarded back to their connections, which are
+    /// stopped until they can.
+    pub(super) fn put_back(&mut self) {
+        let deferred = std::mem::take(&mut self.mesh.deferred);
+        for (n, &(place, to)) in deferred.iter().enumerate() {
+            let key = key_of(self.pass.origin(place));
+            let is_of_key = |(place, _): &(usize, _)| key_of(self.pass.origin(*place)) == key;
+            if !deferred[..n].iter().any(is_of_key) {
+                let places = deferred[n..].iter().filter(|d| is_of_key(d)).map(|(place, _)| *place);
+                let places: ArrayVec<usize, PASS_COUNT_MAX> = places.collect();
+                self.put_back_to(key, to, &places);
+            }
+        }
+    }
+
+    /// Gives frames back to one connection: they come before whatever it holds already.
+    fn put_back_to(&mut self, key: Key, to: ShardId, places: &[usize]) {
+        self.connections.uncount_requests(key, places.len());
+        if self.connections.of(key).phase != Phase::Open {
+            return;
+        }
+        self.connections.stop(key, &mut self.metrics);
+        let connection = self.connections.of(key);
+        connection.wait = if connection.forwarded_count < FORWARDED_PER_CONNECTION_MAX {
+            self.mesh.wait_for(to, key);
+            Wait::Credit
+        } else {
+            Wait::Forwarded
+        };
+        let mut fits = true;
+        let is_grpc = matches!(connection.protocol, Protocol::Grpc(_));
+        let later = if is_grpc { None } else { Some(self.connections.take_held(key)) };
+        for &place in if is_grpc { &[] } else { places } {
+            let Stored::Frame(frame) = self.pass.stored(place, self.ring.buffers()) else {
+                unreachable!("frames of raw connections lie in chunks");
+            };
+            fits &= self.connections.hold(key, frame);
+        }
+        if let Some(later) = later {
+            fits &= self.connections.hold(key, &later);
+        } else {
+            for &place in places.iter().rev() {
+                let stream = self.pass.stream(place);
+                let Stored::Payload(payload) = self.pass.stored(place, self.ring.buffers()) else {
+                    unreachable!("messages of gRPC connections are cut out");
+                };
+                let message = (stream, payload.clone());
+                self.connections.of(key).given_back.push_front(message);
+            }
+            self.connections.recount_held(key);
+        }
+        if !fits {
+            self.refuse_holding(key);
+        }
+    }
+
+    /// Takes in a connection that this core accepted, or gives it to one with fewer.
+    pub(super) fn place(&mut self, socket: OwnedFd) {
+        match self.node.hand_over(self.mesh.me(), socket) {
+            Ok(core) => {
+                self.metrics.handed_over_count += 1;
+                self.mesh.ring_later(ShardId(u16_from(core)));
+            }
+            Err(socket) => self.take_in(socket),
+        }
+    }
+
+    fn take_in(&mut self, socket: OwnedFd) {
+        self.counted_connections += 1;
+        // One that comes while the node goes down is closed: the peer tries another node.
+        if !matches!(self.accepting, Accepting::Ended) {
+            self.connections.open(socket, self.now.monotonic, &mut self.metrics);
+        }
+    }
+
+    /// Takes in connections that other cores have accepted.
+    pub(super) fn take_arrivals(&mut self) -> bool {
+        for taken in 0..TURN_ARRIVAL_COUNT_MAX {
+            let Some(socket) = self.core().next_arrival() else { return taken > 0 };
+            self.take_in(socket);
+        }
+        true
+    }
+
+    /// Keeps what other cores are told of this one's connections true.
+    pub(super) fn publish_connections(&mut self) {
+        let count = self.connections.count();
+        let gone = self.counted_connections - count;
+        if gone > 0 {
+            self.counted_connections = count;
+            self.core().connection_count.fetch_sub(gone, Ordering::Relaxed);
+        }
+        let unread_size = self.connections.queued_size();
+        if unread_size != self.told_unread_size {
+            self.told_unread_size = unread_size;
+            self.core().unread_size.store(unread_size, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes the shards to which something was published and that sleep.
+    pub(super) fn ring_doorbells(&mut self) {
+        for shard in self.mesh.bells() {
+            self.node.cores[usize::from(shard.0)].ring_doorbell();
+        }
+    }
+
+    /// Goes on with a shutdown as far as the other cores have come.
+    pub(super) fn descend(&mut self) {
+        // What was forwarded is published by now, and nothing more will be that changes anything.
+        if !self.descent.closing && !self.mesh.has_waiting_shares() {
+            self.descent.closing = true;
+            self.node.arrive(|progress| &progress.closing_count);
+        }
+        if !self.descent.closed && self.all_are_closing() && self.mesh.has_no_requests() {
+            self.descent.closed = true;
+            let (service, output) = output!(self);
+            service.close(self.now, output);
+        }
+        let quiet = self.is_drained() && self.connections.count() == 0 && self.mesh.is_idle();
+        if !self.descent.quiet && quiet {
+            self.descent.quiet = true;
+            self.node.arrive(|progress| &progress.quiet_count);
+        }
+    }
+
+    /// Whether everything of this core is finished, whatever its clients do.
+    pub(super) fn is_drained(&self) -> bool {
+        self.descent.closed && self.service.is_drained() && self.disk.is_idle()
+    }
+
+    /// Whether nothing can come any more, from clients or from other cores.
+    pub(super) fn all_are_quiet(&self) -> bool {
+        self.node.all_arrived(|progress: &Progress| &progress.quiet_count)
+    }
+
+    fn all_are_closing(&self) -> bool {
+        self.node.all_arrived(|progress: &Progress| &progress.closing_count)
+    }
+
+    /// Whether the other cores have got on in a way that this one waits for.
+    pub(super) fn progress_is_news(&self) -> bool {
+        let Descent { closing, closed, quiet } = self.descent;
+        let all_are_ready = || self.node.all_arrived(|progress| &progress.ready_count);
+        matches!(self.accepting, Accepting::Waiting) && self.ready && all_are_ready()
+            || closing && !closed && self.all_are_closing()
+            || quiet && self.all_are_quiet()
+    }
+}

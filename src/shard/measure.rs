@@ -1,0 +1,98 @@
+//! What a shard shows of itself: its counters, what it holds, and how its partitions stand. Costs
+//! nothing per request but a mark on a partition that has changed.
+
+use super::{Partition, Shard};
+use crate::base::cast::u64_from;
+use crate::base::ids::{Index, PartitionId, TermId};
+use crate::metrics::histogram::Histogram;
+use crate::metrics::{ServiceMetrics, ShardGauges};
+use crate::nopaxos::Status;
+
+/// How a partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// What its replica is doing.
+    pub status: Status,
+    /// The term of the view that was started last.
+    pub term: TermId,
+    /// The last index of its log.
+    pub last: Index,
+    /// The last index that is stable.
+    pub sync_point: Index,
+    /// The index that its last checkpoint reflects; 0: there is none.
+    pub checkpoint: Index,
+    /// Entries of all its maps.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub size_bytes: u64,
+}
+
+impl Shard {
+    /// Fills in what the shard has counted and what it holds.
+    pub fn measure(&self, metrics: &mut ServiceMetrics) {
+        let core = &self.core;
+        let (space, map) = (core.log.space(), core.arena.usage());
+        let used = map.records_used_bytes + map.tables_used_bytes;
+        let reserved = map.records_reserved_bytes + map.tables_reserved_bytes;
+        metrics.counters = core.counters;
+        metrics.checkpoints = core.checkpoint_metrics;
+        metrics.gauges = ShardGauges {
+            awaiting: u64_from(core.awaiting.len()),
+            unsynced_size_bytes: u64_from(core.unsynced_size_bytes),
+            results_size_bytes: u64_from(core.results_size_bytes),
+            gathers: u64_from(core.gathers.len()),
+            waiting_reads: u64_from(core.waiting_reads.len()),
+            streams: u64_from(core.streams.len()),
+            sweeping_partitions: u64_from(core.sweeping.len()),
+            log_used_size_bytes: space.used_size_bytes,
+            log_size_bytes_max: space.size_bytes_max,
+            log_client_size_bytes: space.client_size_bytes,
+            log_gathering_size_bytes: space.gathering_size_bytes,
+            map_used_size_bytes: used,
+            map_reserved_size_bytes: reserved,
+            map_size_bytes_max: reserved + core.arena.pages_size_bytes_left(),
+        };
+    }
+
+    /// How long writes waited to be durable, counted when they were answered.
+    pub fn commit_waits(&mut self) -> &mut Histogram {
+        &mut self.core.commit_waits
+    }
+
+    /// How many partitions have changed since they were taken by [`Shard::take_changed`].
+    #[must_use]
+    pub fn changed_count(&self) -> usize {
+        self.core.changed.len()
+    }
+
+    /// Up to `count_max` of the partitions that have changed since they were taken last, and how
+    /// they stand now. At the start all of them have.
+    pub fn take_changed(
+        &mut self,
+        count_max: usize,
+        mut visit: impl FnMut(PartitionId, PartitionState),
+    ) {
+        for _ in 0..count_max {
+            let Some(partition) = self.core.changed.pop_front() else { return };
+            let place = self.place(partition);
+            let Partition { replica, view } = &mut self.partitions[place];
+            view.changed = false;
+            let size = view.map.total_size();
+            let state = PartitionState {
+                status: replica.status(),
+                term: view.term,
+                last: replica.log().last(),
+                sync_point: replica.sync_point(),
+                checkpoint: self
+                    .core
+                    .log
+                    .state()
+                    .partition(partition)
+                    .map_or(Index(0), |state| state.checkpoint),
+                entries: size.entries,
+                size_bytes: size.bytes,
+            };
+            visit(partition, state);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What of a log is kept and what is let go: segments, checkpoints, and who must move when the log
+//! is half as large as it may be.
+
+use std::ops::Range;
+
+use super::super::ledger::Pin;
+use super::{Durability, FreeSegment, LiveSegment, Space, UNNAMED, Wal};
+use crate::base::cast::{u64_from, usize_from_u32};
+use crate::base::ids::{Index, PartitionId, SegmentId};
+use crate::base::limits::{
+    CARRY_SIZE_BYTES_MAX, COMMAND_SIZE_BYTES_MAX, LOG_TARGET_SIZE_BYTES_MIN,
+};
+use crate::storage::block::{boot_of, offset_of};
+
+/// A partition that keeps the oldest segment and must take a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The oldest segment that is needed.
+    pub segment: SegmentId,
+    /// Who needs it.
+    pub partition: PartitionId,
+    /// What that partition has logged since its checkpoint.
+    pub size_bytes: u64,
+}
+
+/// Slots that are to be carried over from the oldest segment that is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarryPlan {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Where they lie in it.
+    pub blocks: Range<usize>,
+    /// Of each partition: its checkpoint, and its highest slot there.
+    pub partitions: Vec<CarriedPartition>,
+}
+
+/// A partition whose slots are carried over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedPartition {
+    /// Which.
+    pub partition: PartitionId,
+    /// Slots up to here aren't needed.
+    pub checkpoint: Index,
+    /// Its highest slot in the segment.
+    pub highest: Index,
+}
+
+impl Wal {
+    /// How full the log is.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let rest = offset_of(self.segment_block_count - self.filled_block_count);
+        let live_count = self.live_count();
+        Space {
+            used_size_bytes: self.supply.used_size_bytes(),
+            live_size_bytes: live_count * u64_from(self.config.segment_size_bytes),
+            size_bytes_max: self.config.log_size_bytes_max,
+            client_size_bytes: self.supply.client_size_bytes(live_count, self.filling, rest),
+            gathering_size_bytes: offset_of(self.gathering_block_count),
+        }
+    }
+
+    /// What the filesystem has left. To be told now and then: clients are refused before there is
+    /// nothing left, neither for segments nor for a checkpoint as large as the largest.
+    pub fn on_disk_space(&mut self, left_size_bytes: u64) {
+        self.supply.on_disk(left_size_bytes, self.ledger.checkpoint_size_bytes_max());
+    }
+
+    /// Changes when [`Wal::pinned`] or [`Wal::carry_plan`] may have another answer than before.
+    #[must_use]
+    pub const fn changes_count(&self) -> u64 {
+        self.ledger.changes_count() + self.supply.changes_count()
+    }
+
+    /// The size of the state of which this is the log: a log that is larger than its state should
+    /// not be kept long, but needn't be smaller.
+    pub const fn set_state_size_bytes(&mut self, size_bytes: u64) {
+        self.state_size_bytes = size_bytes;
+    }
+
+    /// Who keeps the oldest segment and must take a checkpoint, while the log is at half of what it
+    /// should not exceed. Who has so little that it is carried over isn't named.
+    #[must_use]
+    pub fn pinned(&self) -> Option<Pinned> {
+        if !self.is_pressed() {
+            return None;
+        }
+        let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
+        let moves = |pin: &&Pin| self.holds(pin) && !self.is_carried(pin.place());
+        let size_bytes = |pin: &Pin| self.ledger.size_bytes_since_checkpoint(pin.place());
+        let pin = pins.iter().filter(moves).max_by_key(|pin| size_bytes(pin))?;
+        let partition = self.state.partitions[pin.place()].partition;
+        Some(Pinned { segment, partition, size_bytes: size_bytes(pin) })
+    }
+
+    /// The slots that are to be carried over next, while the log is at half of what it should not
+    /// exceed.
+    #[must_use]
+    pub fn carry_plan(&self) -> Option<CarryPlan> {
+        if !self.is_pressed() {
+            return None;
+        }
+        let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
+        let carried = || pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()));
+        let begin = carried().map(|pin| pin.blocks().start).min()?;
+        let end = carried().map(|pin| pin.blocks().end).max()?;
+        let size_bytes: u64 =
+            carried().map(|pin| self.ledger.size_bytes_since_checkpoint(pin.place())).sum();
+        // All of it must fit what is left, whatever else the log takes meanwhile.
+        let left = offset_of(self.segment_block_count - self.filled_block_count)
+            + self.supply.further_size_bytes(self.live_count(), self.filling);
+        if 2 * size_bytes.min(offset_of(end - begin)) > left {
+            return None;
+        }
+        let partitions = carried().map(|pin| {
+            let state = &self.state.partitions[pin.place()];
+            let (partition, checkpoint) = (state.partition, state.checkpoint);
+            CarriedPartition { partition, checkpoint, highest: pin.highest }
+        });
+        Some(CarryPlan { segment, blocks: begin..end, partitions: partitions.collect() })
+    }
+
+    /// Whether a partition's slots may be carried over: each was written once since its checkpoint.
+    #[must_use]
+    pub fn may_carry(&self, partition: PartitionId) -> bool {
+        self.state.position(partition).is_some_and(|position| {
+            let checkpoint = self.state.partitions[position].checkpoint;
+            self.ledger.is_written_once(position, checkpoint)
+        })
+    }
+
+    /// Whether a slot is above its partition's checkpoint.
+    #[must_use]
+    pub fn needs(&self, partition: PartitionId, index: Index) -> bool {
+        let state = self.state.partition(partition);
+        state.is_some_and(|state| index > state.checkpoint && index <= state.last)
+    }
+
+    /// Whether a segment counts that was left for a later one.
+    #[must_use]
+    pub fn is_live(&self, segment: SegmentId) -> bool {
+        self.state.segments.iter().any(|live| live.segment == segment)
+    }
+
+    /// All slots of a plan's partition were appended again: the old ones aren't needed.
+    pub fn on_carried(&mut self, segment: SegmentId, partition: PartitionId) {
+        if let Some(position) = self.state.position(partition) {
+            self.ledger.carried(segment, position);
+            let state = &mut self.state.partitions[position];
+            state.first = state.first.max(state.checkpoint.next());
+        }
+    }
+
+    /// The partition can't take a checkpoint now: while that is so, its slots are carried over,
+    /// however many they are.
+    pub fn carry_whole(&mut self, partition: PartitionId, carry: bool) {
+        if let Some(position) = self.state.position(partition) {
+            self.ledger.set_carried_whole(position, carry);
+        }
+    }
+
+    /// The partition's slots can't be carried over (the segment can't be read, say): until its next
+    /// checkpoint that isn't tried again.
+    pub fn refuse_carry(&mut self, partition: PartitionId) {
+        if let Some(position) = self.state.position(partition) {
+            self.ledger.refuse_carry(position);
+        }
+    }
+
+    /// What a partition has logged since its checkpoint: a little too much rather than too little.
+    #[must_use]
+    pub fn size_bytes_since_checkpoint(&self, partition: PartitionId) -> u64 {
+        let position = self.state.position(partition);
+        position.map_or(0, |position| self.ledger.size_bytes_since_checkpoint(position))
+    }
+
+    /// The next checkpoint that no durable snapshot needs any more, each once: its file may be
+    /// deleted.
+    pub fn superseded_checkpoint(&mut self) -> Option<(PartitionId, Index)> {
+        let durable = self.durable_batch;
+        self.superseded.pop_front_if(|(end, _)| *end <= durable).map(|(_, checkpoint)| checkpoint)
+    }
+
+    /// Whether a checkpoint was recorded that no snapshot names yet.
+    #[must_use]
+    pub fn has_unnamed_checkpoint(&self) -> bool {
+        self.superseded.back().is_some_and(|(end, _)| *end == UNNAMED)
+    }
+
+    /// Whether segments were let go and wait for the snapshot that says so.
+    #[must_use]
+    pub fn is_releasing(&self) -> bool {
+        self.supply.is_releasing()
+    }
+
+    /// The partitions that have slots above their checkpoints in a segment: if it is damaged, a
+    /// checkpoint of each makes good for it.
+    pub fn partitions_in(&self, segment: SegmentId) -> impl Iterator<Item = PartitionId> {
+        let pins = self.ledger.pins((segment != self.filling).then_some(segment));
+        let held = pins.iter().filter(|pin| self.holds(pin));
+        held.map(|pin| self.state.partitions[pin.place()].partition)
+    }
+
+    /// The segments that were written to their end and count, each with its last batch.
+    #[must_use]
+    pub fn live_segments(&self) -> &[LiveSegment] {
+        let complete = |live: &LiveSegment| live.last_batch <= self.durable_batch;
+        let count = self.state.segments.iter().take_while(|live| complete(live)).count();
+        &self.state.segments[..count]
+    }
+
+    fn holds(&self, pin: &Pin) -> bool {
+        pin.holds(&self.state.partitions[pin.place()])
+    }
+
+    fn is_carried(&self, position: usize) -> bool {
+        let checkpoint = self.state.partitions[position].checkpoint;
+        let small = self.ledger.size_bytes_since_checkpoint(position) <= CARRY_SIZE_BYTES_MAX;
+        self.ledger.is_written_once(position, checkpoint)
+            && (small || self.ledger.is_carried_whole(position))
+    }
+
+    /// Segments that count, the one being filled among them.
+    const fn live_count(&self) -> u64 {
+        u64_from(self.state.segments.len()) + 1
+    }
+
+    /// Whether the log is at half of what it should not exceed: its bound, or the size of its state
+    /// if that is less.
+    fn is_pressed(&self) -> bool {
+        let target = self.state_size_bytes.max(LOG_TARGET_SIZE_BYTES_MIN);
+        let target = target.min(self.config.log_size_bytes_max);
+        2 * self.live_count() * u64_from(self.config.segment_size_bytes) >= target
+    }
+
+    /// The oldest segments that aren't needed: the snapshot that comes next doesn't count them.
+    pub(super) fn release_segments(&mut self) -> Vec<FreeSegment> {
+        let count = self.ledger.releasable_count(&self.state.partitions);
+        // The ledger knows no segment that the snapshot doesn't; it may know fewer.
+        let count = count.min(self.state.segments.len());
+        let mut released = Vec::new();
+        for position in 0..count {
+            let LiveSegment { segment, last_batch } = self.state.segments[position];
+            let next = self.state.segments.get(position + 1).map(|live| boot_of(live.last_batch));
+            let wipe = boot_of(last_batch) != next.unwrap_or(self.config.boot_epoch);
+            for pin in self.ledger.release(segment) {
+                let state = &mut self.state.partitions[usize_from_u32(pin.position)];
+                state.first = state.first.max(state.checkpoint.next());
+            }
+            released.push(FreeSegment { segment, wipe });
+        }
+        self.state.segments.drain(..count);
+        released
+    }
+
+    /// Takes note that a checkpoint replaced another one.
+    pub(super) fn supersede(&mut self, position: usize, before: Index) {
+        let state = &self.state.partitions[position];
+        if before > Index(0) && before < state.checkpoint {
+            self.superseded.push_back((UNNAMED, (state.partition, before)));
+        }
+    }
+
+    /// A segment is let go when the next begins. When clients are refused for want of room and that
+    /// would give them some, the next begins early.
+    pub(super) fn make_room_for_clients(&mut self) {
+        if self.config.durability == Durability::None
+            || self.closing
+            || self.supply.is_releasing()
+            // Never two segments whose snapshots are in flight.
+            || self.durable_batch < self.snapshot_end
+            || self.writing.is_none_or(|(segment, _)| segment != self.filling)
+            || self.space().client_size_bytes >= u64_from(COMMAND_SIZE_BYTES_MAX)
+        {
+            return;
+        }
+        let released = self.ledger.releasable_count(&self.state.partitions);
+        if self.supply.would_help(self.live_count(), self.filling, u64_from(released)) {
+            self.leave_segment();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
