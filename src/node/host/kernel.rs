@@ -1,5 +1,7 @@
 //! The kernel's version, and whether it lets us have the `io_uring` that a core's loop needs.
 
+use std::io::ErrorKind;
+
 use super::finding::{Check, Finding, Subject};
 use super::tree::Tree;
 use crate::runtime::uring::{RingSize, Uring, UringError};
@@ -27,6 +29,8 @@ pub enum RingProbe {
     Missing,
     /// A policy forbids it.
     Forbidden,
+    /// What is left of the memory lock limit is too little for it.
+    NoMemory,
     /// Anything else.
     Failed(String),
 }
@@ -40,6 +44,9 @@ impl RingProbe {
             Err(UringError::KernelTooOld { .. }) => Self::TooOld,
             Err(UringError::Missing) => Self::Missing,
             Err(UringError::Forbidden) => Self::Forbidden,
+            Err(UringError::Other(error)) if error.kind() == ErrorKind::OutOfMemory => {
+                Self::NoMemory
+            }
             Err(UringError::Other(error)) => Self::Failed(error.to_string()),
         }
     }
@@ -97,10 +104,13 @@ impl Kernel {
                 "boot a kernel of 6.1 or newer: Debian 12, Ubuntu 24.04 and RHEL 10 have one",
             ),
             RingProbe::Missing | RingProbe::Forbidden => self.check_refused_ring(),
-            RingProbe::Failed(error) => IO_URING.problem(
-                format!("setting it up failed: {error}"),
-                "sudo dmesg | tail; if it is about memory, raise memlock: ulimit -l unlimited",
+            RingProbe::NoMemory => IO_URING.problem(
+                "one ring is already more than the memory that this user may lock",
+                "ulimit -l unlimited (as root); see memlock",
             ),
+            RingProbe::Failed(error) => {
+                IO_URING.problem(format!("setting it up failed: {error}"), "sudo dmesg | tail")
+            }
         }
     }
 
@@ -171,7 +181,8 @@ mod tests {
         assert!(found(forbidden, Some(0), false).contains("security module"));
         assert!(found(RingProbe::Missing, None, true).contains("seccomp"));
         assert!(found(RingProbe::Missing, None, false).contains("built without"));
-        assert!(found(RingProbe::Failed("no memory".into()), None, false).contains("no memory"));
+        assert!(found(RingProbe::NoMemory, None, true).contains("may lock"));
+        assert!(found(RingProbe::Failed("odd".into()), None, false).contains("odd"));
     }
 
     #[test]

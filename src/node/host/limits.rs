@@ -49,31 +49,31 @@ impl Limits {
         vec![self.check_memlock(core_count), self.check_nofile(core_count)]
     }
 
-    /// The executor refuses to start below one bound; below the other its buffers aren't pinned,
-    /// and each of its reads and writes pins them anew.
+    /// Rings and their buffers are charged to the user, so that what is left for a core may be
+    /// too little for its ring; and below a bound of its own an executor doesn't even try.
     fn check_memlock(&self, core_count: usize) -> Finding {
         let Some(limit) = self.memlock else {
             return MEMLOCK.not_visible(LIMITS_FILE);
         };
         let needed = u64_from(core_count).saturating_mul(LOCKED_MEMORY_SIZE_BYTES_PER_CORE);
+        let given = size(limit.soft);
         let of_cores = format!("{} for {}", format_size(needed), cores(core_count));
         let mend = "ulimit -l unlimited (as root), LimitMEMLOCK=infinity in a systemd unit, \
                     docker run --ulimit memlock=-1 …";
-        // glommio looks at the limit itself, whatever the process is capable of.
+        // The executor looks at the limit itself, whatever the process is capable of.
         if limit.soft < LOCKED_MEMORY_SIZE_BYTES_MIN {
-            let found = format!("{}: a core's executor doesn't start", size(limit.soft));
-            return MEMLOCK.problem(found, mend);
+            return MEMLOCK.problem(format!("{given}: a core's executor doesn't start"), mend);
         }
         if self.may_lock_all {
             return MEMLOCK.ok("the process has CAP_IPC_LOCK: the limit doesn't count");
         }
         if limit.soft < needed {
-            let found = format!("{} of {of_cores}, shared with the user's other processes", {
-                size(limit.soft)
-            });
-            return MEMLOCK.advice(found, mend);
+            let found = format!(
+                "{given}, shared by all processes of the user; without {of_cores} a start may fail"
+            );
+            return MEMLOCK.problem(found, mend);
         }
-        MEMLOCK.ok(format!("{}; {of_cores} are needed", size(limit.soft)))
+        MEMLOCK.ok(format!("{given}; {of_cores} are needed"))
     }
 
     /// The node raises the soft limit by itself.
@@ -157,10 +157,10 @@ mod tests {
             limits(limit, u64::MAX, capable).check(core_count)[0].verdict
         };
         assert_eq!(verdict(64 << 10, true, 1), Verdict::Problem);
-        assert_eq!(verdict(1 << 20, false, 1), Verdict::Advice);
+        assert_eq!(verdict(1 << 20, false, 1), Verdict::Problem);
         assert_eq!(verdict(1 << 20, true, 1), Verdict::Ok);
-        assert_eq!(verdict(8 << 20, false, 5), Verdict::Ok);
-        assert_eq!(verdict(8 << 20, false, 6), Verdict::Advice);
+        assert_eq!(verdict(8 << 20, false, 4), Verdict::Ok);
+        assert_eq!(verdict(8 << 20, false, 5), Verdict::Problem);
         assert_eq!(verdict(u64::MAX, false, 1_024), Verdict::Ok);
     }
 
