@@ -215,17 +215,21 @@ fn put_and_get_raw(address: SocketAddr, name: &str, count: u64) {
             send_raw(&mut socket, &put(place, &key(place), name.as_bytes()).encode_to_vec());
             send_raw(&mut socket, &get(place, &key(place)).encode_to_vec());
         }
-        for place in places.flat_map(|place| [place, place]) {
+        // Keys of different cores are answered in any order, but those of one in theirs.
+        let mut written = std::collections::BTreeSet::new();
+        for _ in places.flat_map(|place| [place, place]) {
             let answer = answer(atomix::Message::decode(receive_raw(&mut socket)).unwrap());
-            assert_eq!(answer.message_id, place);
+            let place = answer.message_id;
             match answer.outcome {
-                Outcome::Written(_) => {}
+                Outcome::Written(_) => assert!(written.insert(place), "{place} is written once"),
                 Outcome::Found(v1::Found { entry: Some(entry) }) => {
                     assert_eq!(entry.value, name.as_bytes());
+                    assert!(written.remove(&place), "{place} is found after it was written");
                 }
                 other => panic!("{other:?}"),
             }
         }
+        assert!(written.is_empty());
     }
 }
 
