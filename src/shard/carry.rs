@@ -47,6 +47,7 @@ impl Core {
             if self.carrying.idle_at == Some(changes) {
                 return;
             }
+            self.log.set_state_size_bytes(self.arena.bytes_used());
             let Some(plan) = self.log.carry_plan() else {
                 self.carrying.idle_at = Some(changes);
                 return;
