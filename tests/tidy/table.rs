@@ -49,7 +49,7 @@ const EVERYWHERE: &[&str] = &[""];
 
 /// Where below `src/` each dependency may be named, so that a reader sees what replacing it would
 /// cost. A name that ends in `/` is a folder.
-pub(crate) const DEPENDENCIES: [(&str, &[&str]); 30] = [
+pub(crate) const DEPENDENCIES: [(&str, &[&str]); 31] = [
     ("arrayvec", EVERYWHERE),
     ("bytes", EVERYWHERE),
     ("foldhash", EVERYWHERE),
