@@ -20,8 +20,6 @@ mod verdict;
 
 use std::env;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,12 +29,14 @@ use p2pmap::client::Client;
 use p2pmap::node::config::quantity::{format_size, parse_size};
 use p2pmap::proto::p2pmap::v1::Put;
 use sample::Sampler;
-use support::{Node, serve};
+use support::Node;
 
 pub(crate) const WORKER_COUNT: usize = 4;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET_MAP: &str = "soak-quiet";
 const QUIET_VALUE: &str = "written once";
+/// So small that every partition has several checkpoints within a minute.
+const CHECKPOINT_INTERVAL: &str = "16MiB";
 /// Runs that are this long must keep every bound; shorter ones print what they saw.
 const FULL_SECONDS: u64 = 600;
 
@@ -68,15 +68,14 @@ impl Run {
         self.seconds >= FULL_SECONDS
     }
 
-    fn arguments(&self, metrics: Option<SocketAddr>) -> Vec<String> {
+    fn arguments(&self, metrics: SocketAddr) -> Vec<String> {
         let partitions = PARTITION_COUNT.to_string();
         let log_max = format_size(self.log_size_bytes_max);
         let mut arguments = vec!["--cores", &self.cores, "--partitions", &partitions];
         arguments.extend(["--segment-size", "8MiB", "--log-max", &log_max]);
+        arguments.extend(["--checkpoint-interval", CHECKPOINT_INTERVAL]);
         let mut arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
-        if let Some(address) = metrics {
-            arguments.extend(["--metrics-listen".to_owned(), address.to_string()]);
-        }
+        arguments.extend(["--metrics-listen".to_owned(), metrics.to_string()]);
         arguments
     }
 }
@@ -91,7 +90,7 @@ fn node_runs_for_long_on_a_bounded_disk_in_bounded_memory() {
     };
     let folder = folder.expect("a folder to write in");
     let data_dir = folder.path().join("data");
-    let metrics = metrics_address();
+    let metrics = free_address();
     let arguments = run.arguments(metrics);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
 
@@ -151,15 +150,8 @@ fn check(address: &str, workers: &mut [Worker], when: &str) {
     println!("{when}: all {entries} entries are there, and none that was removed or cleared");
 }
 
-/// An address for the metrics, if this node has any.
-fn metrics_address() -> Option<SocketAddr> {
-    let binary = serve(Path::new("."), &[]).get_program().to_owned();
-    let help = Command::new(binary).args(["serve", "--help"]).output().expect("the binary runs");
-    if !String::from_utf8_lossy(&help.stdout).contains("--metrics-listen") {
-        println!("this node has no metrics: only what /proc and the clients see is shown");
-        return None;
-    }
-    // The port is free a moment later too: the kernel gives others first.
+/// A port that is free a moment later too: the kernel gives others first.
+fn free_address() -> SocketAddr {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
-    Some(probe.local_addr().expect("it is bound"))
+    probe.local_addr().expect("it is bound")
 }

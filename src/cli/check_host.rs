@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 use super::Verdict;
 use super::engine;
 use super::failure::Failure;
-use crate::node::config::setting::Setting;
+use crate::node::config::setting::{ALL_CORES, Setting};
 use crate::node::config::value::Cores;
 use crate::node::host::report::Report;
+use crate::node::placement;
 
 /// Looks only, needs no privileges, and takes a second. Exit code: 0 all is well or could be
 /// better, 1 something is a problem.
@@ -25,15 +26,16 @@ pub(super) struct CheckHostArgs {
         default_value_os_t = data_dir_default()
     )]
     pub(super) data_dir: PathBuf,
-    /// The cores that the node would run on [default: all that this process may use].
+    /// The cores that the node would run on; all: those that affinity and quota allow.
     #[arg(
         long,
         value_name = "LIST",
         env = "P2PMAP_CORES",
         hide_env_values = true,
+        default_value = ALL_CORES,
         value_parser = cores
     )]
-    pub(super) cores: Option<Cores>,
+    pub(super) cores: Cores,
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
@@ -67,6 +69,9 @@ fn data_dir_default() -> PathBuf {
 }
 
 fn cores(text: &str) -> Result<Cores, String> {
+    if text == ALL_CORES {
+        return Ok(placement::available());
+    }
     Cores::parse(text).map_err(|reason| {
         reason.unwrap_or_else(|| format!("expected {}", Setting::Cores.allowed()))
     })

@@ -1,7 +1,7 @@
 //! What is seen of a node while it runs: from outside (disk, memory, waiting for a core) and from
 //! its metrics, where it has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -17,6 +17,8 @@ use crate::load::Worker;
 
 /// How often the latencies so far are put down to what the node was doing.
 const WINDOW: Duration = Duration::from_millis(200);
+/// How long it may be until the end of a checkpoint shows that one was under way.
+const CHECKPOINT_WINDOWS_MAX: usize = 100;
 /// Windows between two samples of disk and memory.
 const WINDOWS_PER_SAMPLE: u64 = 5;
 /// All values of a metric, over its labels, together.
@@ -43,7 +45,7 @@ impl Recorder {
 }
 
 fn latencies() -> Histogram<u64> {
-    Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("the bounds are in order")
+    Histogram::new_with_bounds(1_000, 60_000_000_000, 2).expect("the bounds are in order")
 }
 
 /// One look at the node.
@@ -74,17 +76,19 @@ pub(crate) struct Report {
 pub(crate) struct Sampler {
     pid: u32,
     data_dir: PathBuf,
-    metrics: Option<SocketAddr>,
+    metrics: SocketAddr,
     recorder: Recorder,
     begin: Instant,
     before: Metrics,
+    /// The latest windows, and whether a checkpoint was under way in them.
+    windows: VecDeque<(Histogram<u64>, bool)>,
     waited_before: Duration,
     stolen_before: Duration,
     report: Report,
 }
 
 impl Sampler {
-    pub(crate) fn new(pid: u32, data_dir: &Path, metrics: Option<SocketAddr>) -> Self {
+    pub(crate) fn new(pid: u32, data_dir: &Path, metrics: SocketAddr) -> Self {
         let report = Report {
             samples: Vec::new(),
             with_checkpoint: latencies(),
@@ -101,7 +105,8 @@ impl Sampler {
             metrics,
             recorder: Recorder::new(),
             begin: Instant::now(),
-            before: metrics.map(scrape).unwrap_or_default(),
+            before: scrape(metrics),
+            windows: VecDeque::new(),
             waited_before: waited(pid),
             stolen_before: stolen(),
             report,
@@ -117,14 +122,8 @@ impl Sampler {
         let mut window_count = 0;
         while Instant::now() < end {
             std::thread::sleep(WINDOW);
-            let now = self.metrics.map(scrape).unwrap_or_default();
-            let latencies = self.recorder.take();
-            let class = if is_checkpoint_between(&self.before, &now) {
-                &mut self.report.with_checkpoint
-            } else {
-                &mut self.report.without_checkpoint
-            };
-            class.add(latencies).expect("their bounds are the same");
+            let now = scrape(self.metrics);
+            self.put_down(&now);
             if u64::is_multiple_of(window_count, WINDOWS_PER_SAMPLE) {
                 let sample = Sample {
                     at: self.begin.elapsed(),
@@ -142,7 +141,42 @@ impl Sampler {
         }
     }
 
+    /// Ends a window. A checkpoint is known of when it has ended, and then how long it took.
+    fn put_down(&mut self, now: &Metrics) {
+        self.windows.push_back((self.recorder.take(), false));
+        if value(now, "p2pmap_checkpoints_total") > value(&self.before, "p2pmap_checkpoints_total")
+        {
+            let took = value(now, "p2pmap_checkpoint_last_duration_seconds");
+            // The last of each core together: rather too many windows than too few.
+            let mut reached = Duration::ZERO;
+            for (_, with_checkpoint) in self.windows.iter_mut().rev() {
+                *with_checkpoint = true;
+                reached += WINDOW;
+                // One window more: it may have ended early in this one.
+                if (reached - WINDOW).as_secs_f64() > took {
+                    break;
+                }
+            }
+        }
+        if self.windows.len() > CHECKPOINT_WINDOWS_MAX {
+            self.settle_oldest();
+        }
+    }
+
+    fn settle_oldest(&mut self) {
+        let Some((latencies, with_checkpoint)) = self.windows.pop_front() else { return };
+        let class = if with_checkpoint {
+            &mut self.report.with_checkpoint
+        } else {
+            &mut self.report.without_checkpoint
+        };
+        class.add(latencies).expect("their bounds are the same");
+    }
+
     pub(crate) fn finish(mut self, workers: &[Worker]) -> Report {
+        while !self.windows.is_empty() {
+            self.settle_oldest();
+        }
         self.report.waited = waited(self.pid).saturating_sub(self.waited_before);
         self.report.stolen = stolen().saturating_sub(self.stolen_before);
         self.report.acknowledged_count = workers.iter().map(|w| w.acknowledged_count).sum();
@@ -152,12 +186,8 @@ impl Sampler {
     }
 }
 
-/// One ended in between, or one is under way at either end.
-fn is_checkpoint_between(before: &Metrics, after: &Metrics) -> bool {
-    let value = |metrics: &Metrics, name: &str| metrics.get(name).copied().unwrap_or_default();
-    value(after, "p2pmap_checkpoints_total") > value(before, "p2pmap_checkpoints_total")
-        || value(before, "p2pmap_checkpoints_running") > 0.0
-        || value(after, "p2pmap_checkpoints_running") > 0.0
+fn value(metrics: &Metrics, name: &str) -> f64 {
+    metrics.get(name).copied().unwrap_or_default()
 }
 
 /// `GET /metrics`. What doesn't answer in time counts as nothing seen.
@@ -236,13 +266,14 @@ impl fmt::Display for Sample {
         write!(
             f,
             "{:>5} s  disk {:>8.1} MiB  resident {:>7.1} MiB  log used {}  checkpoints {}  \
-             long turns {}",
+             long turns {}, off core {}",
             self.at.as_secs(),
             mib(self.disk_size_bytes),
             mib(self.resident_size_bytes),
             metric("p2pmap_log_used_bytes"),
             metric("p2pmap_checkpoints_total"),
-            metric("p2pmap_turns_long_total"),
+            metric("p2pmap_stalls_total"),
+            metric("p2pmap_stalls_off_core_total"),
         )
     }
 }

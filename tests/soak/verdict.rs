@@ -1,7 +1,5 @@
 //! The bounds that a long run must keep.
 
-use std::time::Duration;
-
 use p2pmap::base::cast::u64_from;
 
 use crate::load::{PARTITION_COUNT, SLOT_COUNT, VALUE_SIZE_BYTES};
@@ -26,8 +24,6 @@ const CHECKPOINTS_SIZE_BYTES_MAX: f64 = 2.0 * 1.1 * STATE_SIZE_BYTES_MAX + (2 <<
 const CHECKPOINT_RATIO_MAX: f64 = 2.0;
 /// Answers without which a percentile of a thousandth says nothing.
 const ANSWER_COUNT_MIN: u64 = 20_000;
-/// How long a turn may be.
-const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// The bounds that were broken.
 pub(crate) fn failures(run: &Run, report: &Report) -> Vec<String> {
@@ -113,19 +109,21 @@ fn latency(report: &Report) -> Option<String> {
     (ratio > CHECKPOINT_RATIO_MAX).then(|| format!("checkpoints raise p99.9 {ratio:.2} times"))
 }
 
-/// Turns that were long though the loop had its core: what steal and waiting in the run queue can
-/// explain, at a millisecond each, is taken off.
+/// Turns of more than a millisecond that would have been as long if the loop had had its core all
+/// the while.
 fn turns(report: &Report) -> Option<String> {
-    let Some(long) = report.last_metric("p2pmap_turns_long_total") else {
+    let (Some(long), Some(off_core)) = (
+        report.last_metric("p2pmap_stalls_total"),
+        report.last_metric("p2pmap_stalls_off_core_total"),
+    ) else {
         return Some("the node doesn't count long turns".to_owned());
     };
-    let without_core = report.waited + report.stolen;
-    let explained = without_core.as_secs_f64() / TURN_MAX.as_secs_f64();
     println!(
-        "turns over {TURN_MAX:?}: {long:.0}; without a core for {without_core:?}, which explains \
-         up to {explained:.0}"
+        "turns over 1 ms: {long:.0}, of which {off_core:.0} because the loop was kept from its core \
+         (it waited {:?} for one, and the host took {:?})",
+        report.waited, report.stolen
     );
-    (long > explained).then(|| format!("{long:.0} turns took over {TURN_MAX:?}"))
+    (long > off_core).then(|| format!("{:.0} turns took over 1 ms by themselves", long - off_core))
 }
 
 impl Report {
@@ -137,7 +135,7 @@ impl Report {
 #[test]
 fn line_through_samples_rises_by_what_they_grow() {
     let sample = |second: u64, resident_size_bytes| Sample {
-        at: Duration::from_secs(second),
+        at: std::time::Duration::from_secs(second),
         disk_size_bytes: 0,
         resident_size_bytes,
         metrics: Default::default(),

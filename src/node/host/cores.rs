@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::finding::{Check, Finding, Subject};
 use super::tree::Tree;
-use crate::base::cast::{u64_from, usize_from};
+use crate::base::cast::u64_from;
 use crate::node::config::value::Cores;
 
 const AFFINITY: Check = Check::new(Subject::Cores, "affinity");
@@ -63,18 +63,6 @@ impl Allowance {
     /// The cores that the machine has.
     pub(super) fn online(&self) -> Option<&Cores> {
         self.online.as_ref()
-    }
-
-    /// What a node takes if it isn't told: all that affinity allows, but no more than the quota
-    /// pays for.
-    pub(super) fn cores_default(&self) -> Cores {
-        let known = self.allowed.as_ref().or(self.online.as_ref());
-        let numbers = known.map_or(&[0][..], Cores::numbers);
-        let paid = self
-            .quota
-            .as_ref()
-            .map_or(usize::MAX, |quota| usize_from(quota.millicores.div_ceil(MILLI).max(1)));
-        cores_of(&numbers[..numbers.len().min(paid)]).expect("there is at least one")
     }
 
     pub(super) fn check(&self, chosen: &Cores) -> Vec<Finding> {
@@ -227,15 +215,6 @@ mod tests {
             quota: Some(Quota { millicores, file: "/f".into() }),
             throttling: None,
         }
-    }
-
-    #[test]
-    fn without_choice_a_node_takes_what_affinity_allows_and_the_quota_pays_for() {
-        assert_eq!(with_quota(1_500).cores_default().to_string(), "0-1");
-        assert_eq!(with_quota(10).cores_default().to_string(), "0");
-        assert_eq!(with_quota(64_000).cores_default().to_string(), "0-3");
-        let unknown = Allowance { allowed: None, online: None, ..with_quota(64_000) };
-        assert_eq!(unknown.cores_default().to_string(), "0");
     }
 
     #[test]

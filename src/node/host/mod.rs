@@ -39,8 +39,8 @@ use super::config::value::Cores;
 pub struct Wanted {
     /// Where the node would keep its data; absolute.
     pub data_dir: PathBuf,
-    /// The cores that it would run on; none: all that it may have.
-    pub cores: Option<Cores>,
+    /// The cores that it would run on.
+    pub cores: Cores,
 }
 
 /// What is found out by trying.
@@ -89,7 +89,7 @@ impl HostFacts {
         // Nothing unparks this thread; if something did, the load would be measured over less.
         std::thread::park_timeout(pause);
         let allowance = cores::Allowance::gather(tree);
-        let chosen = wanted.cores.clone().unwrap_or_else(|| allowance.cores_default());
+        let chosen = wanted.cores.clone();
         let storage = storage::Storage::gather(tree, &wanted.data_dir, probes.takes_direct_io);
         let interrupts = interrupts::Interrupts::gather(tree, storage.devices());
         Self {
