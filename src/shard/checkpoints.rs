@@ -41,8 +41,6 @@ pub(super) struct Checkpoints {
     under_way: Option<UnderWay>,
     /// Files that no recovery needs, once what this boot has written is durable.
     stale: Vec<CheckpointId>,
-    /// The length of the last checkpoint of each partition, all together.
-    state_size_bytes: u64,
     /// Nothing is begun before: a file could not be written.
     rests_until: Option<Monotonic>,
     /// When the map was walked last: slices keep their distance, so that a turn of many passes
@@ -78,10 +76,9 @@ enum Stage {
 }
 
 impl Checkpoints {
-    /// The checkpoints of a shard that has just been recovered: `state_size_bytes` of them are
-    /// needed, the `stale` ones aren't.
-    pub(super) fn new(stale: Vec<CheckpointId>, state_size_bytes: u64) -> Self {
-        Self { stale, state_size_bytes, ..Self::default() }
+    /// The checkpoints of a shard that has just been recovered. `stale`: files that are of no use.
+    pub(super) fn new(stale: Vec<CheckpointId>) -> Self {
+        Self { stale, ..Self::default() }
     }
 
     /// Slots after `index` are undone.
@@ -304,10 +301,7 @@ impl Shard {
         }
         let size_bytes = under_way.encoder.size_bytes();
         let digest = under_way.digest;
-        let before = std::mem::replace(&mut view.checkpoint_size_bytes, size_bytes);
-        let state_size_bytes = &mut self.core.checkpoints.state_size_bytes;
-        *state_size_bytes = *state_size_bytes + size_bytes - before;
-        self.core.log.set_state_size_bytes(*state_size_bytes);
+        view.checkpoint_size_bytes = size_bytes;
         self.core.log.carry_whole(partition, false);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
         self.core.checkpoint_metrics.checkpoints_count += 1;

@@ -302,7 +302,7 @@ impl Shard {
     pub fn new(
         loading: Loading,
         mut recovered: Vec<RecoveredPartition>,
-        mut log: Wal,
+        log: Wal,
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
         let Loading { config, hasher, arena, partitions } = loading;
@@ -321,9 +321,6 @@ impl Shard {
             .collect();
         let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
-        let checkpoint_size = |partition: &Partition| partition.view.checkpoint_size_bytes;
-        let state_size_bytes = partitions.iter().map(checkpoint_size).sum();
-        log.set_state_size_bytes(state_size_bytes);
         let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
         let core = Core {
             config,
@@ -343,7 +340,7 @@ impl Shard {
             waiting_reads: Vec::new(),
             reads_due: false,
             streams: VecDeque::new(),
-            checkpoints: Checkpoints::new(stale_checkpoints, state_size_bytes),
+            checkpoints: Checkpoints::new(stale_checkpoints),
             checkpoint_metrics: CheckpointMetrics::default(),
             asked_streams: Slab::new(),
             asks_count: 0,

@@ -277,37 +277,13 @@ impl CheckpointDecoder {
     /// # Errors
     /// If it isn't that chunk, or is damaged.
     pub fn chunk<'a>(&mut self, blocks: &'a [Block]) -> Result<&'a [u8], CheckpointError> {
-        let number = self.chunk_count;
-        let bytes = blocks.as_bytes();
-        let Ok((header, _)) = RawHeader::ref_from_prefix(bytes) else {
-            return Err(CheckpointError::Cut { chunk: number });
-        };
-        let used = usize_from_u32(header.used.get());
-        let size = CHUNK_HEADER_SIZE_BYTES.saturating_add(used).next_multiple_of(BLOCK_SIZE_BYTES);
-        let bad = CheckpointError::Checksum { chunk: number };
-        // A length that isn't one was not written so.
-        let bytes = bytes.get(..size).ok_or(bad)?;
-        if header.crc.get() != crc32_salted(self.salt, &bytes[4..]) {
-            return Err(bad);
-        }
-        if header.version != FORMAT_VERSION {
-            return Err(CheckpointError::Version { version: header.version });
-        }
-        let index = Index(header.index.get());
-        let found = CheckpointId { partition: PartitionId(header.partition.get()), index };
-        let last = header.flags & FLAG_LAST != 0;
-        if found != self.id || header.number.get() != number {
-            return Err(CheckpointError::Misplaced { chunk: number, found });
-        }
-        if !last && used != PAYLOAD_SIZE_BYTES {
-            return Err(bad);
-        }
+        let (payload, last) = check_chunk(self.salt, self.id, self.chunk_count, blocks)?;
         self.chunk_count += 1;
         self.complete = last;
-        let payload = &bytes[CHUNK_HEADER_SIZE_BYTES..][..used];
         if self.head.is_some() {
             return Ok(payload);
         }
+        let bad = CheckpointError::Checksum { chunk: 0 };
         let (raw, state) = RawHead::ref_from_prefix(payload).map_err(|_| bad)?;
         self.head = Some(CheckpointHead {
             id: self.id,
@@ -329,6 +305,44 @@ impl CheckpointDecoder {
     pub const fn is_complete(&self) -> bool {
         self.complete
     }
+}
+
+/// Checks the chunk `number` of a checkpoint: what lies in its file from where the one before it
+/// ends, up to [`CHUNK_BLOCK_COUNT`] blocks. Returns its payload, and whether it is the last.
+///
+/// # Errors
+/// If it isn't that chunk, or is damaged.
+pub fn check_chunk(
+    salt: u32,
+    id: CheckpointId,
+    number: u32,
+    blocks: &[Block],
+) -> Result<(&[u8], bool), CheckpointError> {
+    let bytes = blocks.as_bytes();
+    let Ok((header, _)) = RawHeader::ref_from_prefix(bytes) else {
+        return Err(CheckpointError::Cut { chunk: number });
+    };
+    let used = usize_from_u32(header.used.get());
+    let size = CHUNK_HEADER_SIZE_BYTES.saturating_add(used).next_multiple_of(BLOCK_SIZE_BYTES);
+    let bad = CheckpointError::Checksum { chunk: number };
+    // A length that isn't one was not written so.
+    let bytes = bytes.get(..size).ok_or(bad)?;
+    if header.crc.get() != crc32_salted(salt, &bytes[4..]) {
+        return Err(bad);
+    }
+    if header.version != FORMAT_VERSION {
+        return Err(CheckpointError::Version { version: header.version });
+    }
+    let index = Index(header.index.get());
+    let found = CheckpointId { partition: PartitionId(header.partition.get()), index };
+    if found != id || header.number.get() != number {
+        return Err(CheckpointError::Misplaced { chunk: number, found });
+    }
+    let last = header.flags & FLAG_LAST != 0;
+    if !last && used != PAYLOAD_SIZE_BYTES {
+        return Err(bad);
+    }
+    Ok((&bytes[CHUNK_HEADER_SIZE_BYTES..][..used], last))
 }
 
 /// Reads checkpoints; the files stay with the host.

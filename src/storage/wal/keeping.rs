@@ -215,7 +215,8 @@ impl Wal {
 
     fn is_carried(&self, position: usize) -> bool {
         let checkpoint = self.state.partitions[position].checkpoint;
-        let small = self.ledger.size_bytes_since_checkpoint(position) <= CARRY_SIZE_BYTES_MAX;
+        let small =
+            self.ledger.size_bytes_since_checkpoint(position) <= self.carry_size_bytes_max();
         self.ledger.is_written_once(position, checkpoint)
             && (small || self.ledger.is_carried_whole(position))
     }
@@ -225,12 +226,23 @@ impl Wal {
         u64_from(self.state.segments.len()) + 1
     }
 
-    /// Whether the log is at half of what it should not exceed: its bound, or the size of its state
-    /// if that is less.
+    /// Whether the log is at half of what it should not exceed.
     fn is_pressed(&self) -> bool {
+        let live_size_bytes = self.live_count() * u64_from(self.config.segment_size_bytes);
+        2 * live_size_bytes >= self.target_size_bytes()
+    }
+
+    /// What the log should not exceed: its bound, or the size of its state if that is less.
+    fn target_size_bytes(&self) -> u64 {
         let target = self.state_size_bytes.max(LOG_TARGET_SIZE_BYTES_MIN);
-        let target = target.min(self.config.log_size_bytes_max);
-        2 * self.live_count() * u64_from(self.config.segment_size_bytes) >= target
+        target.min(self.config.log_size_bytes_max)
+    }
+
+    /// How much of a partition is carried over rather than written as a checkpoint: all partitions
+    /// together never take more than an eighth of the log, or carrying over would fill it.
+    fn carry_size_bytes_max(&self) -> u64 {
+        let share = self.target_size_bytes() / 8 / u64_from(self.state.partitions.len().max(1));
+        share.min(CARRY_SIZE_BYTES_MAX)
     }
 
     /// The oldest segments that aren't needed: the snapshot that comes next doesn't count them.
