@@ -119,8 +119,8 @@ fn turns(report: &Report) -> Option<String> {
         return Some("the node doesn't count long turns".to_owned());
     };
     println!(
-        "turns over 1 ms: {long:.0}, of which {off_core:.0} because the loop was kept from its core \
-         (it waited {:?} for one, and the host took {:?})",
+        "turns over 1 ms: {long:.0}, of which {off_core:.0} because the loop was kept from its \
+         core (it waited {:?} for one, and the host took {:?})",
         report.waited, report.stolen
     );
     (long > off_core).then(|| format!("{:.0} turns took over 1 ms by themselves", long - off_core))
