@@ -72,22 +72,47 @@ pub(super) enum Report {
 pub(super) fn start<S: Service + 'static>(
     assignment: Assignment,
     make: impl FnOnce() -> Result<S, Fatal> + Send + 'static,
-    report: impl Fn(Report) + Send + 'static,
+    report: impl Fn(Report) + Send + Sync + 'static,
 ) -> Result<(), Fatal> {
     let name = format!("core-{}", assignment.mesh.me());
+    let report = Arc::new(report);
+    let unstarted = Unstarted { report: Some(Arc::clone(&report)) };
     LocalExecutorBuilder::new(Placement::Fixed(assignment.core))
         .name(&name)
         .preempt_timer(PREEMPT_TIMER)
         .spin_before_park(SPIN_BEFORE_PARK)
         .io_memory(IO_MEMORY_SIZE_BYTES)
         .spawn(move || async move {
-            let result = host(assignment, make, &report).await;
+            unstarted.started();
+            let result = host(assignment, make, &*report).await;
             report(Report::Ended(result));
             // The executor lives as long as the process.
             std::future::pending::<()>().await;
         })
         .map(drop)
         .map_err(|error| Fatal::new(FatalReason::Executor, format!("no executor: {error}")))
+}
+
+/// Goes to an executor's thread with what it is to run: an executor that can't be made drops both
+/// without a word.
+struct Unstarted<F: Fn(Report)> {
+    report: Option<Arc<F>>,
+}
+
+impl<F: Fn(Report)> Unstarted<F> {
+    fn started(mut self) {
+        self.report = None;
+    }
+}
+
+impl<F: Fn(Report)> Drop for Unstarted<F> {
+    fn drop(&mut self) {
+        if let Some(report) = self.report.take() {
+            let message = "an executor could not be made; most likely too little memory may be \
+                           locked: raise the limit (ulimit -l), `p2pmap check-host` says to what";
+            report(Report::Ended(Err(Fatal::new(FatalReason::Executor, message))));
+        }
+    }
 }
 
 async fn host<S: Service + 'static>(
