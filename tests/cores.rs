@@ -153,7 +153,9 @@ fn fifty_pipelined_connections_read_what_they_wrote_on_both_cores() {
             let forwarded = ended.counter("forwarded_count");
             assert_eq!(ended.counter("guests_count"), forwarded, "each arrives once");
             let accepted = ended.counter_by_core("connections_accepted_count");
-            assert_eq!(accepted, [25, 25], "both cores have connections");
+            // Some end before the last ones come, so it isn't always half of them.
+            let shared = accepted.iter().all(|count| (15..=35).contains(count));
+            assert!(shared, "both cores have connections: {accepted:?}");
         }
     }
 }

@@ -8,6 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use p2pmap::client::Client;
+use p2pmap::node::placement;
 use p2pmap::proto::p2pmap::v1::{Put, Remove};
 use support::Node;
 
@@ -29,7 +30,9 @@ fn refusal(client: &mut Client, key: &str, value_size: usize) -> String {
 fn node_keeps_to_its_memory_and_goes_on_at_the_bound() {
     let folder = tempfile::tempdir().unwrap();
     let memory = format!("{MEMORY_MIB}MiB");
-    let arguments = ["--memory-max", &memory, "--durability", "none"];
+    // On one core: each has its share.
+    let core = placement::available().numbers()[0].to_string();
+    let arguments = ["--memory-max", &memory, "--durability", "none", "--cores", &core];
     let node = Node::start(folder.path(), &arguments);
     let before_mib = node.resident_size_bytes() >> 20;
     let mut client = Client::connect(node.address(), WAIT).unwrap();

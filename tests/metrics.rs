@@ -170,17 +170,21 @@ fn scrape(node: &Node) -> BTreeMap<String, Family> {
     parse(&page)
 }
 
-/// The value of the only sample of that name, with these labels besides the core's.
+/// The value of a name with these labels: of all cores together.
 fn value(families: &BTreeMap<String, Family>, name: &str, label: Option<(&str, &str)>) -> f64 {
-    let mut found = families.values().flat_map(|family| &family.samples).filter(|sample| {
-        let matches =
-            |(name, value): (&str, &str)| sample.1.get(name).is_some_and(|found| found == value);
-        sample.0 == name && label.is_none_or(matches)
-    });
-    let (Some(sample), None) = (found.next(), found.next()) else {
-        panic!("one sample of {name} {label:?}")
-    };
-    sample.2
+    let found: Vec<f64> = families
+        .values()
+        .flat_map(|family| &family.samples)
+        .filter(|sample| {
+            let matches = |(name, value): (&str, &str)| {
+                sample.1.get(name).is_some_and(|found| found == value)
+            };
+            sample.0 == name && label.is_none_or(matches)
+        })
+        .map(|sample| sample.2)
+        .collect();
+    assert!(!found.is_empty(), "no sample of {name} {label:?}");
+    found.iter().sum()
 }
 
 /// Scrapes until that is so: what a loop counts is shown within a tenth of a second.

@@ -5,8 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::cell::Cell;
 use std::thread;
 
 use bytes::BytesMut;
@@ -17,20 +16,26 @@ use p2pmap::runtime::ring::{Consumer, Producer, ring};
 /// Counts the bytes that are allocated.
 struct Counting;
 
-static ALLOCATED: AtomicIsize = AtomicIsize::new(0);
-/// Tests of this binary run one at a time: the allocator counts for all threads.
-static ALONE: Mutex<()> = Mutex::new(());
+thread_local! {
+    /// What this thread has allocated and not freed. Of each thread for itself: the test harness
+    /// has threads of its own.
+    static ALLOCATED: Cell<isize> = const { Cell::new(0) };
+}
+
+fn allocated() -> isize {
+    ALLOCATED.get()
+}
 
 // SAFETY: everything is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size().cast_signed(), Ordering::Relaxed);
+        ALLOCATED.set(ALLOCATED.get() + layout.size().cast_signed());
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size().cast_signed(), Ordering::Relaxed);
+        ALLOCATED.set(ALLOCATED.get() - layout.size().cast_signed());
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -75,26 +80,24 @@ fn leave_messages(mut producer: Producer<u32>, mut consumer: Consumer<u32>, stat
 
 #[test]
 fn ring_frees_what_is_left_in_it() {
-    let _alone = ALONE.lock().unwrap();
     for state in 0..7 {
-        let before = ALLOCATED.load(Ordering::SeqCst);
+        let before = allocated();
         let (producer, consumer) = ring(8);
         leave_messages(producer, consumer, state);
-        assert_eq!(ALLOCATED.load(Ordering::SeqCst), before, "state {state}");
+        assert_eq!(allocated(), before, "state {state}");
     }
 }
 
 #[test]
 fn ring_in_use_holds_no_more_than_its_messages() {
-    let _alone = ALONE.lock().unwrap();
     let (mut producer, mut consumer) = ring(8);
-    let before = ALLOCATED.load(Ordering::SeqCst);
+    let before = allocated();
     for number in 0..1_000_u32 {
         assert!(producer.push(number, &[1; 4_096]));
         producer.publish();
         assert_eq!(consumer.available(), 1);
         consumer.release(1);
-        assert_eq!(ALLOCATED.load(Ordering::SeqCst), before, "a released message is freed");
+        assert_eq!(allocated(), before, "a released message is freed");
     }
 }
 
@@ -109,7 +112,6 @@ fn bytes_of(number: u32) -> Vec<u8> {
 #[test]
 fn messages_cross_threads_whole_and_in_order_in_batches_of_all_sizes() {
     const COUNT: u32 = 200_000;
-    let _alone = ALONE.lock().unwrap();
     for slot_count in [1, 2, 64] {
         let (mut producer, mut consumer) = ring(slot_count);
         let sender = thread::spawn(move || {

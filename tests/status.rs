@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use p2pmap::client::Client;
 use p2pmap::client::connection::{Connection, Operation};
+use p2pmap::node::placement;
 use p2pmap::proto::p2pmap::v1::node_status::Condition;
 use p2pmap::proto::p2pmap::v1::partition_status::Activity;
 use p2pmap::proto::p2pmap::v1::result::Outcome;
-use p2pmap::proto::p2pmap::v1::{NodeStatus, Put, Status};
+use p2pmap::proto::p2pmap::v1::{NodeStatus, Put, ShardStatus, Status};
 use serde_json::Value;
 use support::Node;
 
@@ -57,12 +58,11 @@ fn text(output: &Output) -> &str {
 #[test]
 fn node_says_what_it_is_and_what_its_partitions_hold() {
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::start(folder.path(), &[&SMALL[..], &["--partitions", "600"]].concat());
+    let core = placement::available().numbers()[0].to_string();
+    let arguments = [&SMALL[..], &["--partitions", "600", "--cores", &core]].concat();
+    let node = Node::start(folder.path(), &arguments);
     let mut client = Client::connect(node.address(), WAIT).unwrap();
-    for number in 0..50 {
-        client.put("m", put(&number.to_string())).unwrap();
-        client.get("m", number.to_string()).unwrap();
-    }
+    put_and_get_fifty(&mut client);
     let status = status_until(&mut client, |status| {
         let shard = &status.shards[0];
         shard.entries == 50 && shard.answers >= 100 && value_count(status, "read") == 50
@@ -74,7 +74,7 @@ fn node_says_what_it_is_and_what_its_partitions_hold() {
     assert_eq!(status.condition(), Condition::Ready);
     assert_eq!((status.partition_count, status.shards.len()), (600, 1));
     let shard = &status.shards[0];
-    assert_eq!((shard.shard, shard.core, shard.connections), (0, 0, 1));
+    assert_eq!((shard.shard, shard.core.to_string(), shard.connections), (0, core, 1));
     assert_eq!((shard.commands, shard.refusals), (50, 0));
     assert!(shard.log_used_bytes > 0 && shard.log_used_bytes <= shard.log_max_bytes);
     assert!(shard.map_used_bytes > 0 && shard.map_used_bytes <= shard.map_reserved_bytes);
@@ -90,6 +90,32 @@ fn node_says_what_it_is_and_what_its_partitions_hold() {
         assert!(partition.sync_point <= partition.last);
     }
     assert_eq!((value_count(&status, "read"), value_count(&status, "commit")), (50, 50));
+}
+
+#[test]
+fn cores_of_a_node_have_together_what_clients_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), &SMALL);
+    let mut client = Client::connect(node.address(), WAIT).unwrap();
+    put_and_get_fifty(&mut client);
+    let sum = |status: &NodeStatus, of: fn(&ShardStatus) -> u64| -> u64 {
+        status.shards.iter().map(of).sum()
+    };
+    let status = status_until(&mut client, |status| {
+        let counted = value_count(status, "read") == 50 && value_count(status, "commit") == 50;
+        counted && sum(status, |shard| shard.entries) == 50
+    });
+    assert_eq!(status.shards.len(), placement::available().count());
+    assert_eq!(sum(&status, |shard| shard.commands), 50);
+    assert_eq!(sum(&status, |shard| shard.connections), 1);
+    assert!(sum(&status, |shard| shard.answers) >= 100);
+}
+
+fn put_and_get_fifty(client: &mut Client) {
+    for number in 0..50 {
+        client.put("m", put(&number.to_string())).unwrap();
+        client.get("m", number.to_string()).unwrap();
+    }
 }
 
 #[test]
