@@ -254,7 +254,7 @@ fn nothing_acknowledged_is_lost_when_the_node_is_killed() {
         let arguments: Vec<&str> = SETTINGS.iter().copied().chain(["--cores", layout]).collect();
         while prng.one_in(3) {
             // Killed while it starts: that is when partitions move to another number of cores.
-            let moment = Duration::from_micros(prng.below(80_000));
+            let moment = Duration::from_micros(prng.below(400_000));
             kill_while_starting(&data_dir, &arguments, moment);
             note_states(&data_dir, &mut states);
         }
