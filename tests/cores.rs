@@ -6,6 +6,8 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -21,8 +23,8 @@ use p2pmap::client::connection::{Connection, Operation};
 use p2pmap::node::placement;
 use p2pmap::proto::atomix::map as atomix;
 use p2pmap::proto::atomix::map::message::Message as Kind;
-use p2pmap::proto::p2pmap::v1;
 use p2pmap::proto::p2pmap::v1::result::Outcome;
+use p2pmap::proto::p2pmap::v1::{self, command};
 use p2pmap::proto::p2pmap::v1::{Entries, Put, Remove};
 use p2pmap::wire::route::Router;
 use prost::Message as _;
@@ -178,6 +180,56 @@ fn connections_go_to_the_core_with_the_fewest() {
     assert_eq!(accepted, [20, 20]);
 }
 
+/// A frame of a client's command.
+fn command_frame(map: &str, message_id: u64, operation: command::Operation) -> Vec<u8> {
+    let command =
+        v1::Command { map: map.to_owned(), operation: Some(operation), ..v1::Command::default() };
+    let value = command.encode_to_vec().into();
+    let request = atomix::CommandRequest { message_id, value, ..Default::default() };
+    let message = atomix::Message { target: None, message: Some(Kind::Command(request)) };
+    let payload = message.encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A clear is asked of every core, a put of one: whoever sends both at once sees them happen in
+/// that order.
+#[test]
+fn put_after_a_clear_of_the_same_connection_is_not_cleared_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(folder.path(), &["--durability", "none"]);
+    // Of both cores, wherever the connections are.
+    let mut streams: Vec<TcpStream> =
+        (0..2).map(|_| TcpStream::connect(node.address()).unwrap()).collect();
+    let mut client = Client::connect(node.address(), WAIT).unwrap();
+    for round in 0..100_u32 {
+        let map = format!("map {round}");
+        let key = Bytes::from(round.to_string());
+        for stream in &mut streams {
+            let operation = command::Operation::Put(Put {
+                key: key.clone(),
+                value: "v".into(),
+                ..Put::default()
+            });
+            let mut frames =
+                command_frame(&map, 1, command::Operation::Clear(v1::Clear::default()));
+            frames.extend(command_frame(&map, 2, operation));
+            stream.write_all(&frames).unwrap();
+            for _ in 0..2 {
+                let mut prefix = [0; 5];
+                stream.read_exact(&mut prefix).unwrap();
+                let size = u32::from_be_bytes(prefix[1..].try_into().unwrap());
+                stream.read_exact(&mut vec![0; usize::try_from(size).unwrap()]).unwrap();
+            }
+            let found = client.get(&map, key.clone()).unwrap();
+            assert!(found.is_some(), "round {round}: the clear came after the put");
+        }
+    }
+    end(node);
+}
+
 /// So many requests at once that other shards' credits of the connection run out: those that wait
 /// keep their order.
 #[test]
@@ -224,7 +276,7 @@ async fn grpc_stream_that_had_to_wait_is_served_whole_and_in_order() {
     let mut client = Grpc::new(endpoint.timeout(WAIT).connect().await.unwrap());
     client.ready().await.unwrap();
     let requests = (0..COUNT).map(|number| {
-        let operation = v1::command::Operation::Put(Put {
+        let operation = command::Operation::Put(Put {
             key: format!("grpc {}", number % 10).into(),
             value: format!("{number}").into(),
             ..Put::default()

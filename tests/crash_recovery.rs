@@ -3,6 +3,8 @@
 //!
 //! `P2PMAP_CRASH_COUNT` says how often the node is killed, `P2PMAP_CRASH_SEED` repeats a run's
 //! load and moments; `scripts/crash.sh` sets them.
+#![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
+#![allow(clippy::disallowed_methods, reason = "a node is killed at a moment, not at an event")]
 
 mod support;
 
@@ -232,7 +234,7 @@ fn check_entries(client: &mut Client, writers: &[Writer]) {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, clippy::print_stdout)]
+#[allow(clippy::print_stdout)]
 fn nothing_acknowledged_is_lost_when_the_node_is_killed() {
     let count: usize =
         env::var("P2PMAP_CRASH_COUNT").map_or(3, |count| count.parse().expect("a number"));

@@ -91,13 +91,15 @@ pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.
-pub const ENTRY_STREAM_COUNT_MAX: usize = 1_024;
+pub const ENTRY_STREAM_COUNT_MAX: usize = 64;
 /// How long an operation may take if the client doesn't say.
 pub const OPERATION_TIMEOUT_NS_DEFAULT: u64 = NS_PER_S;
 /// How long an operation may take at most.
 pub const OPERATION_TIMEOUT_NS_MAX: u64 = 60 * NS_PER_S;
 /// Slots after which a new sync point is written to the log.
 pub const SYNC_BATCH_COUNT: u64 = 256;
+/// The same in bytes of their commands.
+pub const SYNC_BATCH_SIZE_BYTES: usize = 1 << 20;
 
 const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);

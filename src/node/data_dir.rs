@@ -128,8 +128,9 @@ impl DataDir {
         }
         let data_dir =
             Self { path, _lock: lock, identity, current, boot_epoch, filesystem, direct, notices };
-        data_dir.remove_other_generations()?;
+        // The living generation must be there before others are taken for remains.
         data_dir.check_folders()?;
+        data_dir.remove_other_generations()?;
         Ok(data_dir)
     }
 
@@ -155,6 +156,14 @@ impl DataDir {
             direct: false,
             notices: Vec::new(),
         })
+    }
+
+    /// Whether anything was ever logged.
+    ///
+    /// # Errors
+    /// If the folders can't be listed.
+    pub fn has_logs(&self) -> Result<bool, DataDirError> {
+        Ok(first_log_file(&self.path)?.is_some())
     }
 
     /// What the operator should be told.
@@ -276,7 +285,9 @@ impl DataDir {
     ) -> Result<(), DataDirError> {
         let segment_count = u64_from(start.state.segments.len());
         let segment_size_bytes = self.current.segment_size_bytes;
-        let needed_size_bytes = (segment_count + 1).max(LOG_SEGMENT_COUNT_MIN) * segment_size_bytes;
+        // The one that this boot begins, and one more: segments are let go when the next begins.
+        let needed_count = (segment_count + 2).max(LOG_SEGMENT_COUNT_MIN);
+        let needed_size_bytes = needed_count * segment_size_bytes;
         if log_size_bytes_max >= needed_size_bytes {
             return Ok(());
         }
@@ -285,7 +296,8 @@ impl DataDir {
             path,
             segment_count,
             segment_size_bytes,
-            needed_size_bytes,
+            // All shards together, as the setting says it.
+            needed_size_bytes: needed_size_bytes * u64::from(self.current.shard_count),
         })
     }
 

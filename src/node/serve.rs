@@ -1,6 +1,7 @@
 //! Assembles a node: the data directory, a shard for each core, the loops, and the end.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,12 +87,24 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     Ok(data_dir)
 }
 
+fn holds_a_log(path: &Path) -> Fatal {
+    let message = format!(
+        "{} holds a log, which durability none would neither keep nor continue; choose another \
+         --data-dir",
+        path.display()
+    );
+    Fatal::new(FatalReason::DataDirectory, message)
+}
+
 /// Moves the partitions, if the node has another number of cores than before.
 fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
     let shard_count = u16_from(config.cores.count());
     let from = data_dir.current().shard_count;
     if from == shard_count {
         return Ok(());
+    }
+    if config.durability == Durability::None && data_dir.has_logs().map_err(data_dir_failed)? {
+        return Err(holds_a_log(&config.data_dir));
     }
     let clock = Clock::start();
     let load = |data_dir: &DataDir, shard| {
@@ -182,13 +195,7 @@ impl Assembly {
         let (records, ms) = (recovered.record_count, clock.monotonic().0 / 1_000_000);
         info!(%shard, records, ms, clean = recovered.start.clean, "recovered the log");
         if durability(config.durability) == wal::Durability::None && recovered.record_count > 0 {
-            let path = data_dir.shard_folder(shard);
-            let message = format!(
-                "{} holds a log, which durability none would neither keep nor continue; choose \
-                 another --data-dir",
-                path.display()
-            );
-            return Err(Fatal::new(FatalReason::DataDirectory, message));
+            return Err(holds_a_log(&data_dir.shard_folder(shard)));
         }
         // The bound is the node's: each shard has an equal part of it.
         let log_size_bytes_max = config.log_size_bytes_max / u64_from(config.cores.count());

@@ -88,6 +88,8 @@ impl CheckpointFiles {
 struct Unfinished {
     id: CheckpointId,
     file: OwnedFd,
+    /// How far it was written.
+    size_bytes: u64,
 }
 
 /// What failed, and doing what.
@@ -143,6 +145,13 @@ impl Writer {
                 let (partition, path) = (id.partition, path.display());
                 tracing::error!(%partition, %path, %error, "a checkpoint failed: can't {step}");
                 self.unfinished = None;
+                // What it has taken may be all that there was: the log needs it more.
+                let path = self.unfinished_path();
+                if path.exists()
+                    && let Err(error) = cut_away(&path)
+                {
+                    tracing::warn!(path = %path.display(), %error, "an unfinished file stays");
+                }
                 Some(CheckpointProgress::Failed(id))
             }
         }
@@ -161,33 +170,42 @@ impl Writer {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | direct;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         let file = rustix::fs::open(&path, flags, mode).map_err(failed("create", &path))?;
-        self.unfinished = Some(Unfinished { id, file });
+        self.unfinished = Some(Unfinished { id, file, size_bytes: 0 });
         Ok(())
     }
 
     fn write(&mut self, chunk: CheckpointChunk) -> Result<CheckpointProgress, Failure> {
         let path = self.unfinished_path();
-        let file = &self.unfinished.as_ref().expect("asked by the caller").file;
+        let unfinished = self.unfinished.as_mut().expect("asked by the caller");
         let begun = self.clock.monotonic();
         let CheckpointChunk { offset, blocks } = chunk;
         let bytes = blocks.as_slice().as_bytes();
-        let written = rustix::io::pwrite(file, bytes, offset).map_err(failed("write", &path))?;
+        let written =
+            rustix::io::pwrite(&unfinished.file, bytes, offset).map_err(failed("write", &path))?;
         if written != bytes.len() {
             return Err(failed("write", &path)(rustix::io::Errno::NOSPC));
         }
+        unfinished.size_bytes = offset + u64_from(written);
         let taken = Duration::from_nanos(self.clock.monotonic().since_ns(begun));
         std::thread::park_timeout(taken * PAUSE_FACTOR);
         Ok(CheckpointProgress::Written(blocks))
     }
 
     fn finish(&mut self, unfinished: Unfinished) -> Result<(), Failure> {
-        let Unfinished { id, file } = unfinished;
+        let Unfinished { id, file, size_bytes } = unfinished;
         let path = self.unfinished_path();
+        // What it was written over may have been longer.
+        cut_to(&file, size_bytes).map_err(failed("cut", &path))?;
         rustix::fs::fsync(&file).map_err(failed("sync", &path))?;
         drop(file);
         let named = self.place.directory.join(checkpoint_file_name(id));
         rustix::fs::rename(&path, &named).map_err(failed("name", &named))?;
-        sync_directory(&self.place.directory).map_err(failed("sync the directory of", &named))
+        if let Err(error) = sync_directory(&self.place.directory) {
+            // Nobody will ever know of it.
+            self.remove(id);
+            return Err(failed("sync the directory of", &named)(error));
+        }
+        Ok(())
     }
 
     /// Takes a file's name away; what it holds may be written over.
@@ -267,17 +285,23 @@ impl CheckpointScrub for CheckpointCheck {
     }
 }
 
-/// Deletes a file bit by bit, so that a filesystem that discards what is freed never has much to
-/// discard at once.
+/// Deletes a file, bit by bit.
 fn cut_away(path: &Path) -> rustix::io::Result<()> {
     let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
-    while size > 0 {
-        size = size.saturating_sub(u64_from(FILE_CUT_SIZE_BYTES));
-        rustix::fs::ftruncate(&file, size)?;
+    cut_to(&file, 0)?;
+    rustix::fs::unlink(path)
+}
+
+/// Cuts a file bit by bit, so that a filesystem that discards what is freed never has much to
+/// discard at once.
+fn cut_to(file: &OwnedFd, size_bytes: u64) -> rustix::io::Result<()> {
+    let mut size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    while size > size_bytes {
+        size = size.saturating_sub(u64_from(FILE_CUT_SIZE_BYTES)).max(size_bytes);
+        rustix::fs::ftruncate(file, size)?;
         std::thread::park_timeout(CUT_PAUSE);
     }
-    rustix::fs::unlink(path)
+    Ok(())
 }
 
 fn failed(step: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Failure {
@@ -358,7 +382,8 @@ mod tests {
         checkpoint(&mut writer, 100, 1);
         assert_eq!(names(directory.path()).len(), CHECKPOINT_SPARE_COUNT_MAX);
         let path = directory.path().join(checkpoint_file_name(id(100)));
-        assert_eq!(std::fs::metadata(path).expect("the file").len(), 4 * 4_096);
+        let size = std::fs::metadata(path).expect("the file").len();
+        assert_eq!(size, 4_096, "no longer than what was written");
     }
 
     #[test]
@@ -368,7 +393,7 @@ mod tests {
         writer.take(CheckpointStep::Begin(id(5)));
         // Not aligned, or on a read-only file: it fails either way.
         let read_only = std::fs::File::open(directory.path().join(UNFINISHED)).expect("the file");
-        writer.unfinished = Some(Unfinished { id: id(5), file: read_only.into() });
+        writer.unfinished = Some(Unfinished { id: id(5), file: read_only.into(), size_bytes: 0 });
         let failed = write(&mut writer, 0, 1);
         assert!(matches!(failed, Some(CheckpointProgress::Failed(found)) if found == id(5)));
         assert!(write(&mut writer, 1, 1).is_none());
@@ -408,7 +433,7 @@ mod tests {
             }
         };
         std::fs::write(&path, &bytes).expect("a file");
-        assert_eq!(check.files(directory.path()), [path.clone()]);
+        assert_eq!(check.files(directory.path()), std::slice::from_ref(&path));
         let whole: Result<u64, CheckpointDamage> = scrub();
         assert_eq!(whole.expect("it is whole"), 2 * u64_from(CHECKPOINT_CHUNK_SIZE_BYTES));
         bytes[300_000] ^= 1;

@@ -323,9 +323,10 @@ impl Connections {
     pub(super) fn room(&mut self, key: Key) -> usize {
         let shard_room = REQUESTS_PER_SHARD_MAX.saturating_sub(self.requests_in_flight);
         let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
+        let is_full = self.is_full();
         let connection = self.of(key);
         let queued = connection.queued_size();
-        if queued >= SEND_QUEUE_SIZE_BYTES_MAX || crowded && queued > 0 {
+        if queued >= SEND_QUEUE_SIZE_BYTES_MAX || crowded && queued > 0 || is_full {
             return 0;
         }
         // How long an answer is isn't known before: when it is crowded, one at a time.
@@ -427,8 +428,18 @@ impl Connections {
         }
     }
 
+    /// Whether connections wait only for their turn to be read on.
+    pub(super) fn has_resumable(&self) -> bool {
+        !self.resumable.is_empty()
+    }
+
     fn has_room(&self) -> bool {
-        self.requests_in_flight <= REQUESTS_PER_SHARD_MAX / 4 * 3
+        self.requests_in_flight <= REQUESTS_PER_SHARD_MAX / 4 * 3 && !self.is_full()
+    }
+
+    /// Whether clients leave so much unread that nobody is given more to read.
+    fn is_full(&self) -> bool {
+        self.queued_size >= 2 * SEND_QUEUES_SIZE_BYTES_MAX
     }
 
     /// Keeps bytes of a connection until they can be handed over; false if all connections

@@ -247,6 +247,7 @@ impl<S: Service> EventLoop<S> {
             && !self.core().has_arrivals()
             && !self.progress_is_news()
             && !shutdown_is_news
+            && !self.connections.has_resumable()
             && self.partitions_are_published();
         if idle {
             self.metrics.parks_count += 1;
@@ -499,7 +500,11 @@ impl<S: Service> EventLoop<S> {
         }
         // A core that still reads its log can't come along, and isn't to blame.
         let all_have_started = self.node.all_arrived(|progress| &progress.started_count);
-        if self.now.monotonic < by || !all_have_started {
+        if !all_have_started {
+            self.shutdown_by = Some(self.now.monotonic.after_ns(SHUTDOWN_NS_MAX));
+            return Ok(false);
+        }
+        if self.now.monotonic < by {
             return Ok(false);
         }
         self.connections.cut_all(DropReason::ShutdownTimeout, &mut self.metrics);

@@ -256,7 +256,9 @@ impl Mesh {
         let me = self.me;
         for link in self.links.iter_mut().flatten() {
             link.send_shares(me);
-            let count = (link.credits / PASS_COUNT_MAX).min(link.waiting.len());
+            // Of a small ring never more than half has to be free at once.
+            let pass = PASS_COUNT_MAX.min(link.requests.slot_count() / 2).max(1);
+            let count = (link.credits / pass).min(link.waiting.len());
             served.extend(link.waiting.drain(..count));
         }
     }

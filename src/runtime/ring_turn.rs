@@ -87,7 +87,9 @@ impl<S: Service> EventLoop<S> {
         }
         answers.release(count);
         if let Some(link) = &mut self.mesh.links[from] {
-            link.publish_taken();
+            if count > 0 {
+                link.publish_taken();
+            }
             link.answers_in = Some(answers);
         }
         count > 0
@@ -100,8 +102,12 @@ impl<S: Service> EventLoop<S> {
         let unread_size = self.node.cores[from].unread_size.load(Ordering::Relaxed);
         let mut busy = false;
         while *left > 0 {
+            let available = requests.available();
+            if available == 0 {
+                break;
+            }
             let most = self.mesh.serves_count_max(ShardId(u16_from(from)), unread_size);
-            let count = requests.available().min(most);
+            let count = available.min(most);
             if count == 0 {
                 break;
             }

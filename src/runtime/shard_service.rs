@@ -132,6 +132,19 @@ impl ShardService {
         }
     }
 
+    /// Hands requests to the shard.
+    fn hand_over(
+        &mut self,
+        now: Now,
+        requests: &mut Pass<RoutedRequest<'_>>,
+        output: &mut Output<'_>,
+    ) {
+        let before = *self.shard.counters();
+        self.shard.handle_batch(now, requests, output);
+        self.tell_refusals(before);
+        requests.clear();
+    }
+
     /// Says in the log which bound commands ran into.
     fn tell_refusals(&self, before: ShardCounters) {
         let now = self.shard.counters();
@@ -217,20 +230,27 @@ impl Service for ShardService {
             };
             match self.routed(origin, request) {
                 Ok((request, Route::Node)) => self.answer_status(origin, &request, output),
-                Ok((request, route)) => match self.elsewhere(origin, route) {
-                    None => requests.push(RoutedRequest { origin, route, request }),
-                    Some(to) if output.forward(to, *frame) => {}
-                    Some(to) => {
+                Ok((request, route)) => {
+                    let Some(to) = self.elsewhere(origin, route) else {
+                        requests.push(RoutedRequest { origin, route, request });
+                        continue;
+                    };
+                    // What was asked of all shards before must be in the ring before it.
+                    let is_overtaken = |before: &RoutedRequest<'_>| {
+                        before.route == Route::All && is_same_connection(before.origin, origin)
+                    };
+                    if requests.iter().any(is_overtaken) {
+                        self.hand_over(now, &mut requests, output);
+                    }
+                    if !output.forward(to, *frame) {
                         stopped.push((origin, to));
                         output.defer(place, to);
                     }
-                },
+                }
                 Err(refusal) => self.refuse(origin, &refusal, output),
             }
         }
-        let before = *self.shard.counters();
-        self.shard.handle_batch(now, &requests, output);
-        self.tell_refusals(before);
+        self.hand_over(now, &mut requests, output);
         // After what stood before it in the stream: that is answered, as far as it can be at once.
         for (origin, error) in ended {
             self.end_stream(origin, error, output);

@@ -127,6 +127,7 @@ impl Core {
     /// checkpoints.
     pub(super) fn on_damage(&mut self, segment: SegmentId) {
         self.counters.damaged += 1;
+        self.log.on_damaged(segment);
         for partition in self.log.partitions_in(segment) {
             if !self.checkpoints_wanted.contains(&partition) {
                 self.checkpoints_wanted.push_back(partition);

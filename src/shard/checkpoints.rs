@@ -319,6 +319,10 @@ impl Shard {
         let view = &mut self.partitions[place].view;
         if under_way.stage == Stage::Walking {
             view.map.abort_checkpoint(&mut self.core.arena);
+            // What was kept for it is freed little by little.
+            if !std::mem::replace(&mut view.sweeping, true) {
+                self.core.sweeping.push_back(partition);
+            }
         }
         self.require_checkpoint(partition);
     }

@@ -132,6 +132,8 @@ pub struct Wal {
     superseded: VecDeque<(BatchId, (PartitionId, Index))>,
     /// The size of the state of which this is the log.
     state_size_bytes: u64,
+    /// Live segments that aren't what was written to them.
+    damaged: Vec<SegmentId>,
     last_write_at: Monotonic,
     /// The last batch issued holds records, so an empty one has to say that it is complete.
     proof_owed: bool,
@@ -175,6 +177,7 @@ impl Wal {
             snapshot_end: first_batch,
             superseded: superseded.collect(),
             state_size_bytes: 0,
+            damaged: Vec::new(),
             state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
             filling: start.next_segment,
             filled_block_count: 0,

@@ -108,12 +108,27 @@ impl DataDir {
         }
         moving.sort_unstable_by_key(|moving| moving.found.state.partition);
 
+        let was_never_used = |moving: &Moving| {
+            let state = &moving.found.state;
+            *state == PartitionSnapshot::empty(state.partition)
+        };
+        let is_empty = moving.iter().all(was_never_used);
         let shards = ShardMap::new(self.identity.partition_count, shard_count);
         let generation = self.current.generation + 1;
         let current = Current { generation, shard_count, ..self.current };
         for shard in (0..shard_count).map(ShardId) {
             let moved: Vec<Moving> = moving.drain(..shards.partitions_of(shard).len()).collect();
-            self.make_shard(current, shard, moved, &mut loadings, observe)?;
+            let made = if is_empty {
+                // Without a log there is nothing to move, and there must be none afterwards.
+                create_folder(&shard_folder(&self.path, generation, shard))
+            } else {
+                self.make_shard(current, shard, moved, &mut loadings, observe)
+            };
+            if let Err(error) = made {
+                // Half a copy must not keep the disk full.
+                let _ = self.remove_other_generations();
+                return Err(error);
+            }
         }
         observe(RehomeStep::Durable)?;
         write_new(&self.path, CURRENT, &current.encode(), RenameFlags::empty())?;
@@ -248,10 +263,13 @@ impl<'a> LogWriter<'a> {
                     .map_err(doing("writing", path))?;
                 self.wal.on_written(write);
                 observe(RehomeStep::RecordsWritten)?;
-            } else if let Some(SegmentWanted { segment, .. }) = self.wal.wants_segment(now) {
+            } else if self.wal.space().gathering_size_bytes > 0
+                && let Some(SegmentWanted { segment, .. }) = self.wal.wants_segment(now)
+            {
                 let path = self.folder.join(segment_file_name(segment));
                 let size = u64_from(self.segment_size_bytes);
-                // Zeros, as far as anybody reads; the next boot begins a segment of its own.
+                // Zeros, as far as anybody reads. Only segments that are written are made: the next
+                // boot's must not be one with holes.
                 File::create_new(&path)
                     .and_then(|file| file.set_len(size).and_then(|()| file.sync_all()))
                     .map_err(doing("making", &path))?;

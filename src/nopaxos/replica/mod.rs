@@ -77,6 +77,8 @@ pub struct Replica {
     sync_point: Index,
     /// The sync point last written to the durable log.
     sync_point_written: Index,
+    /// Bytes of the commands between the two.
+    unwritten_size_bytes: usize,
     /// What came of the slots (responded, applied].
     results: VecDeque<ResultBytes>,
     /// How many bytes `results` holds.
@@ -118,6 +120,7 @@ impl Replica {
             prepared: restored.sync_point,
             sync_point: restored.sync_point,
             sync_point_written: restored.sync_point,
+            unwritten_size_bytes: 0,
             results: VecDeque::new(),
             results_size_bytes: 0,
             endorsed: vec![TermId(0); count],

@@ -1,7 +1,7 @@
 //! Synchronisation: what a quorum holds becomes stable (`NOPaxos`, synchronization; 3.3).
 
 use super::*;
-use crate::base::limits::SYNC_BATCH_COUNT;
+use crate::base::limits::{SYNC_BATCH_COUNT, SYNC_BATCH_SIZE_BYTES};
 
 impl Replica {
     /// Moves the sync point of a leader (Y1, Y4). Its own durable prefix is a quorum's in a group
@@ -13,9 +13,14 @@ impl Replica {
             self.sync_point = self.prepared;
             let before = self.log.size_bytes();
             self.log.release_to(self.sync_point);
-            effects.stabilise(self.sync_point, before - self.log.size_bytes());
+            let stable_size_bytes = before - self.log.size_bytes();
+            self.unwritten_size_bytes += stable_size_bytes;
+            effects.stabilise(self.sync_point, stable_size_bytes);
         }
-        if self.sync_point.since(self.sync_point_written) >= SYNC_BATCH_COUNT {
+        // Few slots can hold many bytes, and a restart holds all above the sync point in memory.
+        if self.sync_point.since(self.sync_point_written) >= SYNC_BATCH_COUNT
+            || self.unwritten_size_bytes >= SYNC_BATCH_SIZE_BYTES
+        {
             self.write_sync_point(effects);
         }
     }
@@ -26,6 +31,7 @@ impl Replica {
         if self.sync_point > self.sync_point_written {
             effects.persist(Persist::SyncPoint(self.sync_point));
             self.sync_point_written = self.sync_point;
+            self.unwritten_size_bytes = 0;
         }
     }
 }

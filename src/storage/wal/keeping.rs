@@ -193,6 +193,14 @@ impl Wal {
         self.supply.is_releasing()
     }
 
+    /// A segment can't be read, or isn't what was written: it is filled anew before it is used
+    /// again.
+    pub fn on_damaged(&mut self, segment: SegmentId) {
+        if self.is_live(segment) && !self.damaged.contains(&segment) {
+            self.damaged.push(segment);
+        }
+    }
+
     /// The partitions that have slots above their checkpoints in a segment: if it is damaged, a
     /// checkpoint of each makes good for it.
     pub fn partitions_in(&self, segment: SegmentId) -> impl Iterator<Item = PartitionId> {
@@ -254,7 +262,9 @@ impl Wal {
         for position in 0..count {
             let LiveSegment { segment, last_batch } = self.state.segments[position];
             let next = self.state.segments.get(position + 1).map(|live| boot_of(live.last_batch));
-            let wipe = boot_of(last_batch) != next.unwrap_or(self.config.boot_epoch);
+            // Torn blocks of a boot's end, and damaged ones, would be taken for damage later.
+            let wipe = boot_of(last_batch) != next.unwrap_or(self.config.boot_epoch)
+                || self.damaged.contains(&segment);
             for pin in self.ledger.release(segment) {
                 let state = &mut self.state.partitions[usize_from_u32(pin.position)];
                 state.first = state.first.max(state.checkpoint.next());
@@ -262,6 +272,8 @@ impl Wal {
             released.push(FreeSegment { segment, wipe });
         }
         self.state.segments.drain(..count);
+        self.damaged
+            .retain(|&segment| self.state.segments.iter().any(|live| live.segment == segment));
         released
     }
 

@@ -127,6 +127,34 @@ fn partitions_keep_all_that_they_hold_on_any_number_of_shards() {
 }
 
 #[test]
+fn directory_that_was_never_written_to_has_no_log_afterwards_either() {
+    let (_folder, path) = folder();
+    drop(DataDir::open(&with_shards(&path, 2)).unwrap());
+    let mut data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
+    data_dir.rehome(3, load, &mut |_| Ok(())).unwrap();
+    assert!(!data_dir.has_logs().unwrap(), "durability none would take it for a log");
+    drop(data_dir);
+    let data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
+    assert_eq!(held(&data_dir).len(), 8);
+}
+
+#[test]
+fn moving_that_fails_leaves_nothing_behind_and_everything_where_it_was() {
+    let (_folder, path) = folder();
+    fill(&path);
+    let before = held(&DataDir::open(&with_shards(&path, 2)).unwrap());
+    let mut data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
+    let fails = &mut |step| match step {
+        RehomeStep::CheckpointWritten => Err(DataDirError::Absent { path: PathBuf::new() }),
+        _ => Ok(()),
+    };
+    data_dir.rehome(3, load, fails).unwrap_err();
+    assert_eq!(folders(&path, GENERATION_PREFIX).unwrap().len(), 1, "the disk may be full");
+    drop(data_dir);
+    assert!(held(&DataDir::open(&with_shards(&path, 2)).unwrap()) == before);
+}
+
+#[test]
 fn more_shards_than_partitions_are_refused_by_name() {
     let (_folder, path) = folder();
     fill(&path);
