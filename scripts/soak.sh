@@ -8,8 +8,9 @@
 #
 # SECONDS: how long (1800). From 600 on every bound must hold; a shorter run asserts that nothing is
 # refused or lost, disk and memory, and prints the rest. CORES: the node's (all but the last, which
-# is left to the load: on a core that both share, turns are long for reasons of the load's). RATE: operations a second (3000). LOG_MAX: the log's cap (128MiB), small enough that the log
-# is recycled within a minute. DATA_DIR: where to write (a folder under target/).
+# is left to the load: on a core that both share, turns are long for reasons of the load's). RATE:
+# operations a second (3000). LOG_MAX: the log's cap (128MiB), small enough that the log is recycled
+# within a minute. DATA_DIR: where to write (a folder under target/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
