@@ -128,7 +128,7 @@ impl Core {
     pub(super) fn on_damage(&mut self, segment: SegmentId) {
         self.counters.damaged += 1;
         self.log.on_damaged(segment);
-        for partition in self.log.partitions_in(segment) {
+        for partition in self.log.partitions_up_to(segment) {
             if !self.checkpoints_wanted.contains(&partition) {
                 self.checkpoints_wanted.push_back(partition);
             }
@@ -138,6 +138,7 @@ impl Core {
     /// A checkpoint can't be relied on: the partition is to take another one.
     pub(super) fn on_checkpoint_damage(&mut self, partition: PartitionId) {
         self.counters.damaged += 1;
+        self.log.on_checkpoint_damaged();
         if !self.checkpoints_wanted.contains(&partition) {
             self.checkpoints_wanted.push_back(partition);
         }

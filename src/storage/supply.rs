@@ -103,6 +103,11 @@ impl Supply {
         self.prepared.front().copied()
     }
 
+    /// Whether the segment is ready.
+    pub(super) fn has_prepared(&self, segment: SegmentId) -> bool {
+        self.prepared.contains(&segment)
+    }
+
     /// The next segment is written from now on.
     pub(super) fn begin(&mut self, segment: SegmentId) {
         assert_eq!(self.prepared.pop_front(), Some(segment), "a segment is prepared first");

@@ -134,6 +134,8 @@ pub struct Wal {
     state_size_bytes: u64,
     /// Live segments that aren't what was written to them.
     damaged: Vec<SegmentId>,
+    /// So is a checkpoint that the last snapshot names.
+    checkpoint_is_damaged: bool,
     last_write_at: Monotonic,
     /// The last batch issued holds records, so an empty one has to say that it is complete.
     proof_owed: bool,
@@ -178,6 +180,7 @@ impl Wal {
             superseded: superseded.collect(),
             state_size_bytes: 0,
             damaged: Vec::new(),
+            checkpoint_is_damaged: false,
             state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
             filling: start.next_segment,
             filled_block_count: 0,

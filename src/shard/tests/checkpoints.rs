@@ -198,3 +198,48 @@ fn no_power_cut_around_checkpoints_loses_anything() {
     ];
     assert_eq!(points.keys().copied().collect::<Vec<_>>(), expected, "{points:?}");
 }
+
+/// Lets the shard do all that it has to do, with time to do it.
+fn rest(host: &mut Host) {
+    for _ in 0..50 {
+        run_to_the_end(host);
+        host.advance(NS_PER_MS);
+        host.handle(Input::Deadline);
+    }
+}
+
+#[test]
+fn damaged_segment_that_was_made_good_for_is_not_needed_by_the_next_start() {
+    let mut host = Host::start(Durability::Sync);
+    for number in 0..100 {
+        host.put(&format!("key {number}"), "v");
+    }
+    rest(&mut host);
+    let damaged = *host.disk.segments.keys().next().expect("there is one");
+    host.handle(Input::SegmentDamaged(damaged));
+    rest(&mut host);
+    let digests = host.digests();
+    // It is gone, or another segment by now.
+    host.disk.segments.remove(&damaged);
+    let mut host = Host::boot(host.disk, Durability::Sync, 2);
+    assert_eq!(host.digests(), digests);
+    assert_eq!(host.get("key 99").as_deref(), Some("v"));
+}
+
+#[test]
+fn damaged_checkpoint_that_was_made_good_for_is_not_needed_by_the_next_start() {
+    let mut host = Host::start(Durability::Sync);
+    put_until_asked(&mut host);
+    rest(&mut host);
+    // Now a snapshot names it.
+    let mut host = Host::boot(host.disk, Durability::Sync, 2);
+    rest(&mut host);
+    let damaged = *host.disk.checkpoints.keys().next().expect("there is one");
+    host.put("k", "and more");
+    host.run();
+    host.handle(Input::CheckpointDamaged(damaged.partition));
+    rest(&mut host);
+    let digests = host.digests();
+    host.disk.checkpoints.remove(&damaged);
+    assert_eq!(Host::boot(host.disk, Durability::Sync, 3).digests(), digests);
+}

@@ -196,9 +196,28 @@ impl Wal {
     /// A segment can't be read, or isn't what was written: it is filled anew before it is used
     /// again.
     pub fn on_damaged(&mut self, segment: SegmentId) {
-        if self.is_live(segment) && !self.damaged.contains(&segment) {
+        let counts = self.is_live(segment) || segment == self.filling;
+        if counts && !self.damaged.contains(&segment) {
             self.damaged.push(segment);
         }
+    }
+
+    /// The checkpoint of some partition isn't what was written: the next one is to be named by a
+    /// snapshot soon.
+    pub const fn on_checkpoint_damaged(&mut self) {
+        self.checkpoint_is_damaged = true;
+    }
+
+    /// The partitions that keep a segment or one before it: if it is damaged, a checkpoint of each
+    /// lets it go.
+    pub fn partitions_up_to(&self, segment: SegmentId) -> Vec<PartitionId> {
+        let before = self.state.segments.iter().map(|live| live.segment);
+        let kept = before.chain([self.filling]).filter(|&other| other <= segment);
+        let mut partitions: Vec<PartitionId> =
+            kept.flat_map(|other| self.partitions_in(other)).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions
     }
 
     /// The partitions that have slots above their checkpoints in a segment: if it is damaged, a
@@ -294,14 +313,34 @@ impl Wal {
             // Never two segments whose snapshots are in flight.
             || self.durable_batch < self.snapshot_end
             || self.writing.is_none_or(|(segment, _)| segment != self.filling)
-            || self.space().client_size_bytes >= u64_from(COMMAND_SIZE_BYTES_MAX)
         {
             return;
         }
+        let is_full = self.space().client_size_bytes < u64_from(COMMAND_SIZE_BYTES_MAX);
+        let is_damaged = !self.damaged.is_empty() || self.checkpoint_is_damaged;
+        if !is_full && !is_damaged {
+            return;
+        }
         let released = self.ledger.releasable_count(&self.state.partitions);
-        if self.supply.would_help(self.live_count(), self.filling, u64_from(released)) {
+        let helps = self.supply.would_help(self.live_count(), self.filling, u64_from(released));
+        let mends =
+            self.next_snapshot_mends(released) && self.supply.has_prepared(self.filling.next());
+        if is_full && helps || mends {
+            self.checkpoint_is_damaged = false;
             self.leave_segment();
         }
+    }
+
+    /// Whether a snapshot that lets `released` segments go would leave out what is damaged: until
+    /// one does, the next start would need it.
+    fn next_snapshot_mends(&self, released: usize) -> bool {
+        let is_left_out = |segment: &SegmentId| {
+            // The one being filled can be let go once it isn't.
+            *segment == self.filling
+                || self.state.segments.iter().take(released).any(|live| live.segment == *segment)
+        };
+        self.damaged.iter().any(is_left_out)
+            || self.checkpoint_is_damaged && self.has_unnamed_checkpoint()
     }
 }
 
