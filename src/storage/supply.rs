@@ -192,8 +192,17 @@ impl Supply {
 
     /// The filesystem has so much left, of which a checkpoint may need some.
     pub(super) fn on_disk(&mut self, left_size_bytes: u64, reserved_size_bytes: u64) {
+        let was_short = self.is_short_of_disk();
         self.disk_size_bytes = Some(left_size_bytes);
         self.reserved_size_bytes = reserved_size_bytes;
+        self.changes_count += u64::from(self.is_short_of_disk() != was_short);
+    }
+
+    /// Whether the filesystem has room for few segments more: then the log must not be as large as
+    /// it may be.
+    pub(super) fn is_short_of_disk(&self) -> bool {
+        let left = self.disk_size_bytes.map(|left| left.saturating_sub(self.reserved_size_bytes));
+        left.is_some_and(|left| left / self.segment_size_bytes < 2 * SPARE_SEGMENT_COUNT)
     }
 
     /// Files of the log, whatever is in them.

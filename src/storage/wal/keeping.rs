@@ -253,10 +253,10 @@ impl Wal {
         u64_from(self.state.segments.len()) + 1
     }
 
-    /// Whether the log is at half of what it should not exceed.
+    /// Whether the log is at half of what it should not exceed, or the disk is nearly full.
     fn is_pressed(&self) -> bool {
         let live_size_bytes = self.live_count() * u64_from(self.config.segment_size_bytes);
-        2 * live_size_bytes >= self.target_size_bytes()
+        2 * live_size_bytes >= self.target_size_bytes() || self.supply.is_short_of_disk()
     }
 
     /// What the log should not exceed: its bound, or the size of its state if that is less.
