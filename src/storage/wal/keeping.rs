@@ -209,8 +209,11 @@ impl Wal {
     }
 
     /// The partitions that keep a segment or one before it: if it is damaged, a checkpoint of each
-    /// lets it go.
+    /// lets it go. None, if it doesn't count.
     pub fn partitions_up_to(&self, segment: SegmentId) -> Vec<PartitionId> {
+        if !self.is_live(segment) && segment != self.filling {
+            return Vec::new();
+        }
         let before = self.state.segments.iter().map(|live| live.segment);
         let kept = before.chain([self.filling]).filter(|&other| other <= segment);
         let mut partitions: Vec<PartitionId> =
