@@ -102,13 +102,15 @@ fn cores_of_a_node_have_together_what_clients_did() {
         status.shards.iter().map(of).sum()
     };
     let status = status_until(&mut client, |status| {
-        let counted = value_count(status, "read") == 50 && value_count(status, "commit") == 50;
-        counted && sum(status, |shard| shard.entries) == 50
+        // Each core shows what it counts in its own time.
+        value_count(status, "read") == 50
+            && value_count(status, "commit") == 50
+            && sum(status, |shard| shard.entries) == 50
+            && sum(status, |shard| shard.answers) >= 100
+            && sum(status, |shard| shard.commands) == 50
     });
     assert_eq!(status.shards.len(), placement::available().count());
-    assert_eq!(sum(&status, |shard| shard.commands), 50);
     assert_eq!(sum(&status, |shard| shard.connections), 1);
-    assert!(sum(&status, |shard| shard.answers) >= 100);
 }
 
 fn put_and_get_fifty(client: &mut Client) {
