@@ -14,6 +14,7 @@ use super::block::{Block, BlockState, LogKey};
 use super::codec::decode;
 use super::error::Damage;
 use super::record::{Entry, Record};
+use super::scan::expected_block;
 use super::wal::{CarriedPartition, CarryPlan};
 use crate::base::ids::SegmentId;
 use crate::base::limits::WRITE_BATCH_SIZE_BYTES_MAX;
@@ -110,19 +111,8 @@ impl Carrier {
 
     /// Adds a block's payload to the stream, which begins where a record does.
     fn gather(&mut self, number: usize, block: &Block) -> Result<(), Damage> {
-        let header = match BlockState::of(block, self.key.salt) {
-            BlockState::Valid(header) => header,
-            BlockState::Bad => return Err(Damage::BadBlock),
-            BlockState::Zero => return Err(Damage::LostWrite),
-            BlockState::Unknown { version } => return Err(Damage::Version(version)),
-        };
-        let (shard, segment) = (header.shard, header.segment);
-        if shard != self.key.shard
-            || usize::from(header.number) != number
-            || segment != self.plan.segment
-        {
-            return Err(Damage::Misdirected { shard, segment, number: header.number });
-        }
+        let state = BlockState::of(block, self.key.salt);
+        let header = expected_block(self.key, self.plan.segment, number, state)?;
         if self.began {
             self.stream.extend_from_slice(header.payload(block));
         } else if let Some(payload) = header.payload_from_record(block) {

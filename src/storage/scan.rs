@@ -54,6 +54,36 @@ pub(super) enum Step {
     End { bad_block: usize },
 }
 
+/// What must be the block `number` of a segment: its header, or in which way it isn't that block.
+pub(super) fn expected_block(
+    key: LogKey,
+    segment: SegmentId,
+    number: usize,
+    state: BlockState,
+) -> Result<BlockHeader, Damage> {
+    match state {
+        BlockState::Bad => Err(Damage::BadBlock),
+        BlockState::Unknown { version } => Err(Damage::Version(version)),
+        BlockState::Zero => Err(Damage::LostWrite),
+        BlockState::Valid(header) if is_elsewhere(key, segment, number, &header) => {
+            Err(misdirected(&header))
+        }
+        // Of the file's former life.
+        BlockState::Valid(header) if header.segment < segment => Err(Damage::LostWrite),
+        BlockState::Valid(header) => Ok(header),
+    }
+}
+
+/// Whether a block can't ever have been written there.
+fn is_elsewhere(key: LogKey, segment: SegmentId, number: usize, header: &BlockHeader) -> bool {
+    header.shard != key.shard || usize::from(header.number) != number || header.segment > segment
+}
+
+const fn misdirected(header: &BlockHeader) -> Damage {
+    let BlockHeader { shard, segment, number, .. } = *header;
+    Damage::Misdirected { shard, segment, number }
+}
+
 /// A window on the segments.
 #[derive(Debug)]
 pub(super) struct Reader<'s, S> {
@@ -212,14 +242,9 @@ impl<'s, S: SegmentSource> Reader<'s, S> {
         if number >= segment.block_count {
             return Ok(Damage::LostWrite);
         }
-        Ok(match self.state(segment, number)? {
-            BlockState::Bad => Damage::BadBlock,
-            BlockState::Unknown { version } => Damage::Version(version),
-            BlockState::Zero => Damage::LostWrite,
-            BlockState::Valid(header) => {
-                self.misdirected(segment, number, &header, |_| false).unwrap_or(Damage::LostWrite)
-            }
-        })
+        let state = self.state(segment, number)?;
+        let expected = expected_block(self.key, segment.id, number, state);
+        Ok(expected.err().unwrap_or(Damage::LostWrite))
     }
 
     /// Whether a whole block belongs elsewhere. A block of an older segment may be left from the
@@ -231,15 +256,8 @@ impl<'s, S: SegmentSource> Reader<'s, S> {
         header: &BlockHeader,
         live: impl Fn(SegmentId) -> bool,
     ) -> Option<Damage> {
-        let elsewhere = header.shard != self.key.shard
-            || usize::from(header.number) != number
-            || header.segment > segment.id
-            || live(header.segment);
-        elsewhere.then_some(Damage::Misdirected {
-            shard: header.shard,
-            segment: header.segment,
-            number: header.number,
-        })
+        let elsewhere = is_elsewhere(self.key, segment.id, number, header) || live(header.segment);
+        elsewhere.then(|| misdirected(header))
     }
 
     pub(super) fn damaged(

@@ -4,6 +4,7 @@
 use super::block::{Block, BlockState, LogKey};
 use super::error::Damage;
 use super::record::LiveSegment;
+use super::scan::expected_block;
 use crate::base::ids::BatchId;
 
 /// Checks the blocks of a segment that was written to its end, one after the other.
@@ -61,26 +62,8 @@ impl SegmentScrub {
 
     /// Whether a block is the last that counts.
     fn check(&mut self, number: usize, block: &Block) -> Result<bool, Damage> {
-        let header = match BlockState::of(block, self.key.salt) {
-            BlockState::Valid(header) => header,
-            BlockState::Bad => return Err(Damage::BadBlock),
-            BlockState::Zero => return Err(Damage::LostWrite),
-            BlockState::Unknown { version } => return Err(Damage::Version(version)),
-        };
-        let (shard, segment) = (header.shard, header.segment);
-        if shard == self.key.shard
-            && usize::from(header.number) == number
-            && segment < self.segment.segment
-        {
-            // Of the file's former life.
-            return Err(Damage::LostWrite);
-        }
-        if shard != self.key.shard
-            || usize::from(header.number) != number
-            || segment != self.segment.segment
-        {
-            return Err(Damage::Misdirected { shard, segment, number: header.number });
-        }
+        let state = BlockState::of(block, self.key.salt);
+        let header = expected_block(self.key, self.segment.segment, number, state)?;
         if self.batch.is_some_and(|expected| expected != header.batch)
             || header.batch > self.segment.last_batch
         {
