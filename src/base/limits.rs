@@ -290,7 +290,7 @@ pub const HOST_DEVICE_DEPTH_MAX: usize = 8;
 /// Connections for which a host is to have descriptors.
 pub const HOST_CONNECTION_COUNT: u64 = 10_000;
 /// Connections that wait to be accepted, as the listener asks for.
-pub const LISTEN_BACKLOG_COUNT: usize = 4_096;
+pub const LISTEN_BACKLOG_COUNT: u16 = 4_096;
 /// Memory that a core locks: the buffers of its executor's three rings, 512 KiB each, and what
 /// newer kernels charge for the rings themselves, its own among them (measured: 1.75 MiB don't do).
 pub const LOCKED_MEMORY_SIZE_BYTES_PER_CORE: u64 = 2 << 20;

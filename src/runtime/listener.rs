@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::base::limits::LISTEN_BACKLOG_COUNT;
+
 /// How often a port is tried that somebody else has.
 const PROBE_COUNT: u32 = 10;
 /// How long to wait in between.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that wait to be accepted.
-const BACKLOG_COUNT: i32 = 4_096;
 
 /// Why a node can't listen. One line.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ fn open(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     // Accepted sockets inherit this: it costs no system call per connection.
     sockopt::set_tcp_nodelay(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG_COUNT)?;
+    rustix::net::listen(&socket, i32::from(LISTEN_BACKLOG_COUNT))?;
     Ok(socket)
 }
 

@@ -2,7 +2,6 @@
 
 use super::finding::{Check, Finding, Subject};
 use super::tree::Tree;
-use crate::base::cast::u64_from;
 use crate::base::limits::LISTEN_BACKLOG_COUNT;
 
 const BACKLOG: Check = Check::new(Subject::Network, "backlog");
@@ -22,7 +21,7 @@ impl Network {
 
     /// The kernel cuts what a listener asks for to this.
     pub(super) fn check(self) -> Vec<Finding> {
-        let wanted = u64_from(LISTEN_BACKLOG_COUNT);
+        let wanted = u64::from(LISTEN_BACKLOG_COUNT);
         let finding = match self.somaxconn {
             None => BACKLOG.not_visible(SOMAXCONN_FILE),
             Some(count) if count < wanted => BACKLOG.advice(
