@@ -19,7 +19,6 @@ use crate::runtime::node_runtime::{Options, Runtime};
 use crate::runtime::segment_workshop::{SegmentPlace, takes_direct_io};
 use crate::runtime::service::{Frame, Output, Service, WriteError};
 use crate::storage::block::{Block, SegmentWrite};
-use crate::storage::checkpoint::CheckpointProgress;
 use crate::storage::wal::SegmentWanted;
 
 /// Segments prepared during a run at most: they take room until its end.
@@ -198,14 +197,6 @@ impl Service for Writer {
         if self.options.preparing && wants_more && !self.stopping {
             self.prepare(output);
         }
-    }
-
-    fn checkpoint_progressed(
-        &mut self,
-        _now: Now,
-        _progress: CheckpointProgress,
-        _output: &mut Output<'_>,
-    ) {
     }
 
     fn turn_end(&mut self, now: Now, output: &mut Output<'_>) {

@@ -3,14 +3,10 @@
 
 use bytes::BufMut;
 
-use super::disk::PrepareError;
-use super::service::{Frame, Output, Service, WriteError};
+use super::service::{Frame, Output, Service};
 use crate::base::cast::u32_from;
-use crate::base::ids::SegmentId;
 use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
-use crate::base::time::{Monotonic, Now};
-use crate::storage::block::SegmentWrite;
-use crate::storage::checkpoint::CheckpointProgress;
+use crate::base::time::Now;
 
 /// Answers each frame with itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,42 +22,6 @@ impl Service for EchoService {
             buffer.put_slice(frame.payload);
         }
     }
-
-    fn written(
-        &mut self,
-        _now: Now,
-        _write: SegmentWrite,
-        _result: Result<(), WriteError>,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
-    fn segment_prepared(
-        &mut self,
-        _now: Now,
-        _segment: SegmentId,
-        _result: Result<(), PrepareError>,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
-    fn checkpoint_progressed(
-        &mut self,
-        _now: Now,
-        _progress: CheckpointProgress,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
-    fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
-    fn next_deadline(&self) -> Option<Monotonic> {
-        None
-    }
-
-    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
-    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn is_drained(&self) -> bool {
         true

@@ -32,7 +32,8 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// A service that a loop can host.
+/// A service that a loop can host. What it doesn't ask for it isn't told: a service without a log,
+/// without deadlines or with nothing to finish leaves those calls as they are.
 pub trait Service {
     /// The loop begins: what has to be done before the first frame.
     fn start(&mut self, _now: Now, _output: &mut Output<'_>) {}
@@ -67,20 +68,22 @@ pub trait Service {
     /// A write ended. After a failed one the node stops: this is the last call.
     fn written(
         &mut self,
-        now: Now,
-        write: SegmentWrite,
-        result: Result<(), WriteError>,
-        output: &mut Output<'_>,
-    );
+        _now: Now,
+        _write: SegmentWrite,
+        _result: Result<(), WriteError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
 
     /// A segment is ready to be written, or can't be.
     fn segment_prepared(
         &mut self,
-        now: Now,
-        segment: SegmentId,
-        result: Result<(), PrepareError>,
-        output: &mut Output<'_>,
-    );
+        _now: Now,
+        _segment: SegmentId,
+        _result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+    }
 
     /// Blocks of a segment that were asked for.
     fn segment_read(&mut self, _now: Now, _read: SegmentBlocks, _output: &mut Output<'_>) {}
@@ -94,26 +97,29 @@ pub trait Service {
     /// A step of a checkpoint was done.
     fn checkpoint_progressed(
         &mut self,
-        now: Now,
-        progress: CheckpointProgress,
-        output: &mut Output<'_>,
-    );
+        _now: Now,
+        _progress: CheckpointProgress,
+        _output: &mut Output<'_>,
+    ) {
+    }
 
     /// All inputs of this turn were given: what was gathered can go out.
-    fn turn_end(&mut self, now: Now, output: &mut Output<'_>);
+    fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     /// When [`Service::deadline`] is to be called next.
-    fn next_deadline(&self) -> Option<Monotonic>;
+    fn next_deadline(&self) -> Option<Monotonic> {
+        None
+    }
 
     /// The deadline has come.
-    fn deadline(&mut self, now: Now, output: &mut Output<'_>);
+    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     /// The node goes down: from now on clients' writes are refused. Those that other shards have
     /// forwarded still come.
     fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     /// No more writes will come, of nobody. Finish what is in flight and make it durable.
-    fn close(&mut self, now: Now, output: &mut Output<'_>);
+    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     /// Whether everything is finished after [`Service::close`].
     fn is_drained(&self) -> bool;

@@ -318,8 +318,6 @@ impl Service for ShardService {
         self.shard.handle(now, Input::Checkpoint(progress), output);
     }
 
-    fn turn_end(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
     fn next_deadline(&self) -> Option<Monotonic> {
         self.shard.next_deadline()
     }

@@ -6,13 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use super::*;
 use crate::base::ids::{BatchId, Origin, SegmentId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, PASS_COUNT_MAX, REQUESTS_PER_CONNECTION_MAX};
-use crate::runtime::disk::PrepareError;
 use crate::runtime::listener::listen;
 use crate::runtime::mesh::meshes;
 use crate::runtime::service::{Frame, Output, WriteError};
 use crate::runtime::uring::RingSize;
 use crate::storage::block::{Block, SegmentWrite};
-use crate::storage::checkpoint::CheckpointProgress;
 
 /// Notes what it is given, and answers when it is told to.
 #[derive(Debug, Default)]
@@ -40,23 +38,6 @@ impl Service for Script {
         self.write_failed = result.is_err();
     }
 
-    fn segment_prepared(
-        &mut self,
-        _now: Now,
-        _segment: SegmentId,
-        _result: Result<(), PrepareError>,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
-    fn checkpoint_progressed(
-        &mut self,
-        _now: Now,
-        _progress: CheckpointProgress,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
     fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
         if let Some(write) = self.write.take() {
             output.write(write);
@@ -68,14 +49,6 @@ impl Service for Script {
             }
         }
     }
-
-    fn next_deadline(&self) -> Option<Monotonic> {
-        None
-    }
-
-    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
-    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn is_drained(&self) -> bool {
         self.waiting.is_empty()

@@ -7,21 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::base::ids::{Origin, SegmentId};
+use crate::base::ids::Origin;
 use crate::base::limits::{
     FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, SEND_QUEUES_SIZE_BYTES_MAX,
 };
-use crate::base::time::{Monotonic, Now};
+use crate::base::time::Now;
 use crate::metrics::DropReason;
 use crate::runtime::core::Node;
-use crate::runtime::disk::{Disk, PrepareError};
+use crate::runtime::disk::Disk;
 use crate::runtime::event_loop::Turn;
 use crate::runtime::listener::listen;
 use crate::runtime::mesh::meshes_of;
-use crate::runtime::service::{Output, WriteError};
+use crate::runtime::service::Output;
 use crate::runtime::uring::{RingSize, Uring};
-use crate::storage::block::SegmentWrite;
-use crate::storage::checkpoint::CheckpointProgress;
 
 /// Forwards everything to the other shard, and answers what that one forwards when it is told to.
 #[derive(Debug)]
@@ -49,32 +47,6 @@ impl Service for Partner {
         }
     }
 
-    fn written(
-        &mut self,
-        _now: Now,
-        _write: SegmentWrite,
-        _result: Result<(), WriteError>,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
-    fn segment_prepared(
-        &mut self,
-        _now: Now,
-        _segment: SegmentId,
-        _result: Result<(), PrepareError>,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
-    fn checkpoint_progressed(
-        &mut self,
-        _now: Now,
-        _progress: CheckpointProgress,
-        _output: &mut Output<'_>,
-    ) {
-    }
-
     fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
         for _ in 0..self.answers_per_turn.min(self.waiting.len()) {
             let Some((origin, number)) = self.waiting.pop_front() else { return };
@@ -84,14 +56,6 @@ impl Service for Partner {
             }
         }
     }
-
-    fn next_deadline(&self) -> Option<Monotonic> {
-        None
-    }
-
-    fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
-
-    fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     fn is_drained(&self) -> bool {
         self.waiting.is_empty()
