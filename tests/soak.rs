@@ -13,6 +13,8 @@ mod support;
 
 #[path = "soak/load.rs"]
 mod load;
+#[path = "soak/machine.rs"]
+mod machine;
 #[path = "soak/sample.rs"]
 mod sample;
 #[path = "soak/verdict.rs"]
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use load::{PARTITION_COUNT, QUIET_PARTITION, Worker, tag_of};
+use machine::Pauses;
 use p2pmap::client::Client;
 use p2pmap::node::config::quantity::{format_size, parse_size};
 use p2pmap::proto::p2pmap::v1::Put;
@@ -68,6 +71,12 @@ impl Run {
         self.seconds >= FULL_SECONDS
     }
 
+    /// For how long the machine is watched before and after: a tenth of the run, and half a second
+    /// at least.
+    fn watch_time(&self) -> Duration {
+        Duration::from_secs(self.seconds).div_f64(10.0).max(Duration::from_millis(500))
+    }
+
     fn arguments(&self, metrics: SocketAddr) -> Vec<String> {
         let partitions = PARTITION_COUNT.to_string();
         let log_max = format_size(self.log_size_bytes_max);
@@ -94,13 +103,14 @@ fn node_runs_for_long_on_a_bounded_disk_in_bounded_memory() {
     let arguments = run.arguments(metrics);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
 
+    let before = Pauses::watch(&run.cores, run.watch_time());
     let node = Node::start(&data_dir, &arguments);
     write_once(node.address());
     let mut workers: Vec<Worker> =
         (0..WORKER_COUNT).map(|id| Worker::new(id, run.seed, run.rate, WORKER_COUNT)).collect();
     let mut sampler = Sampler::new(node.pid(), &data_dir, metrics);
     drive(&run, node.address(), &mut workers, &mut sampler);
-    let report = sampler.finish(&workers);
+    let mut report = sampler.finish(&workers);
     println!("{report}");
 
     check(node.address(), &mut workers, "while it runs");
@@ -112,6 +122,7 @@ fn node_runs_for_long_on_a_bounded_disk_in_bounded_memory() {
     check(node.address(), &mut workers, "after a restart");
     assert!(node.terminate().success(), "the node ends cleanly when asked to");
 
+    report.machine = before.and(Pauses::watch(&run.cores, run.watch_time()));
     let failures = verdict::failures(&run, &report);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::load::Worker;
+use crate::machine::Pauses;
 
 /// How often the latencies so far are put down to what the node was doing.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -68,6 +69,10 @@ pub(crate) struct Report {
     pub(crate) waited: Duration,
     /// For how long the host had taken the cores away.
     pub(crate) stolen: Duration,
+    /// For how long the node's loops ran.
+    pub(crate) ran: Duration,
+    /// What the machine did to a loop that does nothing, before and after.
+    pub(crate) machine: Pauses,
     pub(crate) acknowledged_count: u64,
     pub(crate) operation_count: u64,
     pub(crate) refused_count: u64,
@@ -82,6 +87,7 @@ pub(crate) struct Sampler {
     before: Metrics,
     /// The latest windows, and whether a checkpoint was under way in them.
     windows: VecDeque<(Histogram<u64>, bool)>,
+    ran_before: Duration,
     waited_before: Duration,
     stolen_before: Duration,
     report: Report,
@@ -95,6 +101,8 @@ impl Sampler {
             without_checkpoint: latencies(),
             waited: Duration::ZERO,
             stolen: Duration::ZERO,
+            ran: Duration::ZERO,
+            machine: Pauses::default(),
             acknowledged_count: 0,
             operation_count: 0,
             refused_count: 0,
@@ -107,6 +115,7 @@ impl Sampler {
             begin: Instant::now(),
             before: scrape(metrics),
             windows: VecDeque::new(),
+            ran_before: ran(pid),
             waited_before: waited(pid),
             stolen_before: stolen(),
             report,
@@ -177,6 +186,7 @@ impl Sampler {
         while !self.windows.is_empty() {
             self.settle_oldest();
         }
+        self.report.ran = ran(self.pid).saturating_sub(self.ran_before);
         self.report.waited = waited(self.pid).saturating_sub(self.waited_before);
         self.report.stolen = stolen().saturating_sub(self.stolen_before);
         self.report.acknowledged_count = workers.iter().map(|w| w.acknowledged_count).sum();
@@ -234,16 +244,26 @@ fn resident_size_bytes(pid: u32) -> u64 {
     kib.unwrap_or_default() * 1_024
 }
 
+/// For how long the loops' threads ran.
+fn ran(pid: u32) -> Duration {
+    loops_time(pid, 0)
+}
+
 /// For how long the loops' threads were ready to run and didn't.
 fn waited(pid: u32) -> Duration {
+    loops_time(pid, 1)
+}
+
+/// A number of all loops' `schedstat`, summed.
+fn loops_time(pid: u32, number: usize) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
-    let waited_ns = |thread: fs::DirEntry| {
+    let time_ns = |thread: fs::DirEntry| {
         let name = fs::read_to_string(thread.path().join("comm")).ok()?;
         let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
         let is_loop = name.starts_with("core-");
-        is_loop.then(|| times.split(' ').nth(1)?.parse::<u64>().ok()).flatten()
+        is_loop.then(|| times.split(' ').nth(number)?.parse::<u64>().ok()).flatten()
     };
-    Duration::from_nanos(threads.filter_map(Result::ok).filter_map(waited_ns).sum())
+    Duration::from_nanos(threads.filter_map(Result::ok).filter_map(time_ns).sum())
 }
 
 /// The time that the host took from all cores; the kernel counts it in hundredths of a second.
