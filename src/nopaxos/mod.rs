@@ -21,6 +21,7 @@
 mod collector;
 mod effects;
 mod group;
+pub mod message;
 pub mod replica;
 mod sequencer;
 
