@@ -105,6 +105,62 @@ const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 4 <= UNSYNCED_PARTITION_SIZE_BYTES_MAX);
 
+// ---- protocol: members ----
+
+/// Stamped commands of a view that came ahead of the log's end and are kept.
+pub const STASH_COUNT_MAX: usize = 4_096;
+/// Bytes of them.
+pub const STASH_SIZE_BYTES_MAX: usize = 8 << 20;
+/// Commands that a member asks for one by one at a time; more are asked for by ranges.
+pub const SLOT_LOOKUP_COUNT_MAX: usize = 64;
+/// Missing slots above which a member asks for ranges at once.
+pub const SLOT_LOOKUP_MISSING_COUNT_MAX: u64 = 1_024;
+/// How often a member's question for one command is answered.
+pub const SLOT_LOOKUP_ANSWER_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// Questions whose answers are remembered so that they aren't repeated at once.
+pub const SLOT_LOOKUP_ANSWERED_COUNT_MAX: usize = 1_024;
+/// How often a member of an older view is told of the present one.
+pub const STALE_ANSWER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
+/// Stamped commands that one round of retransmission sends to a member.
+pub const RETRANSMIT_COUNT_MAX: usize = 64;
+/// A member that lags by more is left to synchronisation.
+pub const RETRANSMIT_LAG_COUNT_MAX: u64 = 16_384;
+/// Entries of one message to a member; a single one may be longer.
+pub const ENTRIES_MESSAGE_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Entries that one repair request gets; the member asks again for the rest.
+pub const REPAIR_SIZE_BYTES_MAX: usize = 4 << 20;
+/// What an entry counts for beside its command.
+pub const ENTRY_OVERHEAD_SIZE_BYTES: usize = 64;
+/// Slots that one repair request asks for.
+pub const REPAIR_COUNT_MAX: usize = 16_384;
+/// Ranges that one repair request names.
+pub const REPAIR_RANGE_COUNT_MAX: usize = 1_024;
+/// Bytes of stable slots of a partition that stay in memory for members that lag.
+pub const RETAINED_SIZE_BYTES_DEFAULT: usize = 256 << 10;
+/// Stable slots of a partition that stay in memory at most.
+pub const RETAINED_COUNT_MAX: usize = 4_096;
+/// Answers that a leader keeps for a sequencer on another member, should they be lost.
+pub const RETAINED_ANSWER_COUNT_MAX: usize = 4_096;
+/// Bytes of them.
+pub const RETAINED_ANSWER_SIZE_BYTES_MAX: usize = 4 << 20;
+/// How often a command whose slot became a no-op is stamped anew.
+pub const DROPPED_RETRY_COUNT_MAX: u32 = 3;
+/// Queries of a sequencer that are under way.
+pub const QUERY_COUNT_MAX: usize = 4_096;
+/// Slots that a member takes in above its sync point; beyond it the group is left to go on.
+pub const UNSYNCED_FOLLOWER_COUNT_MAX: u64 = 2 * UNSYNCED_COUNT_MAX;
+/// How far a sequencer's time may be ahead of the clocks of a majority.
+pub const CLOCK_AHEAD_NS_MAX: u64 = 500 * NS_PER_MS;
+/// Chunks of a checkpoint on its way from a member are not longer.
+pub const CHECKPOINT_PART_SIZE_BYTES_MAX: u32 = 1 << 20;
+
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX + ENTRY_OVERHEAD_SIZE_BYTES < REPAIR_SIZE_BYTES_MAX);
+const _: () = assert!(
+    ENTRIES_MESSAGE_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX + (64 << 10)
+        < FRAME_SENT_SIZE_BYTES_MAX
+);
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 2 <= STASH_SIZE_BYTES_MAX);
+
 // ---- storage ----
 
 /// The unit of writes to a segment, and of its checksums.

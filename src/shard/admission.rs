@@ -14,7 +14,6 @@ use crate::base::limits::{
 use crate::map::hasher::KeyHash;
 use crate::map::operation::{Command, Operation};
 use crate::metrics::ShardCounters;
-use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
 
 /// Memory for the commands of slots that aren't stable: cut from chunks, which are used again once
@@ -111,11 +110,12 @@ impl Core {
     /// Whether a command of `size_bytes` may be stamped in `partition`, as far as protocol and log
     /// are concerned.
     pub(super) fn admit(&self, partition: &Partition, size_bytes: usize) -> Result<(), Refused> {
-        let Partition { replica, view } = partition;
+        let Partition { member, view } = partition;
+        let replica = member.replica();
         if self.closing {
             return Err(Refused::Closing);
         }
-        if replica.status() != Status::Normal || !view.sequencer.is_active() {
+        if !member.is_stamping() {
             return Err(Refused::NoView);
         }
         let log = replica.log();

@@ -227,7 +227,8 @@ impl Shard {
         let Some(partition) = self.core.checkpoints.due.pop_front() else { return };
         self.core.checkpoints.rests_until = None;
         let place = self.place(partition);
-        let Partition { replica, view } = &mut self.partitions[place];
+        let Partition { member, view } = &mut self.partitions[place];
+        let replica = member.replica();
         view.checkpoint_due = false;
         let index = replica.applied();
         if replica.status() != Status::Normal || index == Index(0) {
@@ -295,7 +296,8 @@ impl Shard {
         let Some(under_way) = &self.core.checkpoints.under_way else { return };
         let CheckpointId { partition, index } = under_way.encoder.id();
         let place = self.place(partition);
-        let Partition { replica, view } = &mut self.partitions[place];
+        let Partition { member, view } = &mut self.partitions[place];
+        let replica = member.replica();
         if under_way.stage != Stage::Durable || replica.sync_point() < index {
             return;
         }

@@ -1,23 +1,24 @@
-//! The world as a partition's replica sees it: what the protocol wants done is done here, on the
-//! map, the log, the collector and the host.
+//! The world as a partition's member sees it: what the protocol wants done is done here, on the
+//! map, the log and the host.
 
 use super::partition::{Asker, PartitionView, Waiter};
 use super::{Awaiting, Core, Effects};
 use crate::base::chain::Chain;
-use crate::base::ids::{AppendId, Index, PartitionId, TermId};
+use crate::base::ids::{AppendId, Index, MemberId, PartitionId, TermId};
 use crate::base::limits::SWEEP_COUNT_MAX;
 use crate::base::payload::ResultBytes;
 use crate::map::hasher::KeyHash;
 use crate::map::operation::{Command, with_command};
 use crate::map::partition::{Execution, Undo};
+use crate::nopaxos::message::{CheckpointPart, Message};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{self, Persist, Persisted, ViewStarted};
+use crate::nopaxos::{self, GivenBack, Persist, Persisted, Round, Stored, ViewStarted};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::storage::record::{Entry, Record};
 use crate::storage::wal::Durability;
 use crate::wire::response::{self, ErrorOutcome, ResponsePrefix, View};
 
-/// The world of one partition's replica, for the time of one step.
+/// The world of one partition's member, for the time of one step.
 pub(super) struct World<'a, E> {
     pub(super) view: &'a mut PartitionView,
     pub(super) core: &'a mut Core,
@@ -51,7 +52,7 @@ impl<'a, E: Effects> World<'a, E> {
     }
 
     /// Answers whoever waits for a command.
-    fn answer(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
+    fn answer_waiter(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
         match waiter {
             Waiter::Client(asker) => self.reply(asker, index, result),
             Waiter::Gather { gather, .. } => self.core.gathered(gather, result, self.effects),
@@ -116,13 +117,11 @@ impl Core {
     }
 }
 
-impl<E: Effects> nopaxos::Effects for World<'_, E> {
+impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
     fn persist(&mut self, record: Persist<'_>) {
         let partition = self.view.group.partition();
         let (append, persisted) = match record {
             Persist::Slot(index, slot) => {
-                self.view.unsynced_size_bytes += slot.size_bytes();
-                self.core.unsynced_size_bytes += slot.size_bytes();
                 let append = self.core.log.append(&slot_record(partition, index, slot));
                 // Without `sync` nobody waits for the device.
                 let sync = self.core.config.durability == Durability::Sync;
@@ -139,6 +138,10 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
                 self.core.log.append(&Record::SyncPoint { partition, index });
                 return;
             }
+            Persist::NoOp(..)
+            | Persist::Stage { .. }
+            | Persist::Checkpoint { .. }
+            | Persist::Lives { .. } => unreachable!("a group of one has nobody to learn from"),
         };
         let since = self.core.now.monotonic;
         self.core.awaiting.push_back(Awaiting { append, partition, persisted, since });
@@ -162,9 +165,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
         self.core.account_map(self.view);
     }
 
-    fn stabilise(&mut self, index: Index, size_bytes: usize) {
-        self.view.unsynced_size_bytes -= size_bytes;
-        self.core.unsynced_size_bytes -= size_bytes;
+    fn stabilise(&mut self, index: Index) {
         self.mark_changed();
         self.view.map.commit(&mut self.core.arena, index);
         if !self.view.sweeping && self.view.map.sweep(&mut self.core.arena, SWEEP_COUNT_MAX) {
@@ -174,35 +175,65 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
         self.core.account_map(self.view);
     }
 
-    fn respond(&mut self, index: Index, result: ResultBytes) {
-        let (me, term) = (self.view.group.me(), self.view.term);
-        self.view.collector.on_command_response(me, term, index, Some(result));
-        while let Some(completed) = self.view.collector.next_completed() {
-            if let Some(waiter) = completed.waiter {
-                self.answer(waiter, completed.index, &completed.result);
+    fn apply(&mut self, _: Index, _: &Slot) {
+        unreachable!("a group of one has no followers");
+    }
+
+    fn answer(&mut self, waiter: Waiter, index: Index, result: ResultBytes) {
+        self.answer_waiter(waiter, index, &result);
+    }
+
+    fn give_back(&mut self, waiter: Waiter, why: GivenBack) {
+        match why {
+            GivenBack::NotTaken => {
+                let message = "the partition is between two views; try again";
+                self.fail(waiter, Code::Unavailable, message);
+            }
+            GivenBack::Unknown => {
+                let message = "the view changed before a quorum answered";
+                self.fail(waiter, Code::OutcomeUnknown, message);
             }
         }
     }
 
+    fn readable(&mut self, _: Round, _: Index) {
+        unreachable!("reads of a group of one need no rounds");
+    }
+
+    fn unreadable(&mut self) {}
+
+    fn evaluate(&mut self, _: Index, _: &[u8]) -> ResultBytes {
+        unreachable!("no other member stamps queries");
+    }
+
+    fn answer_query(&mut self, _: Waiter, _: Index, _: &[u8]) {
+        unreachable!("no other member evaluates queries");
+    }
+
+    fn send(&mut self, _: MemberId, _: Message) {
+        unreachable!("a group of one has nobody to talk to");
+    }
+
+    fn send_stored(&mut self, _: MemberId, _: Stored) {
+        unreachable!("a group of one has nobody to talk to");
+    }
+
+    fn receive_chunk(&mut self, _: CheckpointPart) {
+        unreachable!("a group of one has nobody to learn from");
+    }
+
+    fn install(&mut self, _: Index) {
+        unreachable!("a group of one has nobody to learn from");
+    }
+
     fn view_started(&mut self, started: ViewStarted) {
-        let ViewStarted { term, base, last_timestamp, sequencing } = started;
         let view = &mut self.view;
-        view.term = term;
-        view.prefix = prefix(&self.core.config, &view.group, term);
-        if sequencing {
-            view.sequencer.activate(term, base, last_timestamp);
-            view.collector.activate(&view.group, term, base);
-        }
+        view.term = started.term;
+        view.prefix = prefix(&self.core.config, &view.group, started.term);
         self.mark_changed();
     }
 
-    fn view_left(&mut self) {
-        self.view.sequencer.deactivate();
-        let waiters: Vec<Waiter> = self.view.collector.deactivate().collect();
-        for waiter in waiters {
-            self.fail(waiter, Code::OutcomeUnknown, "the view changed before a quorum answered");
-        }
-    }
+    fn view_left(&mut self) {}
 }
 
 /// What all responses of a partition in a term begin with.

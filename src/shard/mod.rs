@@ -38,7 +38,7 @@ use self::entries::{AskedStream, Streams};
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 pub use self::measure::PartitionState;
-use self::partition::Partition;
+use self::partition::{Partition, Waiter};
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
 use crate::base::cast::usize_from_u32;
@@ -51,7 +51,7 @@ use crate::map::digest::StateDigest;
 use crate::map::hasher::KeyHasher;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
-use crate::nopaxos::{Persisted, Status};
+use crate::nopaxos::{Member, Persisted, Status};
 use crate::storage::wal::{Durability, Wal};
 use crate::wire::request::Body;
 use crate::wire::response::ResponsePrefix;
@@ -238,7 +238,9 @@ impl Shard {
     /// Whether every partition is part of a view and can be written to.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.replica.status() == Status::Normal)
+        self.partitions
+            .iter()
+            .all(|partition| partition.member.replica().status() == Status::Normal)
     }
 
     /// Whether everything has come to its end after [`Input::Close`]: no request without an
@@ -278,15 +280,15 @@ impl Shard {
         usize_from_u32(partition.0 - self.core.config.partitions.start)
     }
 
-    /// A partition's replica, and the rest of the world as it sees it.
+    /// A partition's member, and the rest of the world as it sees it.
     fn partition<'a, E: Effects>(
         &'a mut self,
         partition: PartitionId,
         effects: &'a mut E,
-    ) -> (&'a mut crate::nopaxos::Replica, execute::World<'a, E>) {
+    ) -> (&'a mut Member<Waiter>, execute::World<'a, E>) {
         let place = self.place(partition);
-        let Partition { replica, view } = &mut self.partitions[place];
-        (replica, execute::World::new(view, &mut self.core, effects))
+        let Partition { member, view } = &mut self.partitions[place];
+        (member, execute::World::new(view, &mut self.core, effects))
     }
 
     /// Tells the replicas what has become durable, until nothing more follows from it.
@@ -303,11 +305,11 @@ impl Shard {
                 self.core.count_wait(&mut answered, since);
             }
             self.core.reads_due = true;
-            let (replica, mut world) = self.partition(partition, effects);
-            let before = replica.results_size_bytes();
-            replica.on_persisted(persisted, &mut world);
-            let after = replica.results_size_bytes();
-            self.core.results_size_bytes = self.core.results_size_bytes + after - before;
+            let now = self.core.now;
+            let (member, mut world) = self.partition(partition, effects);
+            member.on_persisted(now, persisted, &mut world);
+            let place = self.place(partition);
+            self.core.account(&mut self.partitions[place]);
             self.consider_checkpoint(partition);
         }
         self.core.count_waits(answered);
@@ -365,8 +367,10 @@ impl Shard {
         }
         self.core.closed = true;
         self.core.reads_due = true;
-        for Partition { replica, view } in &mut self.partitions {
-            replica.write_sync_point(&mut execute::World::new(view, &mut self.core, effects));
+        let now = self.core.now;
+        for Partition { member, view } in &mut self.partitions {
+            let mut world = execute::World::new(view, &mut self.core, effects);
+            member.write_sync_point(now, &mut world);
         }
         self.core.log.close();
     }
@@ -393,6 +397,17 @@ impl Core {
         if count > 0 {
             self.commit_waits.record_many(self.now.monotonic.since_ns(since), count);
         }
+    }
+
+    /// Counts what a partition has in memory after a step.
+    fn account(&mut self, partition: &mut Partition) {
+        let Partition { member, view } = partition;
+        let unsynced = member.unsynced_size_bytes();
+        let before = std::mem::replace(&mut view.unsynced_size_bytes, unsynced);
+        self.unsynced_size_bytes = self.unsynced_size_bytes + unsynced - before;
+        let results = member.replica().results_size_bytes();
+        let before = std::mem::replace(&mut view.results_size_bytes, results);
+        self.results_size_bytes = self.results_size_bytes + results - before;
     }
 
     /// Makes sure that operations whose time is up are looked for.

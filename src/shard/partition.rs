@@ -5,23 +5,21 @@ use crate::base::ids::{Index, Origin, TermId};
 use crate::base::time::Monotonic;
 use crate::map::outcome::Outcome;
 use crate::map::partition::PartitionMap;
-use crate::nopaxos::{Collector, Group, Replica, Sequencer};
+use crate::nopaxos::{Group, Member};
 use crate::wire::request::Kind;
 use crate::wire::response::{self, ResponsePrefix};
 
-/// A partition. Its replica stands apart from what the replica acts upon.
+/// A partition. The machine of its protocol stands apart from what that acts upon.
 #[derive(Debug)]
 pub(super) struct Partition {
-    pub(super) replica: Replica,
+    pub(super) member: Member<Waiter>,
     pub(super) view: PartitionView,
 }
 
-/// What a replica acts upon.
+/// What a member acts upon.
 #[derive(Debug)]
 pub(super) struct PartitionView {
     pub(super) group: Group,
-    pub(super) sequencer: Sequencer,
-    pub(super) collector: Collector<Waiter>,
     pub(super) map: PartitionMap,
     /// Strings that begin with this belong to the partition.
     pub(super) cursor_tag: Box<[u8]>,
@@ -33,6 +31,8 @@ pub(super) struct PartitionView {
     pub(super) sweeping: bool,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
+    /// Bytes of results that may not be given out yet.
+    pub(super) results_size_bytes: usize,
     /// A checkpoint is due, and in the shard's queue.
     pub(super) checkpoint_due: bool,
     /// The length of the last one; 0: there was none.
@@ -125,13 +125,5 @@ impl Waiter {
             Self::Client(asker) => asker.deadline,
             Self::Gather { deadline, .. } => *deadline,
         }
-    }
-}
-
-impl Partition {
-    /// The index that a linearizable read reflects: everything that was answered, and everything
-    /// that is stable (3.7). What is above it isn't durable, and a restart might lose it.
-    pub(super) fn readable(&self) -> Index {
-        self.view.collector.commit().max(self.replica.sync_point())
     }
 }

@@ -112,10 +112,11 @@ impl Shard {
         consistency: Consistency,
     ) -> Result<Index, &'static str> {
         let partition = &self.partitions[self.place(partition)];
+        let replica = partition.member.replica();
         match consistency {
-            Consistency::Stale => Ok(partition.replica.sync_point()),
-            Consistency::Linearizable if partition.replica.status() == Status::Normal => {
-                Ok(partition.readable())
+            Consistency::Stale => Ok(replica.sync_point()),
+            Consistency::Linearizable if replica.status() == Status::Normal => {
+                Ok(partition.member.readable())
             }
             Consistency::Linearizable => Err("the partition is between two views; try again"),
         }

@@ -27,7 +27,7 @@ use crate::map::partition::{Execution, PartitionMap, Undo};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{Collector, Group, Replica, Restored, Sequencer};
+use crate::nopaxos::{Group, Member, Restored, Settings};
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
     CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointDecoder, CheckpointEncoder, CheckpointError,
@@ -362,8 +362,8 @@ impl Shard {
         self.core.now = now;
         for partition in self.core.config.partitions.clone() {
             let first_term = self.core.config.first_term;
-            let (replica, mut world) = self.partition(PartitionId(partition), effects);
-            replica.start(first_term, &mut world);
+            let (member, mut world) = self.partition(PartitionId(partition), effects);
+            member.start(now, first_term, &mut world);
         }
         self.settle(effects);
         self.pump_log(effects);
@@ -379,23 +379,24 @@ fn restore(
     let group = Group::new(partition, vec![config.member.clone()], &config.member);
     let restored = found.map_or_else(Restored::default, |found| restored(&loaded, found));
     assert_eq!(loaded.applied, restored.sync_point, "what is stable was executed");
-    let replica = Replica::new(group.clone(), restored);
+    let settings = Settings { retained_size_bytes: 0, ..Settings::default() };
+    let seed = u64::from(partition.0);
+    let member = Member::new(group.clone(), settings, restored, seed);
     let view = PartitionView {
-        sequencer: Sequencer::default(),
-        collector: Collector::new(&group),
         own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
         cursor_tag,
         sweeping: false,
         term: TermId(0),
         prefix: prefix(config, &group, TermId(0)),
-        unsynced_size_bytes: replica.log().size_bytes(),
+        unsynced_size_bytes: member.unsynced_size_bytes(),
+        results_size_bytes: 0,
         checkpoint_due: false,
         checkpoint_size_bytes: loaded.checkpoint_size_bytes,
         changed: true,
         group,
     };
-    Partition { replica, view }
+    Partition { member, view }
 }
 
 fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
@@ -416,5 +417,6 @@ fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
         chain: loaded.chain,
         timestamp: loaded.timestamp,
         slots: slots.collect(),
+        ..Restored::default()
     }
 }

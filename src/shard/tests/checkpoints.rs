@@ -61,7 +61,8 @@ fn checkpoint_is_not_recorded_while_its_slots_are_not_stable() {
         host.handle(Input::Deadline);
     }
     let id = *host.disk.checkpoints.keys().next().expect("its file is finished");
-    let stable = host.shard.partitions[host.shard.place(id.partition)].replica.sync_point();
+    let stable =
+        host.shard.partitions[host.shard.place(id.partition)].member.replica().sync_point();
     assert_eq!(checkpoint_count(&host), u64::from(stable >= id.index));
     assert!(stable < id.index || host.shard.core.log.appended() > before);
     run_to_the_end(&mut host);
