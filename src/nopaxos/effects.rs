@@ -121,8 +121,8 @@ pub enum Persist<'a> {
         /// The last slot of the log with which it starts.
         base: Index,
         /// Own slots up to this one were kept but for those that were staged; those above are
-        /// dropped. Above `base` only if a checkpoint that was installed reaches beyond it: then
-        /// the log ends there.
+        /// dropped. Above `base` only if stable slots reach beyond it, a checkpoint's that was
+        /// installed or a recovering member's own: then the log ends there.
         kept: Index,
         /// The chain digest at `base`; [`Chain::NONE`] if it isn't known.
         chain: Chain,

@@ -353,6 +353,9 @@ impl Replica {
 
     /// The chain digest that the adopted log will have at its base; `None` if it can't be known.
     fn adopted_chain(&self, adoption: &Adoption) -> Option<Chain> {
+        if adoption.floor > adoption.base {
+            return None;
+        }
         let mut chain = match adoption.checkpoint {
             Some(checkpoint) => checkpoint.chain,
             None => self.log.at(adoption.floor)?.0,
@@ -375,8 +378,7 @@ impl Replica {
     fn complete_adoption(&mut self, mut adoption: Adoption, world: &mut impl World) {
         let chain = self.adopted_chain(&adoption);
         let said = adoption.summary.as_ref().map(|summary| summary.chain);
-        let reaches_base = adoption.floor <= adoption.base;
-        if let (Some(chain), Some(said), true) = (chain, said, reaches_base)
+        if let (Some(chain), Some(said)) = (chain, said)
             && chain != said
             && said != Chain::NONE
             && !mutant::is(Mutant::KeepStaleLog)

@@ -423,8 +423,9 @@ impl Replica {
         recovery.copying = Some(term);
         recovery.has_progressed = true;
         self.view = term;
-        invariant!(self, "I1", log.last >= self.sync_point, "a view starts below the sync point");
+        // The own stable prefix may reach into the term; it is kept.
         let last = log.last.plus(answer.message_id.0);
+        invariant!(self, "I1", last >= self.sync_point, "a leader's log ends below a sync point");
         let adoption = self.adoption_of(source_term, log, last, false);
         self.copy(adoption, leader, answer.entries, world);
     }

@@ -104,7 +104,10 @@ pub(super) struct Cluster {
     pub(super) disk_us: (u64, u64),
     pub(super) sent: BTreeMap<&'static str, u64>,
     pub(super) given_back: BTreeMap<u64, GivenBack>,
-    pub(super) log: Vec<String>,
+    /// Says what happens: for a person (`P2PMAP_TRACE`).
+    traces: bool,
+    /// When the last step was, and how many there were since.
+    stuck: (u64, u64),
     ops_count: u64,
     reads_count: u64,
     pub(super) clock_skew_ns: Vec<u64>,
@@ -146,7 +149,8 @@ impl Cluster {
             disk_us: (20, 200),
             sent: BTreeMap::new(),
             given_back: BTreeMap::new(),
-            log: Vec::new(),
+            traces: std::env::var_os("P2PMAP_TRACE").is_some(),
+            stuck: (0, 0),
             ops_count: 0,
             reads_count: 0,
             clock_skew_ns: vec![0; count],
@@ -237,6 +241,9 @@ impl Cluster {
         node.lives.clear();
         node.reads.clear();
         node.seen_unreadable = 0;
+        if self.traces {
+            self.trace(&format!("{id} starts"));
+        }
         self.act(id, |member, now, host| member.start(now, TermId(1), host));
         for other in self.members() {
             if other != id && self.is_up(other) {
@@ -247,6 +254,9 @@ impl Cluster {
 
     /// Kills a member's process; of what its disk has in flight, `survivors` records stay.
     pub(super) fn crash(&mut self, id: MemberId, survivors: usize) {
+        if self.traces {
+            self.trace(&format!("{id} crashes, {survivors} survive"));
+        }
         let others = self.members();
         let node = self.node_mut(id);
         node.member = None;
@@ -339,7 +349,10 @@ impl Cluster {
 
     /// Lets everybody talk to everybody again.
     pub(super) fn heal(&mut self) {
-        self.cut.clear();
+        // What was lost in one direction may have been lives: such a connection is over.
+        for (a, b) in std::mem::take(&mut self.cut) {
+            self.break_connection(a, b, false);
+        }
         for a in self.members() {
             for b in self.members().into_iter().filter(|b| *b > a) {
                 if !self.streams.contains_key(&(a, b)) {
@@ -524,6 +537,9 @@ impl Cluster {
 
     /// One step; whether there was one before `until`.
     pub(super) fn step(&mut self, until: u64) -> bool {
+        let (at, count) = self.stuck;
+        self.stuck = if at == self.now { (at, count + 1) } else { (self.now, 0) };
+        assert!(count < 100_000, "time stands still: {}", self.describe());
         let due = |node: &Node| node.member.as_ref().and_then(Member::next_deadline);
         let deadline = self
             .members()
@@ -550,6 +566,11 @@ impl Cluster {
         }
     }
 
+    #[allow(clippy::print_stdout, reason = "a person asked for it")]
+    pub(super) fn trace(&self, what: &str) {
+        println!("{}.{:03} {what}", self.now / NS_PER_MS, self.now / NS_PER_US % 1_000);
+    }
+
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Deliver { from, to, connection, message } => {
@@ -565,6 +586,9 @@ impl Cluster {
                     *life = (*life).max(attempt.incarnation);
                 }
                 let life = *life;
+                if self.traces {
+                    self.trace(&format!("{from} -> {to} {message:?}"));
+                }
                 self.act(to, |member, now, host| {
                     member.on_message(now, (from, life), message, host);
                 });
@@ -582,6 +606,9 @@ impl Cluster {
             Event::Durable { node, process } if self.node(node).process == process => {
                 let persisted = self.node_mut(node).host.disk.make_durable();
                 if let Some(persisted) = persisted {
+                    if self.traces {
+                        self.trace(&format!("{node} {persisted:?}"));
+                    }
                     self.act(node, |member, now, host| member.on_persisted(now, persisted, host));
                 }
             }

@@ -93,8 +93,8 @@ pub(super) fn run(seed: u64, survival: Option<Survival>) -> Cluster {
 
 fn disturb(cluster: &mut Cluster, prng: &mut Prng, faults: Faults) {
     let count = u64::try_from(cluster.nodes.len()).unwrap();
-    let mut one = |prng: &mut Prng| m(u8::try_from(prng.below(count)).unwrap());
-    let mut happens = |prng: &mut Prng, rate: u64| prng.below(1_000) < rate;
+    let one = |prng: &mut Prng| m(u8::try_from(prng.below(count)).unwrap());
+    let happens = |prng: &mut Prng, rate: u64| prng.below(1_000) < rate;
     let (a, b) = (one(prng), one(prng));
     if happens(prng, faults.crash) && cluster.is_up(a) {
         let survivors = crate::base::cast::usize_from(prng.below(8));
