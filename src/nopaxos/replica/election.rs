@@ -207,7 +207,7 @@ impl Replica {
             mark!("endorse-lasting-wish");
             self.endorse(wanted, until, world);
         } else if is_silent {
-            self.endorse(wanted, until, world);
+            self.endorse_for_silence(world);
         }
         self.move_if_endorsed(world);
     }
@@ -272,6 +272,7 @@ impl Replica {
             if self.election.mine.is_some_and(|mine| mine.is_silence) {
                 self.election.mine = None;
                 self.timeouts.cancel(Timeout::Endorse);
+                self.arm_silence(world);
             }
         }
     }
@@ -318,14 +319,25 @@ impl Replica {
         let heard = leader.min(sequencer);
         if now.since_ns(heard) >= silence_ns {
             mark!("leader-silent");
-            let term = self.next_without_present();
-            self.endorse_because(Endorsed { term, is_silence: true, until: None }, world);
-            self.timeouts.set(Timeout::Silence, now.after_ns(silence_ns));
+            self.endorse_for_silence(world);
         } else {
             let due = if self.is_leading() { now.after_ns(silence_ns / 2) } else { heard };
             let due = due.max(heard.after_ns(silence_ns));
             self.timeouts.set(Timeout::Silence, due);
         }
+    }
+
+    /// Asks for a view without the leader that isn't heard, for a while, and then not for a longer
+    /// while: a wish that lasts is followed by others even if no quorum has it (E3), and one member
+    /// that doesn't hear a leader whom the others hear shall depose nobody (E4). Those who don't
+    /// hear it either join at once, so that a quorum's wishes always meet.
+    fn endorse_for_silence(&mut self, world: &mut impl World) {
+        let (now, timeout_ns) = (world.now(), self.settings.timing.leader_timeout_ns);
+        let term = self.next_without_present();
+        let until = Some(now.after_ns(3 * timeout_ns));
+        let rested = now.after_ns(5 * timeout_ns + self.settings.timing.endorsement_ns());
+        self.timeouts.set(Timeout::Silence, rested);
+        self.endorse_because(Endorsed { term, is_silence: true, until }, world);
     }
 
     /// How many others were heard lately.
@@ -341,8 +353,7 @@ impl Replica {
         let is_missed = member == self.leader() || member == self.sequencer();
         if self.status == Status::Normal && is_missed && member != self.group.me() {
             mark!("leader-gone");
-            let term = self.next_without_present();
-            self.endorse_because(Endorsed { term, is_silence: true, until: None }, world);
+            self.endorse_for_silence(world);
         }
     }
 

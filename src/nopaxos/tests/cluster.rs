@@ -33,7 +33,7 @@ enum Event {
     Deliver { from: MemberId, to: MemberId, connection: u64, message: Message },
     Open { from: MemberId, to: MemberId, connection: u64, lives: Vec<Incarnation> },
     Durable { node: MemberId, process: u64 },
-    Stored { node: MemberId, process: u64, to: MemberId, stored: Stored },
+    Stored { node: MemberId, process: u64, to: MemberId, stored: Box<Stored> },
     Chunk { node: MemberId, process: u64, outcome: ChunkOutcome },
     Connect { a: MemberId, b: MemberId },
 }
@@ -507,7 +507,7 @@ impl Cluster {
         }
         for (to, stored) in std::mem::take(&mut self.nodes[place].host.stored) {
             let at = self.now + self.draw(self.disk_us);
-            self.schedule(at, Event::Stored { node: id, process, to, stored });
+            self.schedule(at, Event::Stored { node: id, process, to, stored: Box::new(stored) });
         }
         for outcome in std::mem::take(&mut self.nodes[place].host.chunks) {
             let at = self.now + self.draw(self.disk_us);
@@ -613,7 +613,7 @@ impl Cluster {
                 }
             }
             Event::Stored { node, process, to, stored } if self.node(node).process == process => {
-                self.serve(node, to, stored);
+                self.serve(node, to, *stored);
             }
             Event::Chunk { node, process, outcome } if self.node(node).process == process => {
                 self.act(node, |member, now, host| member.on_chunk(now, outcome, host));

@@ -173,3 +173,33 @@ fn seeds_that_are_asked_for_break_no_invariant() {
     }
     assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
 }
+
+/// Each planted bug is found by some seed.
+#[cfg(feature = "mutants")]
+#[test]
+fn every_planted_bug_is_found() {
+    use crate::base::mutant::{Mutant, switch};
+    let mut survivors = Vec::new();
+    for mutant in Mutant::ALL {
+        let finds = |seed: &u64| {
+            let seed = *seed;
+            let found = std::panic::catch_unwind(|| {
+                switch(Some(*mutant));
+                drop(run(seed, None));
+            });
+            switch(None);
+            found.is_err()
+        };
+        match (0..1_000).find(finds) {
+            Some(seed) => found(*mutant, seed),
+            None => survivors.push(*mutant),
+        }
+    }
+    assert!(survivors.is_empty(), "not found: {survivors:?}");
+}
+
+#[cfg(feature = "mutants")]
+#[allow(clippy::print_stdout, reason = "how many seeds a planted bug takes is the result")]
+fn found(mutant: crate::base::mutant::Mutant, seed: u64) {
+    println!("{mutant}: found by seed {seed}");
+}
