@@ -4,10 +4,13 @@
 //! clients want stamped ([`Member::submit`]), reads ([`Member::barrier`], [`Member::query`]),
 //! messages ([`Member::on_message`]), connections that come and go, what became durable
 //! ([`Member::on_persisted`]), and time ([`Member::on_deadline`] when [`Member::next_deadline`] has
-//! come). Once all inputs of a turn were handed in, [`Member::flush`] sends one ack for all of them;
-//! left out, it is due at the next deadline.
+//! come). Once all inputs of a turn were handed in, [`Member::flush`] sends one ack for all of
+//! them; left out, it is due at the next deadline.
 //!
 //! What it wants done it says at once through [`Effects`].
+
+mod reads;
+mod retransmission;
 
 use bytes::Bytes;
 
@@ -293,114 +296,6 @@ impl<W: Copy> Member<W> {
         waiters
     }
 
-    // ---- reads ----
-
-    /// A linearizable read may be answered once the returned round is complete
-    /// ([`Effects::readable`]). `None`: not here, only at a leader that is also the sequencer; in a
-    /// group of one no round is needed ([`Member::readable`]).
-    pub fn barrier(&mut self, now: Now, effects: &mut impl Effects<W>) -> Option<Round> {
-        let leads = self.beside.sequencer.is_active() && self.replica.is_leading();
-        if !leads || self.beside.group.is_alone() {
-            return None;
-        }
-        let (round, begins) = self.beside.queries.join();
-        if begins {
-            self.begin_round(now, effects);
-        }
-        self.settle(now, effects);
-        Some(round)
-    }
-
-    /// Stamps a query for the leader, which is another member, or gives it back.
-    pub fn query(&mut self, now: Now, query: Bytes, waiter: W, effects: &mut impl Effects<W>) {
-        let is_here = self.beside.sequencer.is_active() && !self.replica.is_leading();
-        if !is_here || query.is_empty() || self.beside.queries.count() >= QUERY_COUNT_MAX {
-            effects.give_back(waiter, GivenBack::NotTaken);
-            return;
-        }
-        mark!("query-stamped");
-        let covers = self.beside.collector.commit();
-        let asked = self.beside.queries.stamp(covers, query, waiter);
-        let me = self.beside.group.me();
-        self.beside.queries.on_response(me, asked.query_id, None);
-        self.ask(now, asked, effects);
-        self.settle(now, effects);
-    }
-
-    fn begin_round(&mut self, now: Now, effects: &mut impl Effects<W>) {
-        mark!("read-round");
-        let covers = self.readable();
-        let asked = self.beside.queries.begin(covers);
-        let me = self.beside.group.me();
-        // A leader's commit and sync point are durable and executed here.
-        self.beside.collector.on_ack(me, covers);
-        self.beside.queries.on_response(me, asked.query_id, None);
-        self.ask(now, asked, effects);
-    }
-
-    fn ask(&mut self, now: Now, asked: Unanswered, effects: &mut impl Effects<W>) {
-        let term = self.beside.present.term;
-        let Unanswered { query_id, covers, value, responded } = asked;
-        for member in self.beside.group.others().filter(|member| !responded.contains(*member)) {
-            let value = value.clone();
-            effects.send(member, Message::Query { term, query_id, covers, value });
-        }
-        let due = now.monotonic.after_ns(self.settings.timing.retransmit_ns);
-        self.timeouts.arm(Timeout::QueryRetry, due);
-    }
-
-    fn on_query_retry_timeout(&mut self, now: Monotonic, effects: &mut impl Effects<W>) {
-        if self.beside.queries.is_idle() {
-            return;
-        }
-        mark!("query-repeated");
-        let term = self.beside.present.term;
-        for asked in self.beside.queries.unanswered() {
-            let Unanswered { query_id, covers, value, responded } = asked;
-            for member in self.beside.group.others().filter(|member| !responded.contains(*member)) {
-                let value = value.clone();
-                effects.send(member, Message::Query { term, query_id, covers, value });
-            }
-        }
-        let due = now.after_ns(self.settings.timing.retransmit_ns);
-        self.timeouts.set(Timeout::QueryRetry, due);
-    }
-
-    /// Tells those who wait for rounds and queries that are complete.
-    fn complete_reads(&mut self, now: Now, effects: &mut impl Effects<W>) {
-        let Present { leader, .. } = self.beside.present;
-        let quorum_count = match mutant::is(Mutant::ReadWithoutQuorum) {
-            true => 1,
-            false => self.beside.group.quorum_count(),
-        };
-        while !self.beside.queries.is_idle() {
-            let collector = &self.beside.collector;
-            let is_complete = |asked: &Asked| {
-                let is_held = asked.covers == Index(0)
-                    || (collector.holders_count(asked.covers) >= quorum_count
-                        && collector.ack(leader) >= asked.covers);
-                asked.responded.count() >= quorum_count
-                    && asked.responded.contains(leader)
-                    && is_held
-            };
-            if let Some(answered) = self.beside.queries.take_answered(is_complete) {
-                effects.answer_query(answered.waiter, answered.index, &answered.value);
-                continue;
-            }
-            let Some((round, asked, gathers)) = self.beside.queries.take_round(is_complete) else {
-                return;
-            };
-            let mut index = asked.covers.max(self.replica.sync_point());
-            if mutant::is(Mutant::ReadAtApplied) {
-                index = self.replica.applied();
-            }
-            effects.readable(round, index);
-            if gathers {
-                self.begin_round(now, effects);
-            }
-        }
-    }
-
     // ---- commands ----
 
     fn stamp(
@@ -558,77 +453,6 @@ impl<W: Copy> Member<W> {
                 None => effects.give_back(waiter, GivenBack::NotTaken),
             }
         }
-    }
-
-    // ---- retransmission (3.1.6) ----
-
-    fn retransmit_later(&mut self, member: MemberId, now: Monotonic) {
-        let last = self.beside.sequencer.last_index().unwrap_or_default();
-        if self.beside.collector.ack(member) >= last && !self.lacks_results(member) {
-            return;
-        }
-        let delay_ns = self.settings.timing.retransmit_ns;
-        let due = now.after_ns(delay_ns);
-        self.retransmit[usize::from(member.0)].get_or_insert((due, delay_ns));
-        self.timeouts.arm(Timeout::Retransmit, due);
-    }
-
-    fn lacks_results(&self, member: MemberId) -> bool {
-        member == self.beside.present.leader
-            && self.beside.collector.lacks_result().next().is_some()
-    }
-
-    fn on_retransmit_timeout(&mut self, now: Monotonic, effects: &mut impl Effects<W>) {
-        if !self.beside.sequencer.is_active() {
-            self.retransmit = [None; MEMBER_COUNT_MAX];
-            return;
-        }
-        let mut next: Option<Monotonic> = None;
-        for member in self.beside.group.others() {
-            let place = usize::from(member.0);
-            let Some((mut due, mut delay_ns)) = self.retransmit[place] else { continue };
-            if due <= now {
-                if !self.retransmit_to(member, effects) {
-                    self.retransmit[place] = None;
-                    continue;
-                }
-                delay_ns = (delay_ns * 2).min(self.settings.timing.retransmit_ns_max);
-                due = now.after_ns(delay_ns);
-                self.retransmit[place] = Some((due, delay_ns));
-            }
-            next = Some(next.map_or(due, |next| next.min(due)));
-        }
-        if let Some(due) = next {
-            self.timeouts.set(Timeout::Retransmit, due);
-        }
-    }
-
-    /// Sends the oldest commands again that a member has not acked; whether there are any.
-    fn retransmit_to(&self, member: MemberId, effects: &mut impl Effects<W>) -> bool {
-        let Present { term, base, .. } = self.beside.present;
-        let last = self.beside.sequencer.last_index().unwrap_or_default();
-        let acked = self.beside.collector.ack(member).max(base);
-        let lost: Vec<Index> = match self.lacks_results(member) {
-            true => self.beside.collector.lacks_result().take(RETRANSMIT_COUNT_MAX).collect(),
-            false => Vec::new(),
-        };
-        if acked >= last && lost.is_empty() {
-            return false;
-        }
-        let behind = (acked.0 + 1..=last.0)
-            .map(Index)
-            .take(RETRANSMIT_COUNT_MAX)
-            .filter(|_| last.since(acked) <= RETRANSMIT_LAG_COUNT_MAX);
-        for index in lost.into_iter().chain(behind) {
-            let Some(slot) = self.replica.log().slot(index) else { continue };
-            if let Some(value) = slot.value.clone() {
-                mark!("retransmit");
-                let message_id = MessageId(index.since(base));
-                let command = Stamped { term, message_id, timestamp: slot.timestamp, value };
-                effects.send(member, Message::Command(command));
-            }
-        }
-        true
     }
 
     // ---- after every step ----

@@ -32,9 +32,9 @@
 //!   beyond it, and the leader names the no-ops from there.
 //! - A checkpoint that was fetched for an adoption is a record of its own before the adoption's
 //!   (W6): it counts by itself, see `replica::adoption`.
-//! - A member that alone doesn't hear the leader would, by E3, be followed after a while: it names a
-//!   higher term without pause, as one that is stuck in a higher view does. (Trace: C is cut off A
-//!   only; after four timeouts B endorses C's wish and A is deposed, against E4.) So a wish for
+//! - A member that alone doesn't hear the leader would, by E3, be followed after a while: it names
+//!   a higher term without pause, as one that is stuck in a higher view does. (Trace: C is cut off
+//!   A only; after four timeouts B endorses C's wish and A is deposed, against E4.) So a wish for
 //!   silence's sake pauses; those who don't hear the leader either join it at once.
 //! - Commands whose results a collector elsewhere has lost are asked for by sending them again; a
 //!   later command's answer doesn't wait for them (2.5).

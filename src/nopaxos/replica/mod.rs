@@ -389,7 +389,8 @@ impl Replica {
         &self.crash_vector
     }
 
-    /// What the present view started with, and the view whose logs that was; `None` after a restart.
+    /// What the present view started with, and the view whose logs that was; `None` after a
+    /// restart.
     #[must_use]
     pub fn started(&self) -> Option<(TermId, &LogSummary)> {
         self.started.as_ref().map(|(source_term, log)| (*source_term, log))

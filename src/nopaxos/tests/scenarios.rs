@@ -420,7 +420,7 @@ fn s18_messages_of_an_older_view_have_no_effect() {
 #[test]
 fn s19_messages_that_come_twice_change_nothing_more() {
     for seed in SEEDS {
-        let mut cluster = Cluster::started(seed, 3, seed as u8 % 2);
+        let mut cluster = Cluster::started(seed, 3, u8::from(seed % 2 == 1));
         cluster.submit_all(10);
         // Each connection is replaced while the old one still delivers, and everything that has no
         // answer yet is sent again on the new one.
@@ -503,7 +503,7 @@ fn s23_member_that_is_stuck_in_a_higher_view_is_followed() {
 #[test]
 fn s24_restarted_sequencer_never_stamps_in_its_old_term() {
     for seed in SEEDS {
-        let mut cluster = Cluster::started(seed, 3, seed as u8 % 2);
+        let mut cluster = Cluster::started(seed, 3, u8::from(seed % 2 == 1));
         cluster.submit_all(3);
         let sequencer = cluster.stamping().unwrap();
         cluster.restart(sequencer);
@@ -518,7 +518,7 @@ fn s24_restarted_sequencer_never_stamps_in_its_old_term() {
 #[test]
 fn s25_crash_between_any_two_writes_loses_no_answer() {
     for seed in 0..200 {
-        let mut cluster = Cluster::started(seed, 3, seed as u8 % 2);
+        let mut cluster = Cluster::started(seed, 3, u8::from(seed % 2 == 1));
         cluster.disk_us = (500, 3_000);
         for round in 0..6 {
             for _ in 0..5 {
