@@ -251,7 +251,10 @@ impl Replica {
             return Err(IgnoreReason::NotNormal);
         }
         self.on_sign_of_life(from, world);
-        if from == self.leader() || from == self.sequencer() {
+        // Leader and sequencer ping by themselves: echoing each other they would never end.
+        let me = self.group.me();
+        let is_echoed = from == self.leader() || from == self.sequencer();
+        if is_echoed && me != self.leader() && me != self.sequencer() {
             world.send(from, Message::Ping { term: self.view });
         }
         Ok(())

@@ -154,6 +154,9 @@ impl Replica {
         let Some(recovery) = &mut self.recovery else { return };
         if recovery.life_write.is_some_and(|write| write <= durable) && !recovery.has_life {
             recovery.has_life = true;
+            // Whoever answered the first question has not voided anything yet.
+            recovery.answers = Default::default();
+            recovery.start_views = Default::default();
             self.ask(world);
         } else if recovery.copied_write.is_some_and(|write| write <= durable) {
             self.finish_recovery(world);

@@ -364,10 +364,10 @@ impl Replica {
         let Checkpoint { index, chain, timestamp } = checkpoint;
         world.install(index);
         world.persist(Persist::Checkpoint { index, chain });
-        if index > self.log.last() {
-            self.first = index.next();
-        }
         self.log.rebase(index, chain, timestamp);
+        // Own slots below it may be of a view that came to nothing: nobody shall get them.
+        self.first = index.next();
+        self.log.forget_no_ops(self.first);
         (self.sync_point, self.applied) = (index, index);
         self.sync_point_written = index;
         self.unwritten_size_bytes = 0;

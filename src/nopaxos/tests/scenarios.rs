@@ -760,6 +760,15 @@ fn s37_reads_see_every_write_that_was_answered_before() {
 }
 
 #[test]
+fn leader_and_sequencer_do_not_echo_each_others_pings() {
+    let mut cluster = Cluster::started(3_005, 3, 1);
+    quiet_all(&mut cluster);
+    cluster.run_for(NS_PER_S);
+    // Two of them ping two others every 25 ms, one of whom echoes each.
+    assert!(cluster.sent_count("Ping") <= 2 * 3 * 41, "{}", cluster.sent_count("Ping"));
+}
+
+#[test]
 fn leader_hands_its_place_over_without_losing_a_command() {
     for seed in SEEDS {
         let mut cluster = Cluster::started(seed, 3, 0);

@@ -159,6 +159,22 @@ fn short_hostile_runs_break_no_invariant() {
     }
 }
 
+/// An answer to the question for the life came after enough others had; it was counted as one to
+/// the question for the state, though its sender had not heard of the new life.
+#[test]
+fn late_answer_about_lives_is_none_about_the_state() {
+    run(1_445, None);
+}
+
+/// A member that had put a received checkpoint in the place of its log went on to offer the slots
+/// below it: they are of no use to anybody, and may be wrong.
+#[test]
+fn slots_below_a_received_checkpoint_are_not_offered() {
+    for seed in [2_912, 4_544] {
+        run(seed, None);
+    }
+}
+
 /// For a person: `P2PMAP_SEEDS=0..10000 cargo test --lib swarm::seeds`.
 #[test]
 fn seeds_that_are_asked_for_break_no_invariant() {
