@@ -4,6 +4,7 @@ use super::cluster::{Cluster, Verdict, m, name};
 use crate::base::ids::MemberId;
 use crate::base::prng::Prng;
 use crate::base::time::NS_PER_MS;
+use crate::nopaxos::message::Message;
 use crate::nopaxos::{Settings, Survival};
 
 /// What goes wrong in a run, each so many times in a thousand steps.
@@ -67,7 +68,12 @@ pub(super) fn run(seed: u64, survival: Option<Survival>) -> Cluster {
     let faults = Faults::drawn(&mut prng);
     let drop = faults.drop;
     let mut loss = Prng::new(seed, "loss");
-    cluster.filter = Some(Box::new(move |_, _, message| match name(message) {
+    // Of so many commands one reaches nobody, or one member only: its slot becomes a no-op.
+    let hole = if prng.one_in(2) { 5 + prng.below(40) } else { u64::MAX };
+    let reached = m(u8::try_from(prng.below(u64::try_from(count).unwrap())).unwrap());
+    let reaches_one = prng.one_in(2);
+    cluster.filter = Some(Box::new(move |_, to, message| match name(message) {
+        "Command" if is_lost(message, hole) && !(reaches_one && to == reached) => Verdict::Drop,
         // A relayed life must not be lost but with its connection.
         "Recover" | "RecoverResponse" | "StartView" => Verdict::Deliver,
         _ if loss.below(1_000) < drop => Verdict::Drop,
@@ -89,6 +95,10 @@ pub(super) fn run(seed: u64, survival: Option<Survival>) -> Cluster {
     }
     cluster.finish();
     cluster
+}
+
+fn is_lost(message: &Message, hole: u64) -> bool {
+    matches!(message, Message::Command(command) if command.message_id.0 % hole == 3)
 }
 
 fn disturb(cluster: &mut Cluster, prng: &mut Prng, faults: Faults) {
@@ -206,7 +216,7 @@ fn every_planted_bug_is_found() {
             switch(None);
             found.is_err()
         };
-        match (0..1_000).find(finds) {
+        match (0..3_000).find(finds) {
             Some(seed) => found(*mutant, seed),
             None => survivors.push(*mutant),
         }
