@@ -70,6 +70,10 @@ id!(
     ShardId(u16)
 );
 id!(
+    /// One process of the cluster: its place in the list of nodes, sorted bytewise.
+    NodeId(u8)
+);
+id!(
     /// A member of a partition: its place in the partition's list of members, sorted bytewise.
     MemberId(u8)
 );

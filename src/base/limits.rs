@@ -54,6 +54,8 @@ pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
 pub const PARTITIONS_PER_CORE: u32 = 16;
 /// Members of a partition.
 pub const MEMBER_COUNT_MAX: usize = 9;
+/// Nodes of a cluster.
+pub const NODE_COUNT_MAX: usize = 64;
 /// Named maps with entries in one partition.
 pub const NAMED_MAP_COUNT_MAX: usize = 65_536;
 /// Records after which a scan for one page of `Entries` stops, found enough or not.

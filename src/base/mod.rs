@@ -4,6 +4,7 @@
 pub mod cast;
 pub mod chain;
 pub mod checksum;
+pub mod cluster;
 pub mod ids;
 pub mod io_error;
 pub mod limits;
