@@ -19,6 +19,8 @@ const FRAME_COUNT_MAX: usize = 1 << 17;
 pub struct Workload {
     /// The map.
     pub map: String,
+    /// The number of the first key: keys are numbers, written out.
+    pub key_first: u64,
     /// Different keys.
     pub key_count: usize,
     /// Bytes of a key: at least 8.
@@ -35,6 +37,7 @@ impl Default for Workload {
     fn default() -> Self {
         Self {
             map: "bench".into(),
+            key_first: 0,
             key_count: 10_000,
             key_size_bytes: 16,
             value_size_bytes: 64,
@@ -106,6 +109,7 @@ impl Workload {
     }
 
     fn key(&self, number: u64) -> Bytes {
+        let number = self.key_first + number;
         format!("{number:0width$}", width = self.key_size_bytes).into_bytes().into()
     }
 }

@@ -71,6 +71,14 @@ pub(super) struct BenchRunArgs {
         value_parser = count::<KEY_COUNT_MAX>
     )]
     pub(super) keys: usize,
+    /// The number of the first key, so that runs have keys of their own.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..1_000_000)
+    )]
+    pub(super) first_key: u64,
     /// Length of a key: at least 8 bytes.
     #[arg(
         long,

@@ -50,6 +50,7 @@ pub(super) fn bench_run(args: &BenchRunArgs) -> Result<Verdict, Failure> {
         warm_up_ns: ns_of(args.warm_up),
         workload: Workload {
             map: args.map.clone(),
+            key_first: args.first_key,
             key_count: args.keys,
             key_size_bytes: args.key_size,
             value_size_bytes: args.value_size,
