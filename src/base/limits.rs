@@ -36,6 +36,39 @@ pub const ENTRIES_COUNT_MAX: usize = 10_000;
 /// Keys and values in the whole answer to `Entries`; one entry may exceed it.
 pub const ENTRIES_SIZE_BYTES_MAX: usize = 1 << 20;
 
+/// What a message between members should not exceed; one entry, or one chunk, alone may.
+pub const MESSAGE_SIZE_BYTES: usize = 1 << 20;
+/// Room in such a message for all but its entries and its chunk: four names and some numbers.
+pub const MESSAGE_OVERHEAD_BYTES_MAX: usize = 1 << 10;
+/// Entries in one message between members.
+pub const MESSAGE_ENTRY_COUNT_MAX: usize = 4_096;
+/// The longest chunk of a checkpoint between members.
+pub const CHECKPOINT_PART_SIZE_BYTES_MAX: usize = 1 << 20;
+/// The longest list of no-ops between members. Who has more takes a checkpoint and truncates.
+pub const NO_OP_FILTER_SIZE_BYTES_MAX: usize = 1 << 20;
+/// No-ops in such a list: however far they lie apart, they fit it.
+pub const NO_OP_COUNT_MAX: u64 = NO_OP_FILTER_SIZE_BYTES_MAX as u64 / 10;
+/// Positions in logs, terms and request numbers between members are below this: the sum of two of
+/// them is a number.
+pub const POSITION_END: u64 = 1 << 63;
+/// Messages in a minute that are from another member than the connection is to: with more of them
+/// it is closed.
+pub const BAD_SENDER_COUNT_MAX: u32 = 16;
+/// The longest greeting of a member.
+pub const HELLO_SIZE_BYTES_MAX: usize = 1 << 20;
+/// The challenge in a greeting, and the proof that answers it.
+pub const HELLO_PROOF_SIZE_BYTES: usize = 32;
+
+// A chunk, and an entry with the longest command, fit a frame with all that stands around them.
+const _: () = assert!(
+    COMMAND_SIZE_BYTES_MAX + 1_024 + MESSAGE_OVERHEAD_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX
+);
+const _: () =
+    assert!(CHECKPOINT_PART_SIZE_BYTES_MAX + MESSAGE_SIZE_BYTES < FRAME_SENT_SIZE_BYTES_MAX);
+const _: () = assert!(MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_BYTES_MAX + 32));
+// As many no-ops as there may be unstable slots.
+const _: () = assert!(NO_OP_COUNT_MAX > UNSYNCED_COUNT_MAX);
+
 // A command with the longest key and value fits its limit; a response with an entry of that size
 // fits what we send; what we send we'd accept.
 const _: () = assert!(VALUE_SIZE_BYTES_DEFAULT <= VALUE_SIZE_BYTES_MAX);

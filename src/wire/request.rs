@@ -164,8 +164,9 @@ pub struct Acceptance<'a> {
     pub value_size_bytes_max: usize,
 }
 
-/// Set in correlation ids of members that pass requests on; clients leave it clear.
-const FORWARDED: CorrelationId = 1 << 63;
+/// Set in correlation ids of members that pass requests on; clients leave it clear, and the numbers
+/// of stamped commands and queries are below it.
+pub const FORWARDED: CorrelationId = 1 << 63;
 
 const MESSAGE_TARGET: u8 = tag(1, WIRE_BYTES);
 const MESSAGE_COMMAND: u8 = tag(2, WIRE_BYTES);
