@@ -29,9 +29,7 @@ fn decode_with_planted_bug(bytes: &[u8], first: Index, last: Index) -> Option<BT
 fn planted_bug_is_found_and_its_seed_shows_it_again() {
     let check = |prng: &mut Prng| {
         let mut bytes = vec![1, 0, 2, 0, 1];
-        for _ in 0..place(prng, 3) {
-            bytes.push(0);
-        }
+        bytes.extend(std::iter::repeat_n(0, place(prng, 3)));
         if prng.one_in(2) {
             damage(&mut bytes, prng);
         }

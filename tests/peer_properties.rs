@@ -2,6 +2,8 @@
 //! bytes are those that prost would write of the seed's messages, and what prost writes is read
 //! alike; and the bytes of one message of each kind never change.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
+
 mod fuzzing;
 
 use bytes::{Bytes, BytesMut};

@@ -8,6 +8,8 @@
 //!
 //! How to replay a round: `tests/fuzzing`.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a test's own hands fails the test")]
+
 mod fuzzing;
 
 use std::collections::BTreeMap;

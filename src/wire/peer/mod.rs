@@ -9,7 +9,7 @@
 //! | file | what it knows |
 //! | --- | --- |
 //! | `encode`, `field` | messages as frames, without an allocation |
-//! | [`split`] | repairs taken apart into messages of a bearable size |
+//! | [`split()`] | repairs taken apart into messages of a bearable size |
 //! | [`decode`](mod@decode) | frames as messages, checked; hot ones without prost |
 //! | [`filter`], [`ranges`], [`chunk`], [`recovery_id`] | what is encoded inside of fields |
 //! | [`error`] | what can be wrong, and what to do about it |
