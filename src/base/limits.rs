@@ -37,13 +37,13 @@ pub const ENTRIES_COUNT_MAX: usize = 10_000;
 pub const ENTRIES_SIZE_BYTES_MAX: usize = 1 << 20;
 
 /// What a message between members should not exceed; one entry, or one chunk, alone may.
-pub const MESSAGE_SIZE_BYTES: usize = 1 << 20;
+pub const PEER_MESSAGE_SIZE_BYTES: usize = 1 << 20;
 /// Room in such a message for all but its entries and its chunk: four names and some numbers.
-pub const MESSAGE_OVERHEAD_BYTES_MAX: usize = 1 << 10;
+pub const PEER_MESSAGE_OVERHEAD_BYTES_MAX: usize = 1 << 10;
 /// Entries in one message between members.
-pub const MESSAGE_ENTRY_COUNT_MAX: usize = 4_096;
+pub const PEER_ENTRY_COUNT_MAX: usize = 4_096;
 /// The longest chunk of a checkpoint between members.
-pub const CHECKPOINT_PART_SIZE_BYTES_MAX: usize = 1 << 20;
+pub const PEER_CHUNK_SIZE_BYTES_MAX: usize = 1 << 20;
 /// The longest list of no-ops between members. Who has more takes a checkpoint and truncates.
 pub const NO_OP_FILTER_SIZE_BYTES_MAX: usize = 1 << 20;
 /// No-ops in such a list: however far they lie apart, they fit it.
@@ -61,11 +61,11 @@ pub const HELLO_PROOF_SIZE_BYTES: usize = 32;
 
 // A chunk, and an entry with the longest command, fit a frame with all that stands around them.
 const _: () = assert!(
-    COMMAND_SIZE_BYTES_MAX + 1_024 + MESSAGE_OVERHEAD_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX
+    COMMAND_SIZE_BYTES_MAX + 1_024 + PEER_MESSAGE_OVERHEAD_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX
 );
 const _: () =
-    assert!(CHECKPOINT_PART_SIZE_BYTES_MAX + MESSAGE_SIZE_BYTES < FRAME_SENT_SIZE_BYTES_MAX);
-const _: () = assert!(MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_BYTES_MAX + 32));
+    assert!(PEER_CHUNK_SIZE_BYTES_MAX + PEER_MESSAGE_SIZE_BYTES < FRAME_SENT_SIZE_BYTES_MAX);
+const _: () = assert!(PEER_MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_BYTES_MAX + 32));
 // As many no-ops as there may be unstable slots.
 const _: () = assert!(NO_OP_COUNT_MAX > UNSYNCED_COUNT_MAX);
 

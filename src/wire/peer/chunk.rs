@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::base::cast;
 use crate::base::ids::Index;
-use crate::base::limits::CHECKPOINT_PART_SIZE_BYTES_MAX;
+use crate::base::limits::PEER_CHUNK_SIZE_BYTES_MAX;
 use crate::nopaxos::message::CheckpointPart;
 use crate::proto::reader::Reader;
 use crate::wire::peer::field::{Encode, Fields};
@@ -50,7 +50,7 @@ impl fmt::Display for ChunkError {
             Self::HeaderMalformed => write!(f, "its header is malformed"),
             Self::Empty => write!(f, "the whole has no bytes"),
             Self::SizeOutOfRange => {
-                write!(f, "chunks have 1 to {CHECKPOINT_PART_SIZE_BYTES_MAX} bytes")
+                write!(f, "chunks have 1 to {PEER_CHUNK_SIZE_BYTES_MAX} bytes")
             }
             Self::NumberTooHigh => write!(f, "it lies behind the end of the whole"),
             Self::DataSizeDiffers => write!(f, "its size isn't the one that its place says"),
@@ -74,7 +74,7 @@ pub fn decode(index: Index, bytes: &Bytes) -> Result<CheckpointPart, ChunkError>
     let digest = reader.array().ok_or(ChunkError::HeaderMalformed)?;
     let chunk_size_bytes = u32::try_from(chunk_size).ok();
     let chunk_size_bytes = chunk_size_bytes
-        .filter(|size| (1..=CHECKPOINT_PART_SIZE_BYTES_MAX).contains(&cast::usize_from_u32(*size)))
+        .filter(|size| (1..=PEER_CHUNK_SIZE_BYTES_MAX).contains(&cast::usize_from_u32(*size)))
         .ok_or(ChunkError::SizeOutOfRange)?;
     let data = bytes.slice_ref(reader.rest());
     let part = CheckpointPart { index, size_bytes, number, chunk_size_bytes, digest, data };

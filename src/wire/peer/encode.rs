@@ -9,8 +9,7 @@ use bytes::{Bytes, BytesMut};
 use crate::base::cast;
 use crate::base::ids::{Index, PartitionId, TermId};
 use crate::base::limits::{
-    FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX, MESSAGE_ENTRY_COUNT_MAX, NO_OP_COUNT_MAX,
-    POSITION_END,
+    FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX, NO_OP_COUNT_MAX, POSITION_END,
 };
 use crate::nopaxos::Group;
 use crate::nopaxos::message::{
@@ -21,6 +20,7 @@ use crate::wire::peer::error::EncodeError;
 use crate::wire::peer::field::{Encode, Fields, size_bytes};
 use crate::wire::peer::filter::FilterOf;
 use crate::wire::peer::ranges::RangesOf;
+use crate::wire::peer::split::split;
 use crate::wire::peer::{DROPPED, FORWARDED, Forwarded, recovery_id};
 
 /// Writes what one member says about one partition.
@@ -52,7 +52,9 @@ impl PeerEncoder {
         }
     }
 
-    /// Appends a frame with `message`.
+    /// Appends a frame with `message`; or several, if it has more entries than should be in one
+    /// message ([`split()`]). Of a `RecoverResponse` only as many as fit one are written, as the
+    /// protocol allows: its receiver asks for the rest.
     ///
     /// # Errors
     /// If it is too large to be sent; then nothing is appended.
@@ -71,8 +73,23 @@ impl PeerEncoder {
         if let Some(term) = viewed(message) {
             self.turn_to(group, term);
         }
-        let body = Body { encoder: self, group, message };
-        self.append(out, kind(message), &body)
+        let (chunk, entries) = match message {
+            Message::ViewRepairResponse { chunk, entries, .. }
+            | Message::SyncRepairResponse { chunk, entries, .. }
+            | Message::RecoverResponse { chunk, entries, .. } => (chunk.as_ref(), &entries[..]),
+            _ => (None, &[][..]),
+        };
+        let is_whole = matches!(message, Message::RecoverResponse { .. });
+        let begin = out.len();
+        for (chunk, entries) in split(chunk, entries).take(if is_whole { 1 } else { usize::MAX }) {
+            let body = Body { encoder: self, group, message, chunk, entries };
+            let appended = self.append(out, kind(message), &body);
+            if appended.is_err() {
+                out.truncate(begin);
+                return appended;
+            }
+        }
+        Ok(())
     }
 
     /// Appends a frame with what a member passes on for its clients.
@@ -180,22 +197,17 @@ fn viewed(message: &Message) -> Option<TermId> {
 }
 
 fn check_counts(message: &Message) -> Result<(), EncodeError> {
-    let (entries, no_ops, ranges) = match message {
-        Message::ViewRepairResponse { entries, .. }
-        | Message::SyncRepairResponse { entries, .. }
-        | Message::RecoverResponse { entries, .. } => (entries.len(), 0, 0),
+    let (no_ops, ranges) = match message {
         Message::ViewChange { log, .. }
         | Message::StartView { log, .. }
-        | Message::SyncPrepare { log, .. } => (0, log.no_ops.len(), 0),
+        | Message::SyncPrepare { log, .. } => (log.no_ops.len(), 0),
         Message::ViewChangeRepair { wanted, .. }
         | Message::ViewRepair { wanted, .. }
-        | Message::SyncRepair { wanted, .. } => (0, 0, wanted.slots.len()),
-        Message::ViewChangeRepairResponse { values, .. } => (0, 0, values.len()),
-        _ => (0, 0, 0),
+        | Message::SyncRepair { wanted, .. } => (0, wanted.slots.len()),
+        Message::ViewChangeRepairResponse { values, .. } => (0, values.len()),
+        _ => (0, 0),
     };
-    if entries > MESSAGE_ENTRY_COUNT_MAX {
-        Err(EncodeError::TooManyEntries { count: entries })
-    } else if cast::u64_from(no_ops) > NO_OP_COUNT_MAX {
+    if cast::u64_from(no_ops) > NO_OP_COUNT_MAX {
         Err(EncodeError::TooManyNoOps { count: no_ops })
     } else if ranges > RANGE_COUNT_MAX {
         Err(EncodeError::TooManyRanges { count: ranges })
@@ -284,6 +296,10 @@ struct Body<'a> {
     encoder: &'a PeerEncoder,
     group: &'a Group,
     message: &'a Message,
+    /// Of an answer with entries: its chunk, if this is its first message.
+    chunk: Option<&'a CheckpointPart>,
+    /// Of such an answer: the entries that go into this message.
+    entries: &'a [Entry],
 }
 
 impl Encode for Body<'_> {
@@ -343,13 +359,13 @@ impl Body<'_> {
                 out.bytes(2, recovery_id::text(*attempt).as_bytes());
                 return;
             }
-            Message::RecoverResponse { attempt, term, message_id, chunk, entries } => {
+            Message::RecoverResponse { attempt, term, message_id, .. } => {
                 out.bytes(1, self.group.name(self.group.me()).as_bytes());
                 out.bytes(2, recovery_id::text(*attempt).as_bytes());
                 view(out, 3, self.group, *term);
                 out.number(4, message_id.0);
-                part(out, 5, chunk.as_ref());
-                each_entry(out, 7, entries);
+                part(out, 5, self.chunk);
+                each_entry(out, 7, self.entries);
                 return;
             }
             _ => out.put(&self.encoder.sender),
@@ -380,10 +396,9 @@ impl Body<'_> {
                 part(out, 4, chunk.as_ref());
                 slots(out, 6, values);
             }
-            Message::ViewRepairResponse { chunk, entries, .. }
-            | Message::SyncRepairResponse { chunk, entries, .. } => {
-                part(out, 3, chunk.as_ref());
-                each_entry(out, 5, entries);
+            Message::ViewRepairResponse { .. } | Message::SyncRepairResponse { .. } => {
+                part(out, 3, self.chunk);
+                each_entry(out, 5, self.entries);
             }
             _ => unreachable!("the others are written by `encode`"),
         }

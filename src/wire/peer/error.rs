@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::base::limits::{
-    COMMAND_SIZE_BYTES_MAX, FRAME_SENT_SIZE_BYTES_MAX, MESSAGE_ENTRY_COUNT_MAX, NO_OP_COUNT_MAX,
+    COMMAND_SIZE_BYTES_MAX, FRAME_SENT_SIZE_BYTES_MAX, NO_OP_COUNT_MAX, PEER_ENTRY_COUNT_MAX,
 };
 use crate::wire::error::StatusCode;
 use crate::wire::peer::chunk::ChunkError;
@@ -206,7 +206,7 @@ impl fmt::Display for Flaw {
             Self::Unexpected => write!(f, "it must not be set here"),
             Self::TooHigh => write!(f, "it is not below 2^63"),
             Self::Contradiction => write!(f, "it contradicts another field"),
-            Self::TooMany => write!(f, "more than {MESSAGE_ENTRY_COUNT_MAX}"),
+            Self::TooMany => write!(f, "more than {PEER_ENTRY_COUNT_MAX}"),
             Self::TooLong => write!(f, "more than {COMMAND_SIZE_BYTES_MAX} bytes"),
             Self::NoTime => write!(f, "not a time between 1970 and 2554"),
             Self::NotAscending => write!(f, "the indexes don't ascend"),
@@ -223,15 +223,10 @@ impl fmt::Display for Flaw {
 /// Why a message can't be sent as it is: it must be made smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodeError {
-    /// It is longer than a frame may be; `split` takes the entries apart.
+    /// It is longer than a frame may be.
     TooLong {
         /// How long the frame would be.
         size_bytes: usize,
-    },
-    /// It has more entries than a message may have; `split` takes them apart.
-    TooManyEntries {
-        /// How many.
-        count: usize,
     },
     /// Its log has too many no-ops: a checkpoint and a truncation are due.
     TooManyNoOps {
@@ -250,9 +245,6 @@ impl fmt::Display for EncodeError {
         match self {
             Self::TooLong { size_bytes } => {
                 write!(f, "a frame of {size_bytes} bytes; {FRAME_SENT_SIZE_BYTES_MAX} are allowed")
-            }
-            Self::TooManyEntries { count } => {
-                write!(f, "{count} entries; {MESSAGE_ENTRY_COUNT_MAX} are allowed")
             }
             Self::TooManyNoOps { count } => {
                 write!(f, "{count} no-ops; {NO_OP_COUNT_MAX} are allowed")

@@ -1,7 +1,7 @@
 //! What members say to each other, in bytes: [`Message`] to and from `atomix.map.Message`.
 //!
 //! ```text
-//! Message --split--> Messages that fit --PeerEncoder--> frames
+//! Message --PeerEncoder--> frame, or several of a repair that is too long for one
 //! payload --decode--> Received   (nothing about it is wrong that can be seen without a replica)
 //!                \--> PeerError  (drop and count, or close: `PeerError::verdict`)
 //! ```

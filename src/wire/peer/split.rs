@@ -1,103 +1,62 @@
-//! Takes repairs apart: what a repair answers may be longer than a message should be.
+//! Takes repairs apart: what a repair answers may be longer than a message should be. The protocol
+//! lets an answer come in any number of messages, so nobody has to put them together again.
 
-use std::iter::Peekable;
-use std::vec;
-
-use crate::base::ids::TermId;
 use crate::base::limits::{
-    MESSAGE_ENTRY_COUNT_MAX, MESSAGE_OVERHEAD_BYTES_MAX, MESSAGE_SIZE_BYTES,
+    PEER_ENTRY_COUNT_MAX, PEER_MESSAGE_OVERHEAD_BYTES_MAX, PEER_MESSAGE_SIZE_BYTES,
 };
-use crate::nopaxos::message::{CheckpointPart, Entry, Message};
+use crate::nopaxos::message::{CheckpointPart, Entry};
 use crate::wire::peer::field::{Encode, Fields, size_bytes};
 
-/// The messages that say what `message` says, in order, none of them longer than a message should
-/// be unless an entry is, or a chunk and nothing else.
-///
-/// A `RecoverResponse` stays one message: entries that don't fit are left out, as the protocol
-/// allows (its receiver asks for the rest).
+/// Takes the entries of an answer apart into what goes into one message each. None of them makes a
+/// message longer than it should be, unless a single entry does. The first message carries the
+/// chunk, if there is one, so there is always a first one, if need be without an entry.
 #[must_use]
-pub fn split(message: Message) -> Split {
-    let (kind, chunk, entries) = match message {
-        Message::ViewRepairResponse { term, chunk, entries } => (Kind::View(term), chunk, entries),
-        Message::SyncRepairResponse { term, chunk, entries } => (Kind::Sync(term), chunk, entries),
-        Message::RecoverResponse { attempt, term, message_id, chunk, entries } => {
-            let mut entries = entries.into_iter().peekable();
-            let entries = run(chunk.as_ref(), &mut entries);
-            let whole = Message::RecoverResponse { attempt, term, message_id, chunk, entries };
-            (Kind::Whole(Some(whole)), None, Vec::new())
-        }
-        other => (Kind::Whole(Some(other)), None, Vec::new()),
-    };
-    Split { kind, is_begun: false, chunk, entries: entries.into_iter().peekable() }
+pub fn split<'a>(chunk: Option<&'a CheckpointPart>, entries: &'a [Entry]) -> Split<'a> {
+    Split { is_begun: false, chunk, entries }
 }
 
-/// Messages that together say what a long one would. See [`split`].
-#[derive(Debug)]
-pub struct Split {
-    kind: Kind,
+/// What goes into one message after the other. See [`split()`].
+#[derive(Clone, Debug)]
+pub struct Split<'a> {
     is_begun: bool,
-    chunk: Option<CheckpointPart>,
-    entries: Peekable<vec::IntoIter<Entry>>,
+    chunk: Option<&'a CheckpointPart>,
+    entries: &'a [Entry],
 }
 
-#[derive(Debug)]
-enum Kind {
-    Whole(Option<Message>),
-    View(TermId),
-    Sync(TermId),
-}
+impl<'a> Iterator for Split<'a> {
+    type Item = (Option<&'a CheckpointPart>, &'a [Entry]);
 
-impl Iterator for Split {
-    type Item = Message;
-
-    fn next(&mut self) -> Option<Message> {
-        if let Kind::Whole(message) = &mut self.kind {
-            return message.take();
-        }
-        if self.is_begun && self.entries.peek().is_none() {
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_begun && self.entries.is_empty() {
             return None;
         }
         self.is_begun = true;
         let chunk = self.chunk.take();
-        let entries = run(chunk.as_ref(), &mut self.entries);
-        match &mut self.kind {
-            Kind::View(term) => Some(Message::ViewRepairResponse { term: *term, chunk, entries }),
-            Kind::Sync(term) => Some(Message::SyncRepairResponse { term: *term, chunk, entries }),
-            Kind::Whole(message) => message.take(),
-        }
+        let (entries, rest) = self.entries.split_at(fitting_count(chunk, self.entries));
+        self.entries = rest;
+        Some((chunk, entries))
     }
 }
 
-/// As many entries as fit a message with this chunk; at least one if there is no chunk.
-fn run(chunk: Option<&CheckpointPart>, entries: &mut Peekable<vec::IntoIter<Entry>>) -> Vec<Entry> {
-    let mut size = MESSAGE_OVERHEAD_BYTES_MAX + chunk.map_or(0, size_bytes);
-    let mut run = Vec::new();
-    while let Some(entry) = entries.peek() {
-        size += entry_size_bytes(entry);
-        let is_alone = run.is_empty() && chunk.is_none();
-        if !is_alone && (size > MESSAGE_SIZE_BYTES || run.len() == MESSAGE_ENTRY_COUNT_MAX) {
-            break;
-        }
-        run.extend(entries.next());
-    }
-    run
+/// How many entries fit a message with this chunk; at least one if there is no chunk.
+fn fitting_count(chunk: Option<&CheckpointPart>, entries: &[Entry]) -> usize {
+    let mut size = PEER_MESSAGE_OVERHEAD_BYTES_MAX + chunk.map_or(0, size_bytes);
+    let fits = |entry: &&Entry| {
+        size += size_bytes(&EntryField(entry));
+        size <= PEER_MESSAGE_SIZE_BYTES
+    };
+    let count = entries.iter().take(PEER_ENTRY_COUNT_MAX).take_while(fits).count();
+    if count == 0 && chunk.is_none() { entries.len().min(1) } else { count }
 }
 
-/// What an entry takes in a message, with what stands before it.
-fn entry_size_bytes(entry: &Entry) -> usize {
-    struct Field<'a>(&'a Entry);
+/// An entry with what stands before it; in all messages its key takes one byte.
+struct EntryField<'a>(&'a Entry);
 
-    impl Encode for Field<'_> {
-        fn encode(&self, out: &mut impl Fields) {
-            out.message(ENTRIES, self.0);
-        }
+impl Encode for EntryField<'_> {
+    fn encode(&self, out: &mut impl Fields) {
+        out.message(1, self.0);
     }
-
-    size_bytes(&Field(entry))
 }
-
-/// The field of entries; in all messages its key takes one byte.
-const ENTRIES: u32 = 5;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! A field of the oneof may come more than once, and prost merges what has come: all are counted.
 
 use crate::base::cast;
-use crate::base::limits::MESSAGE_ENTRY_COUNT_MAX;
+use crate::base::limits::PEER_ENTRY_COUNT_MAX;
 use crate::nopaxos::message::RANGE_COUNT_MAX;
 use crate::proto::reader::{Fields, Value};
 use crate::wire::peer::error::{Flaw, PeerError};
@@ -87,7 +87,7 @@ impl Counts {
                 // Of the wrong type: prost refuses it.
                 _ => {}
             }
-            if self.entries > MESSAGE_ENTRY_COUNT_MAX {
+            if self.entries > PEER_ENTRY_COUNT_MAX {
                 return Err(Flaw::TooMany);
             }
             if self.indexes > 2 * cast::u64_from(RANGE_COUNT_MAX) {

@@ -4,7 +4,7 @@ use prost_types::Timestamp as ProtoTimestamp;
 use super::*;
 use crate::base::chain::Chain;
 use crate::base::ids::{Incarnation, Index, MessageId, TermId};
-use crate::base::limits::{COMMAND_SIZE_BYTES_MAX, MESSAGE_ENTRY_COUNT_MAX, POSITION_END};
+use crate::base::limits::{COMMAND_SIZE_BYTES_MAX, PEER_ENTRY_COUNT_MAX, POSITION_END};
 use crate::base::time::Timestamp;
 use crate::nopaxos::message::{
     Answer, CheckpointPart, Entry, LogSummary, Message, RecoveryId, SlotRange, Stamped, Wanted,
@@ -707,10 +707,10 @@ fn entries_are_counted_before_they_are_decoded() {
         inner.entries = (1..=cast::u64_from(count)).map(entry).collect();
         decoded(&message.encode_to_vec().into())
     };
-    assert!(many(MESSAGE_ENTRY_COUNT_MAX).is_ok());
+    assert!(many(PEER_ENTRY_COUNT_MAX).is_ok());
     let (kind, field, flaw) = ("view_repair_response", "entries", Flaw::TooMany);
     let error = PeerError::Malformed { kind, field, flaw };
-    assert_eq!(many(MESSAGE_ENTRY_COUNT_MAX + 1), Err(error));
+    assert_eq!(many(PEER_ENTRY_COUNT_MAX + 1), Err(error));
     malformed! { view_repair_response(), ViewRepairResponse: "view_repair_response";
         "entries", Flaw::Missing, |m: &mut proto::ViewRepairResponse| {
             m.entries.push(proto::Entry::default());
@@ -721,7 +721,7 @@ fn entries_are_counted_before_they_are_decoded() {
 /// prost merges a field that comes twice; half of the entries in each would be too many together.
 #[test]
 fn entries_are_counted_over_all_parts_of_a_message() {
-    let half = MESSAGE_ENTRY_COUNT_MAX / 2 + 1;
+    let half = PEER_ENTRY_COUNT_MAX / 2 + 1;
     let entry = |index: u64| proto::Entry { index, message_num: 1, ..Default::default() };
     let entries = (1..=cast::u64_from(half)).map(entry).collect();
     let part = proto::ViewRepairResponse { entries, ..Default::default() };
