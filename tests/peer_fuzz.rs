@@ -13,13 +13,15 @@ use bytes::{Bytes, BytesMut};
 use fuzzing::peer::{CLUSTER, KIND_COUNT, MEMBERS, Said, check_payload, group};
 use fuzzing::soup::{Soup, put_varint};
 use fuzzing::{damage, entropy, fuzz, fuzz_rounds};
-use p2pmap::base::ids::{Index, MemberId, PartitionId};
+use p2pmap::base::ids::{Index, MemberId, PartitionId, TermId};
 use p2pmap::base::limits::{FRAME_PREFIX_SIZE_BYTES, FRAME_SENT_SIZE_BYTES_MAX};
 use p2pmap::base::prng::Prng;
 use p2pmap::nopaxos::message::{Message, RecoveryId};
+use p2pmap::proto::atomix::map::message::Message as Kind;
 use p2pmap::wire::peer::{
     Body, PeerEncoder, PeerError, chunk, decode, filter, ranges, recovery_id,
 };
+use prost::Message as _;
 
 const ROUNDS: u64 = 20_000;
 
@@ -94,6 +96,23 @@ fn messages_are_refused_on_other_connections_but_for_relays() {
             )),
             Err(error) => panic!("{error}"),
         }
+    });
+}
+
+#[test]
+fn results_in_views_that_others_lead_are_refused() {
+    fuzz_rounds(ROUNDS, |prng| {
+        let said = Said::of_kind(1, prng);
+        let mut message = said.proto();
+        let Some(Kind::CommandResponse(response)) = &mut message.message else { panic!() };
+        let view = response.view_id.as_mut().unwrap();
+        let group = group(said.partition, said.from);
+        let term = TermId(1 + prng.below(1_000));
+        (view.term_id, view.leader_id) = (term.0, group.name(group.leader(term)).to_owned());
+        let is_taken = response.value.is_empty() || group.leader(term) == said.from;
+        let payload = message.encode_to_vec().into();
+        check_payload(&said, &payload);
+        assert_eq!(said.decode(&payload).is_ok(), is_taken);
     });
 }
 
@@ -378,7 +397,7 @@ fn views_that_change_cost_an_encoder_nothing_either() {
     let speaker = group(PartitionId(4), MemberId(1));
     let mut encoder = PeerEncoder::new(CLUSTER, &speaker);
     let mut out = BytesMut::with_capacity(1 << 16);
-    let ping = |term| Message::Ping { term: p2pmap::base::ids::TermId(term) };
+    let ping = |term| Message::Ping { term: TermId(term) };
     for term in 1..=3 {
         encoder.encode(&mut out, &speaker, &ping(term)).unwrap();
     }
