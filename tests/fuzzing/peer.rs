@@ -350,7 +350,7 @@ impl Speaker<'_> {
 
     fn attempt(&mut self) -> RecoveryId {
         let nonce = u128::from(self.any_u64()) << 64 | u128::from(self.any_u64());
-        RecoveryId { incarnation: Incarnation(self.any_u64()), nonce }
+        RecoveryId { incarnation: Incarnation(self.number()), nonce }
     }
 
     fn command_response(&mut self) -> Message {

@@ -1,8 +1,10 @@
 //! `recovery_id`: an incarnation and a nonce, `<decimal>.<32 hex digits>`, in their only spelling.
+//! There is a life after each, so the incarnation is below 2⁶³.
 
 use arrayvec::ArrayString;
 
 use crate::base::ids::Incarnation;
+use crate::base::limits::POSITION_END;
 use crate::nopaxos::message::RecoveryId;
 
 /// Twenty digits, a point, 32 digits.
@@ -27,8 +29,9 @@ pub fn parse(text: &str) -> Option<RecoveryId> {
     if !is_canonical || !is_decimal || !is_hex || nonce.len() != NONCE_DIGIT_COUNT {
         return None;
     }
-    let incarnation = Incarnation(incarnation.parse().ok()?);
-    Some(RecoveryId { incarnation, nonce: u128::from_str_radix(nonce, 16).ok()? })
+    let incarnation = incarnation.parse().ok().filter(|life| *life < POSITION_END)?;
+    let nonce = u128::from_str_radix(nonce, 16).ok()?;
+    Some(RecoveryId { incarnation: Incarnation(incarnation), nonce })
 }
 
 #[cfg(test)]
@@ -37,7 +40,7 @@ mod tests {
 
     #[test]
     fn attempts_come_back() {
-        for (incarnation, nonce) in [(0, 0), (7, 0xABC), (u64::MAX, u128::MAX)] {
+        for (incarnation, nonce) in [(0, 0), (7, 0xABC), ((1 << 63) - 1, u128::MAX)] {
             let attempt = RecoveryId { incarnation: Incarnation(incarnation), nonce };
             assert_eq!(parse(&text(attempt)), Some(attempt));
         }
@@ -57,6 +60,7 @@ mod tests {
             format!("+7.{zeros}"),
             format!("-7.{zeros}"),
             format!("7 .{zeros}"),
+            format!("9223372036854775808.{zeros}"),
             format!("18446744073709551616.{zeros}"),
             format!("7.{zeros}0"),
             format!("7.{}", &zeros[1..]),
