@@ -143,6 +143,34 @@ pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60)
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// What a partition's log keeps for peers that lag behind, beyond its newest checkpoint.
+pub const RETAINED_PARTITION_SIZE_BYTES_MAX: u64 = 32 << 20;
+/// The same of all partitions of a shard, in whole segments.
+pub const RETAINED_SIZE_BYTES_MAX: u64 = 1 << 30;
+/// Slots on disk are found by the run in which they lie: so much of their partition...
+pub const OLD_SLOT_RUN_SIZE_BYTES: usize = 64 << 10;
+/// ...or so many blocks of their segment, whichever ends first.
+pub const OLD_SLOT_RUN_BLOCK_COUNT: usize = 256;
+/// Such runs of a shard, of 40 bytes each; beyond it they become longer.
+pub const OLD_SLOT_RUN_COUNT_MAX: usize = 131_072;
+/// How often they double; beyond it the oldest are forgotten.
+pub const OLD_SLOT_COARSE_MAX: u32 = 6;
+/// What one request for old slots is answered with at most; one slot may exceed it.
+pub const OLD_SLOTS_SIZE_BYTES_MAX: usize = 4 << 20;
+/// The same of one part of the answer.
+pub const OLD_SLOTS_PART_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Requests for old slots that wait in a shard.
+pub const OLD_SLOT_REQUEST_COUNT_MAX: usize = 64;
+/// Slots of an adopted log that are expected to have been carried over.
+pub const ADOPTED_HOLE_COUNT_MAX: u64 = 1 << 22;
+/// Parts of a checkpoint that are asked for at a time, and held until those before them are there.
+pub const CHECKPOINT_PART_WINDOW_COUNT: u64 = 4;
+/// The longest part of a checkpoint that is accepted.
+pub const CHECKPOINT_PART_SIZE_BYTES_MAX: usize = 1 << 20;
+/// How long a checkpoint that a later one replaced is kept while a peer reads it.
+pub const CHECKPOINT_TRANSFER_NS_MAX: u64 = 60 * NS_PER_S;
+/// Checkpoints of a shard that peers read at a time.
+pub const CHECKPOINT_TRANSFER_COUNT_MAX: usize = 64;
 /// The longest write to a checkpoint's file.
 pub const CHECKPOINT_CHUNK_SIZE_BYTES: usize = 256 << 10;
 /// Entries that one turn adds to a checkpoint.
@@ -163,6 +191,11 @@ pub const FILE_CUT_SIZE_BYTES: usize = 1 << 20;
 pub const CHECKPOINT_RETRY_NS: u64 = 10 * NS_PER_S;
 
 const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
+// A part of a checkpoint on its way to a peer is what a chunk of its file holds.
+const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES <= CHECKPOINT_PART_SIZE_BYTES_MAX);
+// A part of old slots, with the largest of them, fits a message.
+const _: () =
+    assert!(OLD_SLOTS_PART_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
 const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));

@@ -66,6 +66,8 @@ pub(super) struct Supply {
     free: VecDeque<FreeSegment>,
     /// Files that become free when the batch is durable.
     releasing: VecDeque<(BatchId, FreeSegment)>,
+    /// The same of files that didn't count when the log was opened.
+    releasing_void: VecDeque<(BatchId, FreeSegment)>,
     /// Files that were written and are neither free nor prepared.
     written_count: u64,
     /// What the filesystem has left; `None`: nobody has looked.
@@ -91,6 +93,7 @@ impl Supply {
             failed_at: None,
             free: VecDeque::new(),
             releasing: VecDeque::new(),
+            releasing_void: VecDeque::new(),
             written_count,
             disk_size_bytes: None,
             reserved_size_bytes: 0,
@@ -171,8 +174,19 @@ impl Supply {
         self.releasing.push_back((batch, free));
     }
 
+    /// A snapshot that ends with `batch` makes damaged segments void. Until then their files are no
+    /// part of the log, or there might be no room for the segment in which that snapshot lies.
+    pub(super) fn release_void(&mut self, batch: BatchId, files: Vec<SegmentId>) {
+        let free = |segment| (batch, FreeSegment { segment, wipe: true });
+        self.releasing_void.extend(files.into_iter().map(free));
+    }
+
     /// Everything up to `batch` is durable.
     pub(super) fn on_durable(&mut self, batch: BatchId) {
+        while let Some((_, free)) = self.releasing_void.pop_front_if(|void| void.0 <= batch) {
+            self.free.push_back(free);
+            self.changes_count += 1;
+        }
         while let Some((_, free)) = self.releasing.pop_front_if(|released| released.0 <= batch) {
             self.written_count -= 1;
             self.free.push_back(free);

@@ -13,16 +13,19 @@
 //! - In steady state nothing is allocated: a batch's memory comes back with its completion.
 
 mod keeping;
+mod peers;
 
 use std::collections::VecDeque;
 
 pub use self::keeping::{CarriedPartition, CarryPlan, Pinned};
+pub use self::peers::Standing;
 use super::block::{
     self, BATCH_BLOCK_COUNT_MAX, Block, BlockHeader, LogKey, PAYLOAD_SIZE_BYTES, SegmentWrite,
 };
 use super::codec::{Frame, encode_snapshot, frame};
 use super::ledger::{Ledger, Placed};
 use super::record::{LiveSegment, Record, ShardSnapshot};
+use super::slot_index::SlotIndex;
 use super::supply::Supply;
 pub use super::supply::{FreeSegment, SegmentWanted, Space};
 use crate::base::cast::{u16_from, u64_from};
@@ -83,6 +86,16 @@ pub struct WalStart {
     pub ledger: Ledger,
     /// Checkpoints that only snapshots before the next one name.
     pub superseded: Vec<(PartitionId, Index)>,
+    /// Where the slots lie.
+    pub slots: SlotIndex,
+    /// Whether slots are kept for peers, and where they lie is remembered: in a group of one it
+    /// would be of no use.
+    pub serves_peers: bool,
+    /// Of the segments that count, those that aren't what was written to them.
+    pub damaged: Vec<SegmentId>,
+    /// Files whose segments don't count, as damage has made them void: they can be used again when
+    /// this boot's first snapshot is durable, and not before.
+    pub void: Vec<SegmentId>,
 }
 
 /// A batch that gathers.
@@ -102,6 +115,8 @@ struct Batch {
 struct InFlight {
     batch: BatchId,
     last_append: AppendId,
+    /// Where it ends: a segment and a block.
+    end: (SegmentId, usize),
     complete: bool,
 }
 
@@ -124,8 +139,12 @@ pub struct Wal {
     in_flight: VecDeque<InFlight>,
     durable_batch: BatchId,
     durable: AppendId,
+    /// All blocks before this one are durable.
+    durable_end: (SegmentId, usize),
     supply: Supply,
     ledger: Ledger,
+    /// Where slots lie, if they are kept for peers.
+    slots: Option<SlotIndex>,
     /// The batch with which the snapshot of the segment being filled ends.
     snapshot_end: BatchId,
     /// Checkpoints that a later one replaced: no snapshot after this batch names them.
@@ -136,6 +155,8 @@ pub struct Wal {
     damaged: Vec<SegmentId>,
     /// So is a checkpoint that the last snapshot names.
     checkpoint_is_damaged: bool,
+    /// Clients are refused for want of room: nothing is kept that isn't needed.
+    gives_way: bool,
     last_write_at: Monotonic,
     /// The last batch issued holds records, so an empty one has to say that it is complete.
     proof_owed: bool,
@@ -167,6 +188,11 @@ impl Wal {
         };
         ledger.on_boot();
         let live = || start.state.segments.iter().map(|live| live.segment);
+        let mut slots = start.slots;
+        if slots == SlotIndex::default() {
+            slots = SlotIndex::new(start.state.partitions.len());
+        }
+        slots.on_boot();
         ledger.retain(|id| live().any(|live| live == id));
         assert!(ledger.segments().eq(live()), "the books are of the segments that count");
         let live_count = u64_from(start.state.segments.len());
@@ -176,11 +202,13 @@ impl Wal {
             segment_block_count: size / BLOCK_SIZE_BYTES,
             supply: Supply::new(u64_from(size), log_size_bytes_max, live_count, start.prepared),
             ledger,
+            slots: start.serves_peers.then_some(slots),
             snapshot_end: first_batch,
             superseded: superseded.collect(),
             state_size_bytes: 0,
-            damaged: Vec::new(),
+            damaged: start.damaged,
             checkpoint_is_damaged: false,
+            gives_way: false,
             state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
             filling: start.next_segment,
             filled_block_count: 0,
@@ -192,6 +220,7 @@ impl Wal {
             in_flight: VecDeque::new(),
             durable_batch: first_batch.previous(),
             durable: AppendId(0),
+            durable_end: (start.next_segment, 0),
             last_write_at: Monotonic(0),
             proof_owed: false,
             gathering_since: None,
@@ -203,6 +232,7 @@ impl Wal {
         assert!(wal.supply.next_prepared().is_none_or(|prepared| prepared == wal.filling));
         if wal.config.durability != Durability::None {
             wal.begin_segment();
+            wal.supply.release_void(wal.snapshot_end, start.void);
             let boot_epoch = wal.config.boot_epoch;
             wal.put_frame(&frame(&Record::OpenBoot { boot_epoch, clean: start.clean }));
         }
@@ -242,6 +272,9 @@ impl Wal {
         let blocks = first_block..self.filled_block_count;
         let placed = Placed { segment: self.filling, blocks, size: frame.len() };
         self.ledger.on_record(position, last, record, &placed);
+        if let Some(slots) = &mut self.slots {
+            slots.on_record(position, record, &placed);
+        }
         self.supersede(position, checkpoint);
         self.appended = self.appended.next();
         self.back().last_append = self.appended;
@@ -325,6 +358,7 @@ impl Wal {
             assert!(first.last_append >= self.durable, "what is durable stays so");
             self.durable_batch = first.batch;
             self.durable = first.last_append;
+            self.durable_end = first.end;
             self.in_flight.pop_front();
         }
         self.supply.on_durable(self.durable_batch);
@@ -553,6 +587,7 @@ impl Wal {
         self.in_flight.push_back(InFlight {
             batch: batch.id,
             last_append: batch.last_append,
+            end: (segment, first_block + block_count),
             complete: false,
         });
         SegmentWrite {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::ledger::Pin;
 use super::{Durability, FreeSegment, LiveSegment, Space, UNNAMED, Wal};
-use crate::base::cast::{u64_from, usize_from_u32};
+use crate::base::cast::u64_from;
 use crate::base::ids::{Index, PartitionId, SegmentId};
 use crate::base::limits::{
     CARRY_SIZE_BYTES_MAX, COMMAND_SIZE_BYTES_MAX, LOG_TARGET_SIZE_BYTES_MIN,
@@ -101,6 +101,10 @@ impl Wal {
             return None;
         }
         let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
+        if !self.live_segments().iter().any(|live| live.segment == segment) {
+            // The last of it is still being written.
+            return None;
+        }
         let carried = || pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()));
         let begin = carried().map(|pin| pin.blocks().start).min()?;
         let end = carried().map(|pin| pin.blocks().end).max()?;
@@ -252,18 +256,23 @@ impl Wal {
     }
 
     /// Segments that count, the one being filled among them.
-    const fn live_count(&self) -> u64 {
+    pub(super) const fn live_count(&self) -> u64 {
         u64_from(self.state.segments.len()) + 1
     }
 
     /// Whether the log is at half of what it should not exceed, or the disk is nearly full.
     fn is_pressed(&self) -> bool {
-        let live_size_bytes = self.live_count() * u64_from(self.config.segment_size_bytes);
-        2 * live_size_bytes >= self.target_size_bytes() || self.supply.is_short_of_disk()
+        let is_full = |count| {
+            2 * count * u64_from(self.config.segment_size_bytes) >= self.target_size_bytes()
+        };
+        // What is kept for peers only is let go first.
+        self.supply.is_short_of_disk()
+            || is_full(self.live_count())
+                && (self.slots.is_none() || is_full(self.live_count() - self.unneeded_count()))
     }
 
     /// What the log should not exceed: its bound, or the size of its state if that is less.
-    fn target_size_bytes(&self) -> u64 {
+    pub(super) fn target_size_bytes(&self) -> u64 {
         let target = self.state_size_bytes.max(LOG_TARGET_SIZE_BYTES_MIN);
         target.min(self.config.log_size_bytes_max)
     }
@@ -280,6 +289,7 @@ impl Wal {
         let count = self.ledger.releasable_count(&self.state.partitions);
         // The ledger knows no segment that the snapshot doesn't; it may know fewer.
         let count = count.min(self.state.segments.len());
+        let count = count - self.retained_count(count);
         let mut released = Vec::new();
         for position in 0..count {
             let LiveSegment { segment, last_batch } = self.state.segments[position];
@@ -288,8 +298,11 @@ impl Wal {
             let wipe = boot_of(last_batch) != next.unwrap_or(self.config.boot_epoch)
                 || self.damaged.contains(&segment);
             for pin in self.ledger.release(segment) {
-                let state = &mut self.state.partitions[usize_from_u32(pin.position)];
-                state.first = state.first.max(state.checkpoint.next());
+                let state = &mut self.state.partitions[pin.place()];
+                state.first = state.first.max(pin.highest.min(state.last).next());
+            }
+            if let Some(slots) = &mut self.slots {
+                slots.release(segment);
             }
             released.push(FreeSegment { segment, wipe });
         }
@@ -330,7 +343,9 @@ impl Wal {
             self.next_snapshot_mends(released) && self.supply.has_prepared(self.filling.next());
         if is_full && helps || mends {
             self.checkpoint_is_damaged = false;
+            self.gives_way = is_full;
             self.leave_segment();
+            self.gives_way = false;
         }
     }
 

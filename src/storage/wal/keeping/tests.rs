@@ -8,7 +8,7 @@ use super::super::super::recovery::{LogFolder, Recovered, SegmentFile, SegmentSo
 use super::super::super::replay::Apply;
 use super::super::{SegmentWanted, WalConfig, WalStart};
 use super::*;
-use crate::base::cast::usize_from;
+use crate::base::cast::{usize_from, usize_from_u32};
 use crate::base::ids::{BootEpoch, MessageId, ShardId, TermId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN};
 use crate::base::time::{Monotonic, Timestamp};
