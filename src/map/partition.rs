@@ -304,7 +304,10 @@ impl PartitionMap {
     }
 
     /// Frees everything. Nothing can be undone, and no checkpoint is under way.
-    pub(super) fn discard(self, arena: &mut Arena) {
+    ///
+    /// # Panics
+    /// If there is something that could be undone.
+    pub fn discard(self, arena: &mut Arena) {
         assert!(self.journal.is_empty(), "an undo record's records would be lost");
         let mut first = Some(0);
         while let Some(hash) = first {

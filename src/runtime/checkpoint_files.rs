@@ -28,7 +28,7 @@ use crate::base::limits::{
 };
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
-    CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointStep,
+    CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointStep,
     check_chunk, checkpoint_file_name, checkpoint_of_file_name,
 };
 
@@ -138,6 +138,16 @@ impl Writer {
                 self.remove(id);
                 return None;
             }
+            CheckpointStep::Read(read) => {
+                let path = self.place.directory.join(checkpoint_file_name(read.id));
+                let blocks = read_chunk(&path, self.place.direct, read.offset());
+                if let Err(error) = &blocks {
+                    tracing::error!(path = %path.display(), %error, "a checkpoint can't be read");
+                }
+                // Gone or unreadable: whoever wanted it takes another one.
+                let blocks = blocks.ok().flatten();
+                return Some(CheckpointProgress::Read(CheckpointBlocks { read, blocks }));
+            }
         };
         match result {
             Ok(progress) => progress,
@@ -241,20 +251,6 @@ impl CheckpointCheck {
     fn id(file: &Path) -> Option<CheckpointId> {
         file.file_name()?.to_str().and_then(checkpoint_of_file_name)
     }
-
-    /// The blocks of a chunk, as far as the file goes; none if the file is gone.
-    fn read(&self, file: &Path, offset: u64) -> rustix::io::Result<Option<Vec<Block>>> {
-        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | direct;
-        let file = match rustix::fs::open(file, flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            opened => opened?,
-        };
-        let mut blocks = vec![Block::ZERO; CHUNK_BLOCK_COUNT];
-        let count = rustix::io::pread(&file, blocks.as_mut_slice().as_mut_bytes(), offset)?;
-        blocks.truncate(count / size_of::<Block>());
-        Ok(Some(blocks))
-    }
 }
 
 impl CheckpointScrub for CheckpointCheck {
@@ -268,7 +264,7 @@ impl CheckpointScrub for CheckpointCheck {
         let Some(id) = Self::id(file) else { return Ok(CheckpointPart::Whole) };
         let number = offset / u64_from(CHECKPOINT_CHUNK_SIZE_BYTES);
         let damage = |what| CheckpointDamage { partition: id.partition, offset, what };
-        let found = match self.read(file, offset) {
+        let found = match read_chunk(file, self.direct, offset) {
             Ok(None) => return Ok(CheckpointPart::Whole),
             Ok(Some(blocks)) => check_chunk(self.salt, id, low_u32(number), &blocks)
                 .map(|(_, last)| last)
@@ -283,6 +279,20 @@ impl CheckpointScrub for CheckpointCheck {
             Err(damage) => Err(damage),
         }
     }
+}
+
+/// The blocks of a checkpoint's chunk, as far as the file goes; none if the file is gone.
+fn read_chunk(file: &Path, direct: bool, offset: u64) -> rustix::io::Result<Option<Vec<Block>>> {
+    let direct = if direct { OFlags::DIRECT } else { OFlags::empty() };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | direct;
+    let file = match rustix::fs::open(file, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        opened => opened?,
+    };
+    let mut blocks = vec![Block::ZERO; CHUNK_BLOCK_COUNT];
+    let count = rustix::io::pread(&file, blocks.as_mut_slice().as_mut_bytes(), offset)?;
+    blocks.truncate(count / size_of::<Block>());
+    Ok(Some(blocks))
 }
 
 /// Deletes a file, bit by bit.

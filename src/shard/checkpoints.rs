@@ -132,6 +132,11 @@ impl Shard {
                     under_way.chunks_in_flight = under_way.chunks_in_flight.saturating_sub(1);
                 }
             }
+            CheckpointProgress::Read(found) => {
+                if let Some(partition) = self.core.serving.on_read(&found) {
+                    self.core.on_checkpoint_damage(partition);
+                }
+            }
             CheckpointProgress::Finished(id) => {
                 if let Some(under_way) = under_way.filter(|found| found.encoder.id() == id) {
                     assert_eq!(under_way.stage, Stage::Finishing, "it was asked to finish");
@@ -208,8 +213,18 @@ impl Shard {
     }
 
     fn remove_superseded(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now.monotonic;
         while let Some((partition, index)) = self.core.log.superseded_checkpoint() {
-            effects.checkpoint(CheckpointStep::Remove(CheckpointId { partition, index }));
+            let id = CheckpointId { partition, index };
+            if self.core.serving.on_superseded(now, id) {
+                effects.checkpoint(CheckpointStep::Remove(id));
+            }
+        }
+        while let Some(id) = self.core.serving.released(now) {
+            effects.checkpoint(CheckpointStep::Remove(id));
+        }
+        if let Some(read) = self.core.serving.wants() {
+            effects.checkpoint(CheckpointStep::Read(read));
         }
         // The first record of a boot comes after a snapshot that names what this boot needs.
         if self.core.log.durable().0 > 0 {

@@ -21,10 +21,12 @@ mod execute;
 mod fanout;
 mod input;
 mod measure;
+mod old_slots;
 mod partition;
 mod reads;
 mod recovery;
 mod share;
+mod transfer;
 
 use std::collections::VecDeque;
 
@@ -38,9 +40,14 @@ use self::entries::{AskedStream, Streams};
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 pub use self::measure::PartitionState;
+pub use self::old_slots::{OldSlots, SlotAnswer, SlotAsk, SlotsEnd};
 use self::partition::Partition;
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
+pub use self::transfer::{
+    CheckpointReceiver, CheckpointServer, PartAnswer, PartAsk, Received, TransferError,
+    TransferRefused,
+};
 use crate::base::cast::usize_from_u32;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
 use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
@@ -115,6 +122,10 @@ struct Core {
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
     carrying: Carrying,
+    /// Old slots that peers have asked for.
+    old_slots: OldSlots,
+    /// Checkpoints that peers take.
+    serving: CheckpointServer,
     /// Partitions that should take a checkpoint whatever they have logged: a segment that they need
     /// is damaged.
     checkpoints_wanted: VecDeque<PartitionId>,
@@ -341,6 +352,7 @@ impl Shard {
     fn pump_log(&mut self, effects: &mut impl Effects) {
         let now = self.core.now.monotonic;
         self.core.carry(effects);
+        self.core.old_slots.go_on(&self.core.log, effects);
         while let Some(write) = self.core.log.poll_write(now) {
             effects.write(write);
         }

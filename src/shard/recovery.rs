@@ -11,7 +11,7 @@ use super::carry::Carrying;
 use super::checkpoints::Checkpoints;
 use super::execute::prefix;
 use super::partition::{Partition, PartitionView};
-use super::{Config, Core, Effects, Shard};
+use super::{CheckpointServer, Config, Core, Effects, OldSlots, Shard};
 use crate::base::cast::u64_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
@@ -34,6 +34,7 @@ use crate::storage::checkpoint::{
     CheckpointHead, CheckpointId, CheckpointSource,
 };
 use crate::storage::record::PartitionSnapshot;
+use crate::storage::recovery::Salvage;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
 use crate::storage::wal::Wal;
 use crate::wire::response::ResponsePrefix;
@@ -58,6 +59,18 @@ struct LoadedPartition {
     checkpoint_size_bytes: u64,
 }
 
+impl LoadedPartition {
+    fn empty(hasher: KeyHasher, arena: &mut Arena) -> Self {
+        Self {
+            map: PartitionMap::new(hasher, arena),
+            applied: Index(0),
+            chain: Chain::default(),
+            timestamp: Timestamp(0),
+            checkpoint_size_bytes: 0,
+        }
+    }
+}
+
 impl Loading {
     /// The empty state of a shard's partitions.
     #[must_use]
@@ -65,14 +78,7 @@ impl Loading {
         let hasher = KeyHasher::new(config.hash_key);
         let mut arena = Arena::new();
         let partitions = config.partitions.clone().map(|partition| {
-            let loaded = LoadedPartition {
-                map: PartitionMap::new(hasher, &mut arena),
-                applied: Index(0),
-                chain: Chain::default(),
-                timestamp: Timestamp(0),
-                checkpoint_size_bytes: 0,
-            };
-            (PartitionId(partition), loaded)
+            (PartitionId(partition), LoadedPartition::empty(hasher, &mut arena))
         });
         let partitions = partitions.collect();
         Self { config, hasher, arena, partitions }
@@ -144,7 +150,8 @@ pub struct Installing<'a, S> {
     loading: &'a mut Loading,
     source: &'a mut S,
     salt: u32,
-    failed: Option<InstallError>,
+    /// Partitions whose checkpoints can't be installed: nothing can follow there.
+    failed: Vec<InstallError>,
 }
 
 /// Why a checkpoint can't be installed.
@@ -186,7 +193,7 @@ impl std::error::Error for InstallError {}
 impl<'a, S: CheckpointSource> Installing<'a, S> {
     /// `salt`: that of the logs.
     pub fn new(loading: &'a mut Loading, source: &'a mut S, salt: u32) -> Self {
-        Self { loading, source, salt, failed: None }
+        Self { loading, source, salt, failed: Vec::new() }
     }
 
     /// To be asked when the log was read: only if all is well may the shard be made.
@@ -194,7 +201,11 @@ impl<'a, S: CheckpointSource> Installing<'a, S> {
     /// # Errors
     /// The first checkpoint that was needed and could not be installed.
     pub fn finish(self) -> Result<(), InstallError> {
-        self.failed.map_or(Ok(()), Err)
+        self.failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn has_failed(&self, partition: PartitionId) -> bool {
+        self.failed.iter().any(|failed| failed.id.partition == partition)
     }
 
     fn load(&mut self, id: CheckpointId) -> Result<LoadedPartition, InstallReason> {
@@ -232,7 +243,7 @@ impl<'a, S: CheckpointSource> Installing<'a, S> {
 
 impl<S: CheckpointSource> Apply for Installing<'_, S> {
     fn install(&mut self, partition: PartitionId, index: Index) {
-        if self.failed.is_some() {
+        if self.has_failed(partition) {
             return;
         }
         let id = CheckpointId { partition, index };
@@ -240,9 +251,10 @@ impl<S: CheckpointSource> Apply for Installing<'_, S> {
             Ok(loaded) => {
                 let replaced = self.loading.partitions.insert(partition, loaded);
                 let replaced = replaced.expect("recovery checks the owner");
-                assert_eq!(replaced.applied, Index(0), "a partition is installed before its slots");
+                assert!(replaced.applied < index, "what is installed replaces what was before it");
+                replaced.map.discard(&mut self.loading.arena);
             }
-            Err(reason) => self.failed = Some(InstallError { id, reason }),
+            Err(reason) => self.failed.push(InstallError { id, reason }),
         }
     }
 
@@ -256,13 +268,42 @@ impl<S: CheckpointSource> Apply for Installing<'_, S> {
         value: Option<&[u8]>,
     ) {
         // Without its checkpoint a partition has nothing that its slots could follow.
-        if self.failed.is_none() {
+        if !self.has_failed(partition) {
             self.loading.apply(partition, index, term, message_id, timestamp, value);
         }
     }
 }
 
+impl<S: CheckpointSource> Salvage for Installing<'_, S> {
+    fn is_whole(&self, partition: PartitionId) -> bool {
+        !self.has_failed(partition)
+    }
+
+    fn reset(&mut self, partition: PartitionId, checkpoint: Index) -> bool {
+        self.failed.retain(|failed| failed.id.partition != partition);
+        self.loading.clear(partition);
+        if checkpoint == Index(0) {
+            return true;
+        }
+        match self.load(CheckpointId { partition, index: checkpoint }) {
+            Ok(loaded) => {
+                self.loading.partitions.insert(partition, loaded);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
 impl Loading {
+    /// Forgets what was executed of a partition.
+    fn clear(&mut self, partition: PartitionId) {
+        let empty = LoadedPartition::empty(self.hasher, &mut self.arena);
+        if let Some(loaded) = self.partitions.insert(partition, empty) {
+            loaded.map.discard(&mut self.arena);
+        }
+    }
+
     fn apply(
         &mut self,
         partition: PartitionId,
@@ -322,6 +363,7 @@ impl Shard {
         let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
         let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
+        let serving = CheckpointServer::new(config.checkpoint_salt);
         let core = Core {
             config,
             router,
@@ -332,6 +374,8 @@ impl Shard {
             log,
             awaiting: VecDeque::new(),
             carrying: Carrying::default(),
+            old_slots: OldSlots::default(),
+            serving,
             checkpoints_wanted: VecDeque::new(),
             payloads: Payloads::default(),
             unsynced_size_bytes: unsynced,

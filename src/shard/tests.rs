@@ -1,4 +1,5 @@
 mod checkpoints;
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,7 +21,8 @@ use crate::proto::p2pmap::v1::{self, command, query};
 use crate::storage::block::{Block, LogKey, SegmentWrite};
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{
-    CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointSource, CheckpointStep,
+    CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress,
+    CheckpointSource, CheckpointStep,
 };
 use crate::storage::record::LiveSegment;
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
@@ -139,6 +141,13 @@ impl Disk {
                 self.checkpoints.remove(&id).expect("it is there, and removed once");
                 None
             }
+            CheckpointStep::Read(read) => {
+                let blocks = self.checkpoints.get(&read.id).map(|file| {
+                    let begin = usize_from(read.offset()) / size_of::<Block>();
+                    file[begin..file.len().min(begin + CHUNK_BLOCK_COUNT)].to_vec()
+                });
+                Some(CheckpointProgress::Read(CheckpointBlocks { read, blocks }))
+            }
         }
     }
 }
@@ -247,7 +256,7 @@ impl Host {
             writes_in_flight: 2,
             durability,
         };
-        let start: WalStart = recovered.start;
+        let start = WalStart { serves_peers: true, ..recovered.start };
         let needed = |id: &CheckpointId| {
             let partition = start.state.partition(id.partition).expect("it is the shard's");
             partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))

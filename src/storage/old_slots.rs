@@ -236,6 +236,3 @@ fn slot(record: &Record<'_>, adopting: TermId) -> Option<LoggedEntry> {
         _ => None,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -101,6 +101,8 @@ struct Runs {
     /// Those staged for a view that isn't adopted.
     staged: VecDeque<Run>,
     adopting: TermId,
+    /// Some of those that were staged are forgotten.
+    forgot_staged: bool,
     /// Slots up to here can't be served.
     floor: Index,
     /// Counts what gave slots that had a place another one.
@@ -126,16 +128,16 @@ impl SlotIndex {
             Record::Stage { adopting, entry } => {
                 runs.stage(Run::of(entry.index, *adopting, placed), coarse);
             }
-            Record::Adopt { term, kept, .. } => {
+            Record::Adopt { term, kept, base, .. } => {
                 runs.cut(*kept);
-                runs.adopt(*term, coarse);
+                runs.adopt(*term, *base, coarse);
             }
             Record::Install { index, kept, adopted, .. } => {
                 runs.cut(*kept);
                 runs.raise(*index);
                 runs.changes_count += 1;
-                if let Some(Adopted { term, .. }) = adopted {
-                    runs.adopt(*term, coarse);
+                if let Some(Adopted { term, base, .. }) = adopted {
+                    runs.adopt(*term, *base, coarse);
                 }
             }
             Record::View { term, .. } if runs.adopting < *term => runs.staged.clear(),
@@ -143,7 +145,7 @@ impl SlotIndex {
         }
         let after = runs.count();
         self.run_count = self.run_count + after - before;
-        if self.run_count > OLD_SLOT_RUN_COUNT_MAX {
+        while self.run_count > OLD_SLOT_RUN_COUNT_MAX {
             self.coarsen();
         }
     }
@@ -217,10 +219,8 @@ impl SlotIndex {
     fn coarsen(&mut self) {
         if self.coarse < OLD_SLOT_COARSE_MAX {
             self.coarse += 1;
-        } else if let Some(most) = self.partitions.iter_mut().max_by_key(|runs| runs.held.len())
-            && let Some(middle) = most.held.get(most.held.len() / 2).copied()
-        {
-            most.raise(middle.last);
+        } else if let Some(most) = self.partitions.iter_mut().max_by_key(|runs| runs.count()) {
+            most.forget_half();
         }
         let coarse = self.coarse;
         self.change_all(|runs| runs.join(coarse));
@@ -239,15 +239,19 @@ impl Runs {
     fn stage(&mut self, run: Run, coarse: u32) {
         if self.adopting != run.adopting {
             self.staged.clear();
+            self.forgot_staged = false;
             self.adopting = run.adopting;
         }
         put(&mut self.staged, run, coarse);
     }
 
     /// What is staged takes its slots.
-    fn adopt(&mut self, term: TermId, coarse: u32) {
+    fn adopt(&mut self, term: TermId, base: Index, coarse: u32) {
         let staged = std::mem::take(&mut self.staged);
         self.changes_count += 1;
+        if std::mem::take(&mut self.forgot_staged) {
+            self.raise(base);
+        }
         if self.adopting != term {
             return;
         }
@@ -270,6 +274,17 @@ impl Runs {
         while self.held.pop_front_if(|run| run.last <= index).is_some() {}
         if let Some(run) = self.held.front_mut() {
             run.first = run.first.max(index.next());
+        }
+    }
+
+    /// Forgets the older half.
+    fn forget_half(&mut self) {
+        match self.held.get(self.held.len() / 2).copied() {
+            Some(middle) => self.raise(middle.last),
+            None => {
+                self.staged.clear();
+                self.forgot_staged = true;
+            }
         }
     }
 

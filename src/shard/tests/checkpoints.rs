@@ -4,7 +4,7 @@ use super::*;
 use crate::base::limits::CHECKPOINT_RETRY_NS;
 
 /// Puts until the shard asks for a checkpoint's first step.
-fn put_until_asked(host: &mut Host) {
+pub(super) fn put_until_asked(host: &mut Host) {
     for number in 0..10_000 {
         host.put("k", &format!("{number}-{}", "x".repeat(1_000)));
         while host.log_step(0) {}
@@ -20,7 +20,7 @@ fn checkpoint_count(host: &Host) -> u64 {
 }
 
 /// Does whatever is asked until nothing more is to be done now.
-fn run_to_the_end(host: &mut Host) {
+pub(super) fn run_to_the_end(host: &mut Host) {
     loop {
         host.run();
         match host.shard.next_deadline() {

@@ -349,6 +349,3 @@ fn begin_anew(recovered: &mut Recovered, partition: PartitionId, apply: &mut imp
     let recovered = &mut recovered.partitions[position];
     *recovered = RecoveredPartition { state: state.clone(), chain: None, log: Vec::new() };
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,3 +1,5 @@
+mod salvage;
+
 use std::collections::BTreeMap;
 
 use super::super::block::{BlockHeader, BlockState, PAYLOAD_SIZE_BYTES, SegmentWrite, seal};

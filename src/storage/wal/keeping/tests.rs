@@ -1,3 +1,5 @@
+mod peers;
+
 use std::collections::BTreeMap;
 use std::io;
 
@@ -26,6 +28,7 @@ struct Log {
     last: Vec<u64>,
     read_count: usize,
     boot: u64,
+    serves_peers: bool,
 }
 
 struct Files<'a>(Vec<&'a Vec<Block>>);
@@ -76,15 +79,21 @@ fn config(boot: u64, segment_count_max: u64) -> WalConfig {
 
 impl Log {
     fn new(segment_count_max: u64) -> Self {
+        Self::open(segment_count_max, false)
+    }
+
+    fn open(segment_count_max: u64, serves_peers: bool) -> Self {
         let empty = partitions().into_iter().map(PartitionSnapshot::empty).collect();
         let start = WalStart {
             state: ShardSnapshot { partitions: empty, ..ShardSnapshot::default() },
             next_segment: SegmentId(1),
+            serves_peers,
             ..WalStart::default()
         };
         let wal = Wal::open(config(1, segment_count_max), start);
         let last = vec![0; usize_from_u32(PARTITION_COUNT)];
-        let mut log = Self { wal, files: BTreeMap::new(), last, read_count: 0, boot: 1 };
+        let mut log =
+            Self { wal, files: BTreeMap::new(), last, read_count: 0, boot: 1, serves_peers };
         log.serve();
         log
     }
@@ -114,7 +123,8 @@ impl Log {
         }
         self.boot += 1;
         let segment_count_max = self.wal.config.log_size_bytes_max / segment_size();
-        let start = WalStart { prepared: Vec::new(), ..recovered.start };
+        let serves_peers = self.serves_peers;
+        let start = WalStart { prepared: Vec::new(), serves_peers, ..recovered.start };
         self.wal = Wal::open(config(self.boot, segment_count_max), start);
         self.serve();
     }
