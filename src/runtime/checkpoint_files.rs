@@ -28,8 +28,8 @@ use crate::base::limits::{
 };
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
-    CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointStep,
-    check_chunk, checkpoint_file_name, checkpoint_of_file_name,
+    CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress,
+    CheckpointStep, check_chunk, checkpoint_file_name, checkpoint_of_file_name,
 };
 
 /// What is being written.

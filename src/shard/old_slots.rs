@@ -146,9 +146,9 @@ impl OldSlots {
         let mut entries = Vec::new();
         let result = match &read.blocks {
             None => Err(read.read.first_block),
-            Some(blocks) => reader
-                .on_read(log, blocks, |entry| entries.push(entry))
-                .map_err(|(block, _)| block),
+            Some(blocks) => {
+                reader.on_read(log, blocks, |entry| entries.push(entry)).map_err(|(block, _)| block)
+            }
         };
         self.give(ask, entries);
         match result {

@@ -77,9 +77,10 @@ impl Loading {
     pub fn new(config: Config) -> Self {
         let hasher = KeyHasher::new(config.hash_key);
         let mut arena = Arena::new();
-        let partitions = config.partitions.clone().map(|partition| {
-            (PartitionId(partition), LoadedPartition::empty(hasher, &mut arena))
-        });
+        let partitions = config
+            .partitions
+            .clone()
+            .map(|partition| (PartitionId(partition), LoadedPartition::empty(hasher, &mut arena)));
         let partitions = partitions.collect();
         Self { config, hasher, arena, partitions }
     }

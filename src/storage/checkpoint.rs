@@ -48,7 +48,8 @@ const FLAG_LAST: u8 = 1;
 const CHUNK_HEADER_SIZE_BYTES: usize = 48;
 const HEAD_SIZE_BYTES: usize = 64;
 /// The payload of a full chunk.
-pub const PAYLOAD_SIZE_BYTES: usize = CHUNK_BLOCK_COUNT * BLOCK_SIZE_BYTES - CHUNK_HEADER_SIZE_BYTES;
+pub const PAYLOAD_SIZE_BYTES: usize =
+    CHUNK_BLOCK_COUNT * BLOCK_SIZE_BYTES - CHUNK_HEADER_SIZE_BYTES;
 /// Blocks of a full chunk.
 pub const CHUNK_BLOCK_COUNT: usize = CHECKPOINT_CHUNK_SIZE_BYTES / BLOCK_SIZE_BYTES;
 
@@ -320,8 +321,7 @@ impl CheckpointDecoder {
     /// If it isn't that chunk, or is damaged.
     pub fn chunk<'a>(&mut self, blocks: &'a [Block]) -> Result<&'a [u8], CheckpointError> {
         let number = self.chunk_count;
-        let Chunk { payload, is_last, digest } =
-            checked_chunk(self.salt, self.id, number, blocks)?;
+        let Chunk { payload, is_last, digest } = checked_chunk(self.salt, self.id, number, blocks)?;
         self.running.update(payload);
         if self.running.value() != digest {
             return Err(CheckpointError::Checksum { chunk: number });

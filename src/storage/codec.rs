@@ -418,10 +418,9 @@ fn decode_body(body: &[u8]) -> Result<Record<'_>, RecordError> {
             crash_vector: reader.crash_vector()?,
         },
         kind::CARRY => Record::Carry(reader.entry()?),
-        kind::OPEN_BOOT => Record::OpenBoot {
-            boot_epoch: reader.number().map(BootEpoch)?,
-            clean: reader.flag()?,
-        },
+        kind::OPEN_BOOT => {
+            Record::OpenBoot { boot_epoch: reader.number().map(BootEpoch)?, clean: reader.flag()? }
+        }
         kind::CLOSE_BOOT => Record::CloseBoot { boot_epoch: reader.number().map(BootEpoch)? },
         kind::SNAPSHOT => Record::Snapshot(reader.snapshot()?),
         unknown => return Err(RecordError::Kind(unknown)),

@@ -197,8 +197,11 @@ impl StorageError {
     #[must_use]
     pub fn damage(&self) -> Option<(Place, Damage)> {
         let (batch, whole) = (BatchId(0), 0);
-        let at = |shard: &ShardId, segment: &SegmentId, offset: u64| {
-            Place { shard: *shard, segment: *segment, offset, batch }
+        let at = |shard: &ShardId, segment: &SegmentId, offset: u64| Place {
+            shard: *shard,
+            segment: *segment,
+            offset,
+            batch,
         };
         match self {
             Self::Read { shard, segment, offset, .. } => {

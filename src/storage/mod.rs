@@ -26,6 +26,7 @@
 //! | [`replay`] | from records to partitions: what is stable is handed on, the rest kept |
 //! | [`checkpoint`] | the file of a partition's state at one slot |
 //! | [`identity`] | IDENTITY, BOOT, CURRENT |
+//! | [`witness`] | what is remembered of another member's disk |
 //! | [`error`] | what can be wrong, whose fault it is, what to do |
 //!
 //! # Which rule answers which failure
@@ -67,3 +68,4 @@ pub mod slot_index;
 pub mod state;
 mod supply;
 pub mod wal;
+pub mod witness;

@@ -426,12 +426,7 @@ impl PartitionReplay {
     /// A view is adopted (W2): own slots up to `kept` stay but for staged ones, those above are
     /// dropped. What was staged in a segment that is gone was carried over, and comes later;
     /// `is_whole`: there is no such segment.
-    fn adopt(
-        &mut self,
-        adopted: &Adopted,
-        kept: Index,
-        is_whole: bool,
-    ) -> Result<(), StateError> {
+    fn adopt(&mut self, adopted: &Adopted, kept: Index, is_whole: bool) -> Result<(), StateError> {
         let Adopted { term, base, chain } = *adopted;
         let mut staged = std::mem::take(&mut self.staged);
         if self.adopting != term {

@@ -19,8 +19,7 @@ use super::record::{Adopted, Record};
 use crate::base::cast::{u16_from, u64_from, usize_from_u32};
 use crate::base::ids::{Index, SegmentId, TermId};
 use crate::base::limits::{
-    OLD_SLOT_COARSE_MAX, OLD_SLOT_RUN_BLOCK_COUNT, OLD_SLOT_RUN_COUNT_MAX,
-    OLD_SLOT_RUN_SIZE_BYTES,
+    OLD_SLOT_COARSE_MAX, OLD_SLOT_RUN_BLOCK_COUNT, OLD_SLOT_RUN_COUNT_MAX, OLD_SLOT_RUN_SIZE_BYTES,
 };
 
 /// Where slots lie.
@@ -77,8 +76,7 @@ impl Run {
     fn takes(&self, next: &Self, coarse: u32) -> bool {
         let size_bytes = u64::from(self.size_bytes) + u64::from(next.size_bytes);
         let is_near = next.last_block >= self.last_block
-            && usize::from(next.last_block - self.first_block)
-                < OLD_SLOT_RUN_BLOCK_COUNT << coarse;
+            && usize::from(next.last_block - self.first_block) < OLD_SLOT_RUN_BLOCK_COUNT << coarse;
         next.first == self.last.next()
             && next.segment == self.segment
             && next.adopting == self.adopting

@@ -181,7 +181,9 @@ impl CheckpointReceiver {
             self.held.remove(&self.next);
             self.next += 1;
             self.loaded_size_bytes = 0;
-            if self.is_loaded() && let Some((_, encoder)) = &mut self.file {
+            if self.is_loaded()
+                && let Some((_, encoder)) = &mut self.file
+            {
                 encoder.end();
             }
         }
@@ -274,4 +276,3 @@ impl CheckpointReceiver {
         self.held.values().map(Bytes::len).sum()
     }
 }
-

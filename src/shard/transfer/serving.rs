@@ -156,7 +156,9 @@ impl CheckpointServer {
             let size_bytes = u64::from(number) * u64_from(PAYLOAD_SIZE_BYTES);
             serving.end = Some((size_bytes + u64_from(chunk.payload.len()), chunk.digest));
         }
-        if number == 0 && let Some((head, _)) = CheckpointHead::decode(id, chunk.payload) {
+        if number == 0
+            && let Some((head, _)) = CheckpointHead::decode(id, chunk.payload)
+        {
             serving.state = Some(head.digest);
         }
         let Some((size_bytes, bytes)) = serving.end else {
@@ -193,8 +195,8 @@ impl CheckpointServer {
     pub fn on_superseded(&mut self, now: Monotonic, id: CheckpointId) -> bool {
         let is_recent = |read_at| now.since_ns(read_at) < CHECKPOINT_TRANSFER_NS_MAX;
         let is_read = |serving: &Serving| serving.id == id && is_recent(serving.read_at);
-        let holds = self.held.len() < CHECKPOINT_TRANSFER_COUNT_MAX
-            && self.serving.iter().any(is_read);
+        let holds =
+            self.held.len() < CHECKPOINT_TRANSFER_COUNT_MAX && self.serving.iter().any(is_read);
         if holds {
             self.held.push((id, now));
         } else {

@@ -108,10 +108,7 @@ fn reset_all(folder: &LogFolder<'_>, apply: &mut impl Salvage) {
 }
 
 /// Which segment each file is, ascending, whatever is left of it.
-fn identify(
-    folder: &LogFolder<'_>,
-    reader: &mut Reader<'_, impl SegmentSource>,
-) -> Vec<Segment> {
+fn identify(folder: &LogFolder<'_>, reader: &mut Reader<'_, impl SegmentSource>) -> Vec<Segment> {
     reader.set_chunk(1);
     let mut segments = Vec::with_capacity(folder.files.len());
     for (file, found) in folder.files.iter().enumerate() {
@@ -195,9 +192,8 @@ impl Plan<'_> {
         }
         let newer = std::mem::take(&mut self.newer);
         let mut recovered = self.end(reader, progress, newest, &cursor, newer)?;
-        let is_live = |id: &SegmentId| {
-            recovered.start.state.segments.iter().any(|live| live.segment == *id)
-        };
+        let is_live =
+            |id: &SegmentId| recovered.start.state.segments.iter().any(|live| live.segment == *id);
         damaged.retain(is_live);
         recovered.start.damaged = damaged;
         Ok(recovered)

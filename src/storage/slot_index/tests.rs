@@ -68,7 +68,7 @@ fn go(seed: u64) {
         let size = 1 << prng.below(17);
         let placed = Placed { segment: SegmentId(segment), blocks: block..block + 1, size };
         let number = model.written.len();
-        let mut write = |model: &mut Model, index, adopting| {
+        let write = |model: &mut Model, index, adopting| {
             model.written.push(Written { segment, block, index, adopting });
         };
         let (floor, last) = (model.floor, model.last());

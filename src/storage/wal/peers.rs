@@ -83,9 +83,8 @@ impl Wal {
     /// partition has slots in one that aren't far below its checkpoint, but never so many that the
     /// log would be pressed.
     pub(super) fn retained_count(&self, count: usize) -> usize {
-        let is_damaged = |position: usize| {
-            self.damaged.contains(&self.state.segments[position].segment)
-        };
+        let is_damaged =
+            |position: usize| self.damaged.contains(&self.state.segments[position].segment);
         if self.slots.is_none() || self.gives_way || self.supply.is_short_of_disk() {
             return 0;
         }

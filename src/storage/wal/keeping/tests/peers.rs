@@ -134,14 +134,8 @@ fn slot_is_read_back_as_the_record_that_holds_it_says() {
     log.put(&stage(4, 6, b""));
     assert_eq!(log.held(1, 3), [(1, own()), (2, None), (3, own())]);
     log.put(&adopt(4, 6, 4));
-    let adopted = [
-        (1, own()),
-        (2, some(b"staged")),
-        (3, own()),
-        (4, own()),
-        (5, some(b"staged")),
-        (6, None),
-    ];
+    let adopted =
+        [(1, own()), (2, some(b"staged")), (3, own()), (4, own()), (5, some(b"staged")), (6, None)];
     assert_eq!(log.held(1, 6), adopted);
     // What was staged for a view that wasn't adopted stays nothing.
     log.put(&stage(5, 3, b"never"));
