@@ -25,8 +25,8 @@
 //! never looked at. Every chunk names partition, slot and place: a chunk of another checkpoint, or
 //! in another place, is damage.
 //!
-//! To a peer goes the payload of all chunks together, cut as the chunks are: part *n* is the payload
-//! of chunk *n*. The last chunk says how long the whole is, and what its digest is.
+//! To a peer goes the payload of all chunks together, cut as the chunks are: part *n* is the
+//! payload of chunk *n*. The last chunk says how long the whole is, and what its digest is.
 
 use std::fmt;
 use std::io;

@@ -161,6 +161,15 @@ impl<'a> Frame<'a> {
         self.value = entry.value;
     }
 
+    fn adopted(&mut self, adopted: Option<&Adopted>) {
+        self.bytes(&[u8::from(adopted.is_some())]);
+        if let Some(Adopted { term, base, chain }) = adopted {
+            self.number(term.0);
+            self.number(base.0);
+            self.bytes(chain);
+        }
+    }
+
     /// Puts the length, right-aligned, before the kind; `more` bytes follow the frame.
     #[inline]
     fn finish(&mut self, more: usize) {
@@ -231,12 +240,7 @@ pub(super) fn frame<'a>(record: &Record<'a>) -> Frame<'a> {
             frame.number(*size_bytes);
             frame.bytes(digest);
             frame.number(kept.0);
-            frame.bytes(&[u8::from(adopted.is_some())]);
-            if let Some(Adopted { term, base, chain }) = adopted {
-                frame.number(term.0);
-                frame.number(base.0);
-                frame.bytes(chain);
-            }
+            frame.adopted(adopted.as_ref());
         }
         Record::CrashVector { partition, incarnation, crash_vector } => {
             assert!(crash_vector.len() <= MEMBER_COUNT_MAX);

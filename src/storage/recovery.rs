@@ -17,12 +17,14 @@
 //!   flight, and who waited for the first was never told of the second. All from there is void, and
 //!   stays so because the next boot's snapshot counts only what was found.
 
+mod empty;
 mod salvage;
 
 use std::io;
 use std::ops::Range;
 
-pub use self::salvage::{Salvage, recover_partly};
+use self::empty::begin_empty;
+pub use self::salvage::{Salvage, Suspect, Suspicion, recover_partly};
 
 use super::block::{BATCH_BLOCK_COUNT_MAX, Block, LogKey, boot_of, first_batch, offset_of};
 use super::codec::decode;
@@ -93,31 +95,6 @@ pub struct Recovered {
     /// The checkpoints that were installed: the newest durable snapshot names them, so they stay
     /// until the log says that they are superseded.
     pub checkpoints: Vec<(PartitionId, Index)>,
-}
-
-/// A partition that has lost something that it may have promised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Suspect {
-    /// Which.
-    pub partition: PartitionId,
-    /// Why.
-    pub suspicion: Suspicion,
-}
-
-/// Why a partition can't go on from what its log says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Suspicion {
-    /// Records of it are missing, or may be.
-    Damaged {
-        /// Where.
-        place: Place,
-        /// In which way.
-        damage: Damage,
-    },
-    /// Its checkpoint can't be loaded.
-    Checkpoint,
-    /// It was suspect at an earlier start, and has adopted no view since.
-    Unrecovered,
 }
 
 /// Writes that a crash left incomplete. None of them was ever acknowledged as durable.
@@ -291,44 +268,6 @@ fn next_segments(
     let next = used.max().unwrap_or(newest).max(newest).next();
     let prepared = newer.iter().map(|segment| segment.name).filter(|&name| name >= next).collect();
     (next, prepared)
-}
-
-/// No boot ever got as far as to complete its first batch.
-fn begin_empty(
-    folder: &LogFolder<'_>,
-    reader: &mut Reader<'_, impl SegmentSource>,
-    newer: &[Segment],
-) -> Result<Recovered, StorageError> {
-    check_names(folder, SegmentId(0), newer)?;
-    let mut tail = Tail::new(folder.boot_epoch, None, &[]);
-    reader.set_chunk(READ_BLOCK_COUNT);
-    for segment in newer {
-        tail.scan_begun(reader, segment)?;
-    }
-    let (next_segment, prepared) =
-        next_segments(SegmentId(0), newer, |segment| !tail.is_used(segment));
-    let partitions: Vec<_> =
-        folder.partitions.iter().map(|&p| PartitionSnapshot::empty(p)).collect();
-    let recovered = partitions.iter().map(|state| RecoveredPartition {
-        state: state.clone(),
-        chain: Some(crate::base::chain::Chain::NONE),
-        log: Vec::new(),
-    });
-    Ok(Recovered {
-        partitions: recovered.collect(),
-        start: WalStart {
-            state: ShardSnapshot { partitions, ..ShardSnapshot::default() },
-            prepared,
-            next_segment,
-            clean: !tail.is_torn(),
-            ..WalStart::default()
-        },
-        record_count: 0,
-        torn: tail.torn(),
-        suspects: Vec::new(),
-        garbage: Vec::new(),
-        checkpoints: Vec::new(),
-    })
 }
 
 impl LogFolder<'_> {

@@ -2,9 +2,9 @@
 //! peers: sparse, one run of slots per 64 KiB, and bounded.
 //!
 //! A slot can be written more than once: as a value and then as a no-op, staged for a view and then
-//! adopted, carried over. The index knows which of its records holds: of those that went to the log
-//! itself the last one; of staged ones the last before the adoption that made them count, until a
-//! later record takes the slot again. A *run* is a stretch of slots whose holding records lie in the
+//! adopted, carried over. The index knows which of its records holds: of those that went to the
+//! log itself the last one; of staged ones the last before the adoption that made them count, until
+//! a later record takes the slot again. A *run* is a stretch of slots whose holding records lie in the
 //! same blocks, all logged or all staged for the same view; within its blocks the last record of
 //! the run's kind for a slot is the one that holds. (A later one of that kind elsewhere would have
 //! given the slot to another run.)
@@ -103,8 +103,6 @@ struct Runs {
     forgot_staged: bool,
     /// Slots up to here can't be served.
     floor: Index,
-    /// Counts what gave slots that had a place another one.
-    changes_count: u64,
 }
 
 impl SlotIndex {
@@ -133,7 +131,6 @@ impl SlotIndex {
             Record::Install { index, kept, adopted, .. } => {
                 runs.cut(*kept);
                 runs.raise(*index);
-                runs.changes_count += 1;
                 if let Some(Adopted { term, base, .. }) = adopted {
                     runs.adopt(*term, *base, coarse);
                 }
@@ -170,7 +167,6 @@ impl SlotIndex {
         let before = runs.count();
         runs.raise(index);
         runs.staged.clear();
-        runs.changes_count += 1;
         self.run_count = self.run_count + runs.count() - before;
     }
 
@@ -178,7 +174,7 @@ impl SlotIndex {
     pub(super) fn reset(&mut self, position: usize, index: Index) {
         let runs = &mut self.partitions[position];
         self.run_count -= runs.count();
-        *runs = Runs { floor: index, changes_count: runs.changes_count + 1, ..Runs::default() };
+        *runs = Runs { floor: index, ..Runs::default() };
     }
 
     /// Slots of a partition up to here can't be served.
@@ -192,20 +188,6 @@ impl SlotIndex {
         let place = held.partition_point(|run| run.last < index);
         let run = held.get(place).filter(|run| run.first <= index)?;
         Some(Run { first: index, ..*run })
-    }
-
-    /// The stretches of a partition's slots that lie in a segment.
-    pub(super) fn runs_in(
-        &self,
-        position: usize,
-        segment: SegmentId,
-    ) -> impl Iterator<Item = &Run> {
-        self.partitions[position].held.iter().filter(move |run| run.segment == segment)
-    }
-
-    /// Counts what gave slots of a partition that had a place another one.
-    pub(super) fn changes_count(&self, position: usize) -> u64 {
-        self.partitions[position].changes_count
     }
 
     fn change_all(&mut self, change: impl FnMut(&mut Runs)) {
@@ -231,7 +213,7 @@ impl Runs {
     }
 
     fn write(&mut self, run: Run, coarse: u32) {
-        self.changes_count += u64::from(put(&mut self.held, run, coarse));
+        put(&mut self.held, run, coarse);
     }
 
     fn stage(&mut self, run: Run, coarse: u32) {
@@ -246,7 +228,6 @@ impl Runs {
     /// What is staged takes its slots.
     fn adopt(&mut self, term: TermId, base: Index, coarse: u32) {
         let staged = std::mem::take(&mut self.staged);
-        self.changes_count += 1;
         if std::mem::take(&mut self.forgot_staged) {
             self.raise(base);
         }
@@ -300,15 +281,14 @@ impl Runs {
     }
 }
 
-/// Gives slots another place, or their first one; whether some had one.
-fn put(runs: &mut VecDeque<Run>, new: Run, coarse: u32) -> bool {
+/// Gives slots another place, or their first one.
+fn put(runs: &mut VecDeque<Run>, new: Run, coarse: u32) {
     let follows = runs.back().is_none_or(|back| back.last < new.first);
     let place = if follows { runs.len() } else { carve(runs, new.first, new.last) };
     match place.checked_sub(1).and_then(|before| runs.get_mut(before)) {
         Some(before) if before.takes(&new, coarse) => before.take(&new),
         _ => runs.insert(place, new),
     }
-    !follows
 }
 
 /// Takes slots out of the runs that have them; where a run of them belongs.

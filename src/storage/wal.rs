@@ -14,11 +14,13 @@
 
 mod keeping;
 mod peers;
+mod start;
 
 use std::collections::VecDeque;
 
 pub use self::keeping::{CarriedPartition, CarryPlan, Pinned};
 pub use self::peers::Standing;
+pub use self::start::{Durability, WalConfig, WalStart};
 use super::block::{
     self, BATCH_BLOCK_COUNT_MAX, Block, BlockHeader, LogKey, PAYLOAD_SIZE_BYTES, SegmentWrite,
 };
@@ -29,7 +31,7 @@ use super::slot_index::SlotIndex;
 use super::supply::Supply;
 pub use super::supply::{FreeSegment, SegmentWanted, Space};
 use crate::base::cast::{u16_from, u64_from};
-use crate::base::ids::{AppendId, BatchId, BootEpoch, Index, PartitionId, SegmentId};
+use crate::base::ids::{AppendId, BatchId, Index, PartitionId, SegmentId};
 use crate::base::limits::{
     ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
     SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITES_IN_FLIGHT_MAX,
@@ -40,63 +42,6 @@ use crate::base::time::Monotonic;
 const UNNAMED: BatchId = BatchId(u64::MAX);
 /// Segments of the smallest log: one is written, one is ahead, one is kept for the protocol.
 const SEGMENT_COUNT_MIN: u64 = 3;
-
-/// When a replica may act on a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// When its write is durable.
-    #[default]
-    Sync,
-    /// At once; it is written within [`ASYNC_INTERVAL_NS`].
-    Async,
-    /// At once; it is never written.
-    None,
-}
-
-/// What a log is opened with.
-#[derive(Clone, Debug)]
-pub struct WalConfig {
-    /// Whose log it is.
-    pub key: LogKey,
-    /// This boot: higher than any that wrote to this log before.
-    pub boot_epoch: BootEpoch,
-    /// The size of every segment; a multiple of the block size.
-    pub segment_size_bytes: usize,
-    /// How large the log may become, all segments together.
-    pub log_size_bytes_max: u64,
-    /// How many writes may be in flight.
-    pub writes_in_flight: usize,
-    /// When writes are issued.
-    pub durability: Durability,
-}
-
-/// Where a log goes on, as recovery found it; the default is that of an empty data directory but
-/// for its partitions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WalStart {
-    /// Where the shard stands; its segments are those whose records count.
-    pub state: ShardSnapshot,
-    /// Segments that are prepared already: the next one and those that follow it.
-    pub prepared: Vec<SegmentId>,
-    /// The next segment to be written. Never one that was written before.
-    pub next_segment: SegmentId,
-    /// Whether the boot before was closed.
-    pub clean: bool,
-    /// Which partition needs which segment.
-    pub ledger: Ledger,
-    /// Checkpoints that only snapshots before the next one name.
-    pub superseded: Vec<(PartitionId, Index)>,
-    /// Where the slots lie.
-    pub slots: SlotIndex,
-    /// Whether slots are kept for peers, and where they lie is remembered: in a group of one it
-    /// would be of no use.
-    pub serves_peers: bool,
-    /// Of the segments that count, those that aren't what was written to them.
-    pub damaged: Vec<SegmentId>,
-    /// Files whose segments don't count, as damage has made them void: they can be used again when
-    /// this boot's first snapshot is durable, and not before.
-    pub void: Vec<SegmentId>,
-}
 
 /// A batch that gathers.
 #[derive(Debug)]

@@ -7,8 +7,9 @@
 //!   whole is replayed. The next segment's snapshot says where each partition stood, and how many
 //!   records it had: a partition whose count differs has lost some. It is suspect, unless its
 //!   checkpoint covers all slots that it had then. All others are exactly what they were.
-//! - *Damage in the newest segment*, or to the snapshot that says which segments count: no later
-//!   snapshot says who has lost what, and every partition is suspect. That a partition has a later
+//! - *Damage in the newest segment*, a file that is cut and isn't an older one's, or damage to the
+//!   snapshot that says which segments count: no later snapshot says who has lost what, and every
+//!   partition is suspect. That a partition has a later
 //!   record isn't enough: what is missing before it may be a no-op in a slot that it had already,
 //!   for which it has answered, or a higher life of another member; neither leaves a hole.
 //! - *A checkpoint that can't be loaded*: its partition is suspect.
@@ -21,9 +22,9 @@
 
 use super::{
     Damage, LogFolder, Place, Plan, Progress, Recovered, RecoveredPartition, SegmentSource,
-    Suspect, Suspicion, check_boot, head, is_void, recover,
+    check_boot, head, is_void, recover,
 };
-use crate::base::cast::usize_from;
+use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BatchId, Index, PartitionId, SegmentId};
 use crate::base::limits::BLOCK_SIZE_BYTES;
 use crate::storage::block::{boot_of, offset_of};
@@ -36,6 +37,31 @@ use crate::storage::slot_index::SlotIndex;
 use crate::storage::wal::WalStart;
 
 use super::READ_BLOCK_COUNT;
+
+/// A partition that has lost something that it may have promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// Which.
+    pub partition: PartitionId,
+    /// Why.
+    pub suspicion: Suspicion,
+}
+
+/// Why a partition can't go on from what its log says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspicion {
+    /// Records of it are missing, or may be.
+    Damaged {
+        /// Where.
+        place: Place,
+        /// In which way.
+        damage: Damage,
+    },
+    /// Its checkpoint can't be loaded.
+    Checkpoint,
+    /// It was suspect at an earlier start, and has adopted no view since.
+    Unrecovered,
+}
 
 /// Takes what is stable, and can begin anew.
 pub trait Salvage: Apply {
@@ -138,8 +164,16 @@ fn read_on(
     if let Some(pair) = segments.windows(2).find(|pair| pair[0].id == pair[1].id) {
         return Err(StorageError::Duplicate { shard, segment: pair[0].id });
     }
+    let is_cut = |segment: &&Segment| segment.block_count < folder.block_count();
+    let empty = folder.files.iter().filter(|file| file.size_bytes < u64_from(BLOCK_SIZE_BYTES));
+    let cut = segments.iter().filter(is_cut).map(|segment| segment.id);
+    let last_cut = cut.chain(empty.map(|file| file.name)).max();
     let mut newer = Vec::new();
     for (position, segment) in segments.iter().enumerate().rev() {
+        if let Some(cut) = last_cut.filter(|cut| *cut >= segment.id) {
+            // What would say that more was written is cut off with it.
+            return Err(StorageError::Missing { shard, segment: cut });
+        }
         if let Some(snapshot) = head(reader, segment)? {
             check_boot(folder, segment, snapshot.boot_epoch)?;
             if is_void(reader, &segments[..position], segment, &snapshot)? {

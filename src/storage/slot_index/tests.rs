@@ -41,6 +41,46 @@ impl Model {
                 && written.adopting == run.adopting.0
         })
     }
+
+    fn write(&mut self, (segment, block): (u64, usize), index: u64) -> Entry<'static> {
+        self.held.insert(index, self.written.len());
+        self.written.push(Written { segment, block, index, adopting: 0 });
+        entry(index)
+    }
+
+    fn stage(&mut self, (segment, block): (u64, usize), index: u64, adopting: u64) {
+        if self.adopting != adopting {
+            self.staged.clear();
+            self.adopting = adopting;
+        }
+        self.staged.insert(index, self.written.len());
+        self.written.push(Written { segment, block, index, adopting });
+    }
+
+    fn adopt(&mut self, term: u64, kept: u64) {
+        self.held.retain(|slot, _| *slot <= kept);
+        let staged = std::mem::take(&mut self.staged);
+        if self.adopting == term {
+            let floor = self.floor;
+            self.held.extend(staged.into_iter().filter(|(slot, _)| *slot > floor));
+        }
+    }
+
+    fn install(&mut self, index: u64, kept: u64) {
+        self.held.retain(|held, _| *held > index && *held <= kept);
+        self.floor = index;
+    }
+
+    /// All segments up to this one are gone.
+    fn release(&mut self, segment: u64) {
+        let written = &self.written;
+        let is_gone = |number: &usize| written[*number].segment <= segment;
+        let gone = self.held.iter().filter(|(_, number)| is_gone(number));
+        let floor = gone.map(|(slot, _)| *slot).max().unwrap_or(0).max(self.floor);
+        self.held.retain(|slot, _| *slot > floor);
+        self.staged.retain(|_, number| !is_gone(number));
+        self.floor = floor;
+    }
 }
 
 fn entry(index: u64) -> Entry<'static> {
@@ -51,6 +91,54 @@ fn entry(index: u64) -> Entry<'static> {
         message_id: MessageId(index),
         timestamp: Timestamp(1),
         value: b"v",
+    }
+}
+
+/// The next record, and what the model makes of it.
+fn draw(
+    prng: &mut Prng,
+    model: &mut Model,
+    place: (u64, usize),
+    term: &mut u64,
+) -> Record<'static> {
+    let (floor, last) = (model.floor, model.last());
+    let any = floor + 1 + prng.below((last - floor).max(1));
+    match prng.below(15) {
+        0 if last > floor => {
+            model.write(place, any);
+            let (term, message_id) = (TermId(1), MessageId(1));
+            Record::NoOp { partition: P, index: Index(any), term, message_id }
+        }
+        1 if last > floor => Record::Carry(model.write(place, any)),
+        2..=4 => {
+            let slot = floor + 1 + prng.below(last - floor + 2);
+            let adopting = *term + prng.below(2);
+            model.stage(place, slot, adopting);
+            Record::Stage { adopting: TermId(adopting), entry: entry(slot) }
+        }
+        5 => {
+            let kept = floor + prng.below(last - floor + 1);
+            model.adopt(*term, kept);
+            *term += 1;
+            let (term, base, kept) = (TermId(*term - 1), Index(kept), Index(kept));
+            Record::Adopt { partition: P, term, base, kept, chain: [0; 16] }
+        }
+        6 => {
+            *term += 1;
+            if model.adopting < *term {
+                model.staged.clear();
+            }
+            Record::View { partition: P, term: TermId(*term) }
+        }
+        7 if prng.one_in(8) => {
+            let index = floor + prng.below(last - floor + 3);
+            let kept = index.max(last);
+            model.install(index, kept);
+            let (index, kept) = (Index(index), Index(kept));
+            let (partition, size_bytes, digest) = (P, 1, [0; 16]);
+            Record::Install { partition, index, size_bytes, digest, kept, adopted: None }
+        }
+        _ => Record::Entry(model.write(place, last + 1)),
     }
 }
 
@@ -65,89 +153,15 @@ fn go(seed: u64) {
             segment += 1;
             block = 0;
         }
+        if released + 2 < segment && prng.one_in(16) {
+            released += 1;
+            index.release(SegmentId(released));
+            model.release(released);
+            continue;
+        }
         let size = 1 << prng.below(17);
         let placed = Placed { segment: SegmentId(segment), blocks: block..block + 1, size };
-        let number = model.written.len();
-        let write = |model: &mut Model, index, adopting| {
-            model.written.push(Written { segment, block, index, adopting });
-        };
-        let (floor, last) = (model.floor, model.last());
-        let any = floor + 1 + prng.below((last - floor).max(1));
-        let record = match prng.below(16) {
-            0 if last > floor => {
-                write(&mut model, any, 0);
-                model.held.insert(any, number);
-                let (term, message_id) = (TermId(1), MessageId(1));
-                Record::NoOp { partition: P, index: Index(any), term, message_id }
-            }
-            1 if last > floor => {
-                write(&mut model, any, 0);
-                model.held.insert(any, number);
-                Record::Carry(entry(any))
-            }
-            2..=4 => {
-                let slot = floor + 1 + prng.below(last - floor + 2);
-                let adopting = term + prng.below(2);
-                write(&mut model, slot, adopting);
-                if model.adopting != adopting {
-                    model.staged.clear();
-                    model.adopting = adopting;
-                }
-                model.staged.insert(slot, number);
-                Record::Stage { adopting: TermId(adopting), entry: entry(slot) }
-            }
-            5 => {
-                let kept = floor + prng.below(last - floor + 1);
-                let adopts = model.adopting == term;
-                model.held.retain(|slot, _| *slot <= kept);
-                let staged = std::mem::take(&mut model.staged);
-                let fits = |staged: &(u64, usize)| adopts && staged.0 > floor;
-                model.held.extend(staged.into_iter().filter(fits));
-                term += 1;
-                let (base, kept) = (Index(kept), Index(kept));
-                let term = TermId(term - 1);
-                Record::Adopt { partition: P, term, base, kept, chain: [0; 16] }
-            }
-            6 => {
-                if model.adopting < term + 1 {
-                    model.staged.clear();
-                }
-                term += 1;
-                Record::View { partition: P, term: TermId(term) }
-            }
-            7 if prng.one_in(8) => {
-                let slot = floor + prng.below(last - floor + 3);
-                let kept = slot.max(last);
-                model.held.retain(|held, _| *held > slot && *held <= kept);
-                model.floor = slot;
-                let (index, kept) = (Index(slot), Index(kept));
-                Record::Install {
-                    partition: P,
-                    index,
-                    size_bytes: 1,
-                    digest: [0; 16],
-                    kept,
-                    adopted: None,
-                }
-            }
-            8 if released + 2 < segment => {
-                released += 1;
-                index.release(SegmentId(released));
-                let is_gone = |number: &usize| model.written[*number].segment <= released;
-                let gone = model.held.iter().filter(|(_, number)| is_gone(number));
-                let floor = gone.map(|(slot, _)| *slot).max().unwrap_or(0).max(model.floor);
-                model.floor = floor;
-                model.held.retain(|slot, _| *slot > floor);
-                let written = &model.written;
-                model.staged.retain(|_, number| written[*number].segment > released);
-                continue;
-            }
-            _ => {
-                write(&mut model, last + 1, 0);
-                model.held.insert(last + 1, number);
-                Record::Entry(entry(last + 1))
-            }
-        };
+        let record = draw(&mut prng, &mut model, (segment, block), &mut term);
         index.on_record(0, &record, &placed);
         for (&slot, &number) in &model.held {
             let run = index.find(0, Index(slot)).filter(|_| slot > model.floor);

@@ -3,7 +3,7 @@ use super::super::codec::decode;
 use super::super::record::{Entry, PartitionSnapshot};
 use super::super::supply::PREPARE_RETRY_NS;
 use super::*;
-use crate::base::ids::{Index, MessageId, PartitionId, ShardId, TermId};
+use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, ShardId, TermId};
 use crate::base::limits::COMMAND_SIZE_BYTES_MAX;
 use crate::base::time::Timestamp;
 

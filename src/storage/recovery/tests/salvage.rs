@@ -3,10 +3,12 @@
 use super::*;
 use crate::storage::recovery::{Salvage, Suspicion, recover_partly};
 
+type Slots = Vec<(u64, Option<Vec<u8>>)>;
+
 /// What a member of a group has of its partitions after a start.
 #[derive(Debug, Default)]
 struct Kept {
-    slots: BTreeMap<PartitionId, Vec<(u64, Option<Vec<u8>>)>>,
+    slots: BTreeMap<PartitionId, Slots>,
     /// Checkpoints that can't be loaded.
     broken: Vec<(PartitionId, u64)>,
     failed: Vec<PartitionId>,
@@ -202,6 +204,13 @@ fn file_that_is_cut_or_gone_counts_as_damage() {
     let mut kept = Kept::default();
     let recovered = recover_partly(&folder(3, &cut), &mut &image, &mut kept).unwrap();
     assert_eq!(suspects(&recovered), [P, Q], "blocks 3 and 4 are gone");
+    // Of the newest segment nothing is left that would say that more was written.
+    for block_count in 0..4 {
+        let mut cut = image.files();
+        cut[1].size_bytes = block_count * u64_from(BLOCK_SIZE_BYTES);
+        let recovered = recover_partly(&folder(3, &cut), &mut &image, &mut kept).unwrap();
+        assert_eq!(suspects(&recovered), [P, Q], "{block_count} blocks are left");
+    }
     for (gone, counts) in [(1, true), (2, false)] {
         let mut without = image.clone();
         without.files.retain(|file| file.0 != gone);
