@@ -4,10 +4,10 @@
 //! A slot can be written more than once: as a value and then as a no-op, staged for a view and then
 //! adopted, carried over. The index knows which of its records holds: of those that went to the
 //! log itself the last one; of staged ones the last before the adoption that made them count, until
-//! a later record takes the slot again. A *run* is a stretch of slots whose holding records lie in the
-//! same blocks, all logged or all staged for the same view; within its blocks the last record of
-//! the run's kind for a slot is the one that holds. (A later one of that kind elsewhere would have
-//! given the slot to another run.)
+//! a later record takes the slot again. A *run* is a stretch of slots whose holding records lie in
+//! the same blocks, all logged or all staged for the same view; within its blocks the last record
+//! of the run's kind for a slot is the one that holds. (A later one of that kind elsewhere would
+//! have given the slot to another run.)
 //!
 //! When there are too many runs, neighbours become one, and if that doesn't help the oldest are
 //! forgotten: those slots can't be served, and a peer that wants them gets the checkpoint.
