@@ -103,6 +103,8 @@ pub(super) struct Replayed {
 #[derive(Debug)]
 struct PartitionReplay {
     partition: PartitionId,
+    /// The checkpoint with which it began: what becomes of slots up to here doesn't matter.
+    covered: Index,
     /// The last slot handed on.
     applied: Index,
     /// The digest there.
@@ -197,7 +199,7 @@ impl<'a, A: Apply> Replay<'a, A> {
             replay.log.clear();
             replay.staged.clear();
             replay.lost_staged = Some(hole);
-            if replay.applied < said.last {
+            if replay.covered < said.last {
                 replay.suspect = Some(hole);
             }
         }
@@ -361,6 +363,7 @@ impl PartitionReplay {
         let checkpoint = known.checkpoint;
         let mut replay = Self {
             partition: state.partition,
+            covered: checkpoint,
             applied: checkpoint,
             chain: (checkpoint == Index(0)).then_some(Chain::NONE),
             log: VecDeque::new(),

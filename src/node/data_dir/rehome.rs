@@ -164,6 +164,7 @@ impl DataDir {
             state.partitions.push(PartitionSnapshot {
                 checkpoint: stable,
                 first: stable.next(),
+                begins: SegmentId(0),
                 ..found.state
             });
             logs.push((partition, found.log));

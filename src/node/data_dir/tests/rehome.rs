@@ -54,8 +54,9 @@ fn held(data_dir: &DataDir) -> BTreeMap<PartitionId, Held> {
         installing.finish().unwrap();
         for found in log.recovered.partitions {
             let partition = found.state.partition;
-            // What moving changes: where the log begins.
-            let state = PartitionSnapshot { first: Index(0), checkpoint: Index(0), ..found.state };
+            // What moving changes: where the log begins, and how many records say what it says.
+            let (first, checkpoint) = (Index(0), Index(0));
+            let state = PartitionSnapshot { first, checkpoint, record_count: 0, ..found.state };
             let (applied, digest) = (loading.applied(partition), loading.digest(partition));
             held.insert(partition, Held { state, applied, digest, log: found.log });
         }

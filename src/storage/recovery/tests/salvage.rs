@@ -157,6 +157,19 @@ fn lost_no_op_makes_its_partition_suspect_though_no_slot_is_missing() {
 }
 
 #[test]
+fn lost_no_op_is_missed_though_its_slot_became_stable_before_the_next_snapshot() {
+    let mut boot = Boot::open(Image::default(), 1);
+    boot.append(&entry(1, b"a"));
+    boot.append(&no_op(1));
+    boot.append(&sync_point(1));
+    let mut image = Boot::open(boot.close(), 2).close();
+    image.flip(1, 2);
+    let (recovered, kept) = image.salvage(3);
+    assert_eq!(suspects(&recovered), [P]);
+    assert_eq!(kept.slots.get(&P), None, "what was executed is forgotten");
+}
+
+#[test]
 fn lost_promise_and_life_are_known_from_the_next_snapshot() {
     let lives = Record::CrashVector {
         partition: Q,
