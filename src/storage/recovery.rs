@@ -484,8 +484,14 @@ impl<'a> Plan<'a> {
                         Some((last, before)) if last.segment == segment.id => before,
                         _ => &progress.live,
                     };
-                    if !progress.is_partial && !snapshot.segments.ends_with(before) {
-                        return Err(Damage::Segments);
+                    match snapshot.segments.ends_with(before) {
+                        true => {}
+                        false if !progress.is_partial => return Err(Damage::Segments),
+                        // One between was missing at an earlier start, and isn't counted since.
+                        false => {
+                            let place = self.place(segment.id, 0, first_batch(boot));
+                            replay.on_hole(place, Damage::Missing);
+                        }
                     }
                     let ended = before.last().ok_or(Damage::Segments)?.segment;
                     replay.on_snapshot(ended, &snapshot)?;

@@ -306,7 +306,7 @@ impl Plan<'_> {
         Ok(missing)
     }
 
-    const fn place(&self, segment: SegmentId, block: usize, batch: BatchId) -> Place {
+    pub(super) const fn place(&self, segment: SegmentId, block: usize, batch: BatchId) -> Place {
         Place { shard: self.folder.key.shard, segment, offset: offset_of(block), batch }
     }
 }

@@ -263,6 +263,31 @@ fn what_a_checkpoint_covers_can_be_missing() {
 }
 
 #[test]
+fn segment_that_is_gone_harms_nobody_at_later_starts_whom_it_did_not_harm_at_once() {
+    let mut boot = Boot::open(Image::default(), 1);
+    boot.append(&q_entry(1));
+    let mut boot = Boot::open(boot.close(), 2);
+    boot.append(&entry(1, b"a"));
+    boot.append(&sync_point(1));
+    let mut boot = Boot::open(boot.close(), 3);
+    boot.append(&Record::CheckpointDone {
+        partition: P,
+        index: Index(1),
+        size_bytes: 1,
+        digest: [0; 16],
+    });
+    let mut image = Boot::open(boot.close(), 4).close();
+    image.files.retain(|file| file.0 != 2);
+    for boot in 5..8 {
+        let (recovered, kept) = image.salvage(boot);
+        assert_eq!(suspects(&recovered), [], "boot {boot}: the checkpoint covers what is gone");
+        assert_eq!(kept.slots[&P], [(1, some(b"checkpoint"))]);
+        assert_eq!(recovered.partitions[1].log.len(), 1);
+        image = boot_on(image, boot, recovered.start).image;
+    }
+}
+
+#[test]
 fn checkpoint_that_cannot_be_loaded_makes_its_partition_suspect() {
     let mut boot = Boot::open(Image::default(), 1);
     boot.append(&entry(1, b"a"));
