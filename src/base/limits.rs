@@ -71,6 +71,27 @@ pub const MEMORY_SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Of what a shard's maps may take, room that puts leave to removals: what they write is kept until
 /// they are stable.
 pub const MEMORY_SIZE_BYTES_SPARE: u64 = 2 << 20;
+/// How long an entry may live that has a time to live: a hundred years.
+pub const ENTRY_TTL_MS_MAX: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
+/// Expired entries that one slot removes. Part of the state machine: all members must agree.
+pub const EXPIRED_PER_SLOT_COUNT_MAX: usize = 64;
+/// Sessions of a partition, those that have expired and aren't removed yet among them. Part of the
+/// state machine, as are the following ones.
+pub const SESSION_COUNT_MAX: usize = 4_096;
+/// Commands of a session from the first unacknowledged one on: so many results are kept.
+pub const SESSION_WINDOW_COUNT: u64 = 32;
+/// Results of a session that are longer than a version and its like.
+pub const SESSION_RESULTS_SIZE_BYTES_MAX: usize = 64 << 10;
+/// The same of all sessions of a partition.
+pub const SESSIONS_RESULTS_SIZE_BYTES_MAX: usize = 16 << 20;
+/// How long a session outlives its last command, if the client doesn't say.
+pub const SESSION_TTL_S_DEFAULT: u32 = 10 * 60;
+/// The same at least.
+pub const SESSION_TTL_S_MIN: u32 = 1;
+/// The same at most.
+pub const SESSION_TTL_S_MAX: u32 = 24 * 60 * 60;
+/// Expired sessions that one slot removes.
+pub const SESSIONS_EXPIRED_PER_SLOT_COUNT_MAX: usize = 8;
 /// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
 pub const SWEEP_COUNT_MAX: usize = 64;
 
@@ -102,6 +123,11 @@ pub const SYNC_BATCH_COUNT: u64 = 256;
 pub const SYNC_BATCH_SIZE_BYTES: usize = 1 << 20;
 
 const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
+// Any time that a log can have and the longest life together are a time that an entry can have.
+const _: () = assert!(u64::MAX / NS_PER_MS + ENTRY_TTL_MS_MAX < 1 << 48);
+const _: () = assert!(SESSION_RESULTS_SIZE_BYTES_MAX <= SESSIONS_RESULTS_SIZE_BYTES_MAX);
+const _: () = assert!(SESSION_TTL_S_MIN > 0 && SESSION_TTL_S_MIN <= SESSION_TTL_S_DEFAULT);
+const _: () = assert!(SESSION_TTL_S_DEFAULT <= SESSION_TTL_S_MAX);
 const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 4 <= UNSYNCED_PARTITION_SIZE_BYTES_MAX);
 

@@ -22,7 +22,7 @@ use crate::base::limits::{
 use crate::base::payload::ResultBytes;
 use crate::map::operation::{Consistency, Query, QueryOperation};
 use crate::map::outcome::Outcome;
-use crate::map::reads::Scan;
+use crate::map::reads::{AsOf, Scan};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::wire::request::Kind;
 use crate::wire::response::{self, ErrorOutcome};
@@ -304,7 +304,8 @@ impl Shard {
             visited_count_max: ENTRIES_VISITED_COUNT_MAX,
             cursor_tag: &view.cursor_tag,
         };
-        let mut page = view.map.entries(&self.core.arena, as_of, &stream.map, &scan);
+        let at = AsOf { index: as_of, time: self.core.now.wall };
+        let mut page = view.map.entries(&self.core.arena, at, &stream.map, &scan);
         // A partition without entries still costs something.
         *visits_left = visits_left.saturating_sub(page.visited_count.max(1));
         stream.items_left -= page.items.len();

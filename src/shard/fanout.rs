@@ -400,7 +400,8 @@ impl Gather {
 
 /// A command to all partitions in the usual encoding, whatever the client's was.
 fn encoded_command(command: &Command<'_>) -> Vec<u8> {
-    let Command { map, timeout_ms, operation } = *command;
+    let Command { map, session, timeout_ms, operation } = *command;
+    assert!(session.is_none(), "the router refuses it: a session belongs to one partition");
     assert!(operation == Operation::Clear, "only this is asked of all partitions");
     let operation = Some(v1::command::Operation::Clear(v1::Clear {}));
     let message =

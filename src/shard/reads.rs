@@ -9,6 +9,7 @@ use crate::base::ids::{Index, PartitionId};
 use crate::base::limits::{PASS_COUNT_MAX, WAITING_READ_COUNT_MAX};
 use crate::map::hasher::KeyHash;
 use crate::map::operation::{Consistency, Query, QueryOperation};
+use crate::map::reads::AsOf;
 use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::wire::request::Kind;
@@ -137,7 +138,8 @@ impl Shard {
         });
         let asked = (query.map, &query.operation);
         self.core.counters.answers += 1;
-        let outcome = view.map.answer(&self.core.arena, as_of, asked, hash);
+        let at = AsOf { index: as_of, time: self.core.now.wall };
+        let outcome = view.map.answer(&self.core.arena, at, asked, hash);
         // Straight to where it goes: a value is copied once.
         asker.reply_with(&view.prefix, as_of, &outcome, effects);
     }

@@ -219,7 +219,7 @@ impl<'a, S: CheckpointSource> Installing<'a, S> {
         }
         let head = *decoder.head().expect("a complete checkpoint has a head");
         let digest = StateDigest(u128::from_le_bytes(head.digest));
-        let map = loader.finish(id.index, digest).map_err(InstallReason::State)?;
+        let map = loader.finish(id.index, head.timestamp, digest).map_err(InstallReason::State)?;
         Ok(LoadedPartition {
             map,
             applied: id.index,

@@ -348,10 +348,13 @@ impl ColdRequest {
         self.refuse_envelope(acceptance.cluster)?;
         let invalid = |error: OperationError| self.refusal(error.code(), self.named(&error));
         let body = match self.body.as_ref().map_err(|error| invalid(error.clone()))? {
-            ColdBody::Command(owned) => Body::Command {
-                bytes: &self.value,
-                command: owned.command(acceptance.value_size_bytes_max).map_err(invalid)?,
-            },
+            ColdBody::Command(owned) => {
+                let command = owned.command(acceptance.value_size_bytes_max).map_err(invalid)?;
+                if command.operation.is_internal() {
+                    return Err(invalid(OperationError::MembersOnly));
+                }
+                Body::Command { bytes: &self.value, command }
+            }
             ColdBody::Query(owned) => match owned.status() {
                 Some(status) => Body::Status(self.status_query(owned, status)?),
                 None => Body::Query(owned.query().map_err(invalid)?),

@@ -142,6 +142,12 @@ fn operation_draft(operation: &v1::command::Operation) -> OperationDraft<'_> {
             })
         }
         v1::command::Operation::Clear(v1::Clear {}) => OperationDraft::Clear,
+        v1::command::Operation::OpenSession(v1::OpenSession { ttl_ms }) => {
+            OperationDraft::OpenSession { ttl_ms: *ttl_ms }
+        }
+        v1::command::Operation::KeepSession(v1::KeepSession {}) => OperationDraft::KeepSession,
+        v1::command::Operation::CloseSession(v1::CloseSession {}) => OperationDraft::CloseSession,
+        v1::command::Operation::Tick(v1::Tick {}) => OperationDraft::Tick,
     }
 }
 
@@ -187,6 +193,10 @@ fn refuse_unknown_fields(bytes: &[u8]) -> Result<(), OperationError> {
                 refuse_unknown_conditions(2, remove)?;
             }
             (12, Value::Bytes(clear)) => refuse_above(0, "clear", clear)?,
+            (20, Value::Bytes(open)) => refuse_above(1, "open_session", open)?,
+            (21, Value::Bytes(keep)) => refuse_above(0, "keep_session", keep)?,
+            (22, Value::Bytes(close)) => refuse_above(0, "close_session", close)?,
+            (24, Value::Bytes(tick)) => refuse_above(0, "tick", tick)?,
             (1..=6, _) => {}
             (number @ 13..=23, _) => {
                 let name = later_command(number);
@@ -224,9 +234,6 @@ const fn later_command(number: u32) -> Option<&'static str> {
         14 => Some("increment"),
         15 => Some("append"),
         16 => Some("expire"),
-        20 => Some("open_session"),
-        21 => Some("keep_session"),
-        22 => Some("close_session"),
         23 => Some("drop_map"),
         _ => None,
     }
