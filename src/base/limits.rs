@@ -75,6 +75,10 @@ pub const MEMORY_SIZE_BYTES_SPARE: u64 = 2 << 20;
 pub const ENTRY_TTL_MS_MAX: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
 /// Expired entries that one slot removes. Part of the state machine: all members must agree.
 pub const EXPIRED_PER_SLOT_COUNT_MAX: usize = 64;
+/// How far apart the looks are for partitions in which something has expired and nobody writes.
+pub const TICK_INTERVAL_NS: u64 = 10 * NS_PER_MS;
+/// Ticks that one such look stamps.
+pub const TICKS_PER_TURN_COUNT_MAX: usize = 16;
 /// Sessions of a partition, those that have expired and aren't removed yet among them. Part of the
 /// state machine, as are the following ones.
 pub const SESSION_COUNT_MAX: usize = 4_096;

@@ -55,6 +55,7 @@ impl<'a, E: Effects> World<'a, E> {
         match waiter {
             Waiter::Client(asker) => self.reply(asker, index, result),
             Waiter::Gather { gather, .. } => self.core.gathered(gather, result, self.effects),
+            Waiter::Nobody => {}
         }
     }
 
@@ -73,6 +74,7 @@ impl<'a, E: Effects> World<'a, E> {
             Waiter::Gather { gather, .. } => {
                 self.core.gather_failed(gather, code, message, self.effects);
             }
+            Waiter::Nobody => {}
         }
     }
 }
@@ -112,6 +114,7 @@ impl Core {
         let run = Execution { index, time: slot.timestamp, undo };
         let mut result = ResultBytes::new();
         view.map.execute(&mut self.arena, run, command, hash, &mut result);
+        self.expect_expiry(&view.map);
         result
     }
 }

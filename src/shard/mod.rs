@@ -25,6 +25,7 @@ mod partition;
 mod reads;
 mod recovery;
 mod share;
+mod ticks;
 
 use std::collections::VecDeque;
 
@@ -140,6 +141,8 @@ struct Core {
     maps_own_size_bytes: u64,
     /// When to look for operations whose time is up.
     sweep_due: Option<Monotonic>,
+    /// When to look for partitions in which something has expired.
+    tick_due: Option<Monotonic>,
     counters: ShardCounters,
     /// From stamping a command to its answer, with durability `sync`.
     commit_waits: Histogram,
@@ -232,7 +235,9 @@ impl Shard {
         let goes_on = !core.streams.is_empty() || !core.sweeping.is_empty();
         let at_once = goes_on.then_some(core.now.monotonic);
         let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
-        [at_once, core.sweep_due, checkpoint, core.log.next_deadline()].into_iter().flatten().min()
+        let tick = core.tick_due.filter(|_| !core.closing);
+        let log = core.log.next_deadline();
+        [at_once, core.sweep_due, tick, checkpoint, log].into_iter().flatten().min()
     }
 
     /// Whether every partition is part of a view and can be written to.
@@ -355,6 +360,9 @@ impl Shard {
             self.core.sweep_due = None;
             self.core.reads_due = true;
             self.give_up_expired(effects);
+        }
+        if self.core.tick_due.is_some_and(|due| due <= now) {
+            self.tick(effects);
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) enum Waiter {
         /// When it gives up.
         deadline: Monotonic,
     },
+    /// Nobody.
+    Nobody,
 }
 
 /// A client that waits for the answer to one request.
@@ -124,6 +126,7 @@ impl Waiter {
         match self {
             Self::Client(asker) => asker.deadline,
             Self::Gather { deadline, .. } => *deadline,
+            Self::Nobody => Monotonic(u64::MAX),
         }
     }
 }

@@ -347,6 +347,7 @@ impl Shard {
             sweeping: VecDeque::new(),
             maps_own_size_bytes: own_size_bytes,
             sweep_due: None,
+            tick_due: None,
             counters: ShardCounters::default(),
             commit_waits: Histogram::default(),
             changed,
@@ -364,6 +365,8 @@ impl Shard {
             let first_term = self.core.config.first_term;
             let (replica, mut world) = self.partition(PartitionId(partition), effects);
             replica.start(first_term, &mut world);
+            let place = self.place(PartitionId(partition));
+            self.core.expect_expiry(&self.partitions[place].view.map);
         }
         self.settle(effects);
         self.pump_log(effects);

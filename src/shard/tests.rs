@@ -30,6 +30,7 @@ use crate::wire::request::{Acceptance, decode_cold};
 mod several;
 
 mod measure;
+mod ticks;
 
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
