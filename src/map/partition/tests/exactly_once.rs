@@ -408,7 +408,7 @@ fn step() -> impl Strategy<Value = Step> {
         30 => (0..MAPS.len(), 0_usize..9, kind(), session, pause).prop_map(
             |(map, key, change, session, pause)| Step::Execute { map, key, change, session, pause }
         ),
-        1 => (0_usize..30, sample::select(vec![1_u64, 5]), any::<bool>())
+        2 => (0_usize..5, sample::select(vec![1_u64, 5]), prop::bool::weighted(0.3))
             .prop_map(|(first_key, ttl_ms, opens)| Step::Burst { first_key, ttl_ms, opens }),
         1 => Just(Step::NoOp),
         3 => index().prop_map(Step::Commit),
@@ -623,7 +623,9 @@ impl World {
     }
 
     fn burst(&mut self, first_key: usize, ttl_ms: u64, opens: bool) {
-        for number in 0..if opens { 12 } else { 100 } {
+        // The keys that other steps use come last, and so are hidden for some slots before they are
+        // removed.
+        for number in (0..if opens { 12 } else { 100 }).rev() {
             let change = match opens {
                 true => Change::Open { ttl_s: 1 },
                 false => Change::Put {

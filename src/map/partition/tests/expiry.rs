@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::limits::EXPIRED_PER_SLOT_COUNT_MAX;
+use crate::map::checkpoint::{MapLoader, Progress, SliceBudget};
 
 const TTL: Ttl = Ttl::Ms(1_000);
 
@@ -171,6 +172,56 @@ fn expired_key_is_put_anew_before_its_turn_to_be_removed() {
             assert!(!is_present(&world, index, 1_000, key));
         }
     }
+}
+
+/// A partition with five keys that have expired at 1,000 ms and aren't removed; one of them.
+fn world_with_hidden_keys(undo: Undo) -> ((Arena, PartitionMap), [u8; 8]) {
+    let mut world = world();
+    let count = EXPIRED_PER_SLOT_COUNT_MAX + 5;
+    for number in 0..count {
+        put_at(&mut world, 0, &number.to_be_bytes(), TTL, undo);
+    }
+    run_at(&mut world, 1_000, Operation::Tick, undo);
+    assert_eq!(world.1.size(world.1.applied(), "m").entries, 5);
+    (world, (count - 1).to_be_bytes())
+}
+
+#[test]
+fn commands_find_hidden_keys_absent() {
+    use v1::result::Outcome as Answer;
+
+    for undo in [Undo::Discard, Undo::Keep] {
+        let absent = Answer::Removed(v1::Removed { existed: false, previous: None });
+        let (mut world, key) = world_with_hidden_keys(undo);
+        // More of them than a slot removes, so that the key's turn doesn't come.
+        for number in 0..500_u32 {
+            put_at(&mut world, 0, &number.to_be_bytes(), TTL, undo);
+        }
+        put_at(&mut world, 0, &key, TTL, undo);
+        let remove = |condition| Operation::Remove { key: &key, condition, want_previous: true };
+        assert_eq!(run_at(&mut world, 1_000, remove(None), undo), absent);
+        assert_eq!(run_at(&mut world, 1_000, remove(Some(Condition::Absent)), undo), absent);
+        let refused = run_at(&mut world, 1_000, remove(Some(Condition::Present)), undo);
+        let Answer::Error(error) = refused else { panic!("{refused:?}") };
+        assert_eq!((error.code(), error.current), (Code::ConditionFailed, None));
+    }
+}
+
+#[test]
+fn what_is_hidden_stays_hidden_when_it_is_loaded() {
+    let ((mut arena, mut partition), key) = world_with_hidden_keys(Undo::Discard);
+    let mut bytes = Vec::new();
+    partition.begin_checkpoint(&mut arena);
+    let all = SliceBudget { record_count: usize::MAX, size_bytes: usize::MAX };
+    assert_eq!(partition.checkpoint_slice(&mut arena, all, &mut bytes), Progress::Done);
+    let (index, time) = (partition.applied(), Timestamp(1_000 * NS_PER_MS));
+    let mut arena = Arena::new();
+    let mut loader = MapLoader::new(partition.hasher, &mut arena);
+    loader.feed(&mut arena, &bytes).unwrap();
+    let loaded = loader.finish(index, time, partition.digest()).unwrap();
+    assert_eq!(loaded.size(index, "m").entries, 5);
+    let world = (arena, loaded);
+    assert!(!is_present(&world, index, 0, &key), "though the reader's clock is behind");
 }
 
 #[test]
