@@ -1,5 +1,4 @@
-//! One partition's slice of all named maps: it executes commands (`partition/execute.rs`) and undoes
-//! them.
+//! One partition's slice of all named maps: it executes commands (`execute.rs`) and undoes them.
 //!
 //! Deterministic: the same commands at the same indexes and times give the same results and the
 //! same digest on every member, whatever was executed and undone in between. Time is the log's
