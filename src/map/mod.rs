@@ -14,6 +14,7 @@
 //!     directory   range of the hash -> page
 //!     page_pool   pages of eight cache lines
 //!   arena       records by 4-byte reference        record   one entry's bytes
+//!     footprint how much of an arena entries will take
 //! ```
 //!
 //! # Passes
@@ -34,6 +35,7 @@
 pub mod arena;
 pub mod checkpoint;
 pub mod digest;
+pub mod footprint;
 pub mod hasher;
 pub mod operation;
 pub mod outcome;

@@ -32,7 +32,7 @@ use rustix::fs::{FlockOperation, OFlags, RenameFlags};
 pub use self::checkpoints::CheckpointReader;
 pub use self::error::{DataDirError, Notice};
 pub use self::filesystem::{Filesystem, Keeps};
-pub use self::rehome::RehomeStep;
+pub use self::rehome::{Destination, RehomeStep};
 pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};

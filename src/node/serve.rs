@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
-use super::data_dir::{DataDir, DataDirError, DataDirOptions};
+use super::data_dir::{DataDir, DataDirError, DataDirOptions, Destination};
 use super::memory::maps_size_bytes_max;
 use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::{u16_from, u64_from};
@@ -111,7 +111,8 @@ fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
         let partitions = data_dir.partition_range(shard);
         Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
     };
-    data_dir.rehome(shard_count, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    let to = Destination::of(shard_count);
+    data_dir.rehome(to, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
     let ms = clock.monotonic().0 / 1_000_000;
     info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
     Ok(())

@@ -21,6 +21,7 @@ use crate::base::time::{Now, Timestamp};
 use crate::map::arena::Arena;
 use crate::map::checkpoint::{LoadError, MapLoader, Progress, SliceBudget};
 use crate::map::digest::StateDigest;
+use crate::map::footprint::Footprint;
 use crate::map::hasher::KeyHasher;
 use crate::map::operation::with_command;
 use crate::map::partition::{Execution, PartitionMap, Undo};
@@ -94,6 +95,15 @@ impl Loading {
     #[must_use]
     pub fn digest(&self, partition: PartitionId) -> StateDigest {
         self.partitions[&partition].map.digest()
+    }
+
+    /// What a partition's entries take of an arena.
+    ///
+    /// # Panics
+    /// If it isn't one of the shard's.
+    #[must_use]
+    pub fn footprint(&self, partition: PartitionId) -> Footprint {
+        self.partitions[&partition].map.footprint(&self.arena)
     }
 
     /// Writes the checkpoint of what was executed of a partition, chunk by chunk.
