@@ -285,8 +285,9 @@ impl DataDir {
     ) -> Result<(), DataDirError> {
         let segment_count = u64_from(start.state.segments.len());
         let segment_size_bytes = self.current.segment_size_bytes;
-        // The one that this boot begins, and one more: segments are let go when the next begins.
-        let needed_count = (segment_count + 2).max(LOG_SEGMENT_COUNT_MIN);
+        // The one that this boot begins. (Segments are let go when the next begins, for which the
+        // log gets one beyond its bound.)
+        let needed_count = (segment_count + 1).max(LOG_SEGMENT_COUNT_MIN);
         let needed_size_bytes = needed_count * segment_size_bytes;
         if log_size_bytes_max >= needed_size_bytes {
             return Ok(());

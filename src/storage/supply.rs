@@ -114,12 +114,15 @@ impl Supply {
         self.written_count += 1;
     }
 
-    /// What is to be prepared now, if anything is, after `writing` and one ahead of `filling`.
+    /// What is to be prepared now, if anything is, after `writing` and one ahead of `filling`. A
+    /// log as large as it may be gets one segment more if `would_release`: the snapshot with which
+    /// that begins lets others go, and without it none ever would, unless some are on their way.
     pub(super) fn wants(
         &mut self,
         now: Monotonic,
         writing: Option<SegmentId>,
         filling: SegmentId,
+        would_release: impl FnOnce() -> bool,
     ) -> Option<SegmentWanted> {
         let waits = self.failed_at.is_some_and(|at| now.since_ns(at) < PREPARE_RETRY_NS);
         if self.preparing.is_some() || waits {
@@ -131,7 +134,9 @@ impl Supply {
             None => filling,
         };
         let from = self.free.pop_front();
-        if from.is_none() && self.file_count() >= self.segment_count_max {
+        let room = (self.segment_count_max + 1).saturating_sub(self.file_count());
+        let may_exceed = || !self.is_releasing() && would_release();
+        if from.is_none() && (room == 0 || room == 1 && !may_exceed()) {
             return None;
         }
         self.preparing = Some(SegmentWanted { segment, from });

@@ -59,7 +59,8 @@ pub struct WalConfig {
     pub boot_epoch: BootEpoch,
     /// The size of every segment; a multiple of the block size.
     pub segment_size_bytes: usize,
-    /// How large the log may become, all segments together.
+    /// How large the log may become, all segments together. It gets a segment beyond that where it
+    /// couldn't let any go otherwise.
     pub log_size_bytes_max: u64,
     /// How many writes may be in flight.
     pub writes_in_flight: usize,
@@ -343,7 +344,9 @@ impl Wal {
         if self.config.durability == Durability::None {
             return None;
         }
-        self.supply.wants(now, self.writing.map(|(segment, _)| segment), self.filling)
+        let would_release = || self.ledger.releasable_count(&self.state.partitions) > 0;
+        let writing = self.writing.map(|(segment, _)| segment);
+        self.supply.wants(now, writing, self.filling, would_release)
     }
 
     /// A segment is prepared and durably named.

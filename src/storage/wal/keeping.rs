@@ -79,16 +79,22 @@ impl Wal {
     }
 
     /// Who keeps the oldest segment and must take a checkpoint, while the log is at half of what it
-    /// should not exceed. Who has so little that it is carried over isn't named.
+    /// should not exceed. Who has so little that it is carried over isn't named, unless there is no
+    /// room to carry it.
     #[must_use]
     pub fn pinned(&self) -> Option<Pinned> {
         if !self.is_pressed() {
             return None;
         }
         let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
-        let moves = |pin: &&Pin| self.holds(pin) && !self.is_carried(pin.place());
+        let held = || pins.iter().filter(|pin| self.holds(pin));
         let size_bytes = |pin: &Pin| self.ledger.size_bytes_since_checkpoint(pin.place());
-        let pin = pins.iter().filter(moves).max_by_key(|pin| size_bytes(pin))?;
+        let largest =
+            held().filter(|pin| !self.is_carried(pin.place())).max_by_key(|pin| size_bytes(pin));
+        let pin = match largest {
+            None if !self.has_room_to_carry(pins) => held().max_by_key(|pin| size_bytes(pin))?,
+            pin => pin?,
+        };
         let partition = self.state.partitions[pin.place()].partition;
         Some(Pinned { segment, partition, size_bytes: size_bytes(pin) })
     }
@@ -101,23 +107,38 @@ impl Wal {
             return None;
         }
         let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
-        let carried = || pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()));
-        let begin = carried().map(|pin| pin.blocks().start).min()?;
-        let end = carried().map(|pin| pin.blocks().end).max()?;
-        let size_bytes: u64 =
-            carried().map(|pin| self.ledger.size_bytes_since_checkpoint(pin.place())).sum();
-        // All of it must fit what is left, whatever else the log takes meanwhile.
-        let left = offset_of(self.segment_block_count - self.filled_block_count)
-            + self.supply.further_size_bytes(self.live_count(), self.filling);
-        if 2 * size_bytes.min(offset_of(end - begin)) > left {
-            return None;
-        }
-        let partitions = carried().map(|pin| {
+        let blocks = self.carried_blocks(pins).filter(|_| self.has_room_to_carry(pins))?;
+        let partitions = self.carried(pins).map(|pin| {
             let state = &self.state.partitions[pin.place()];
             let (partition, checkpoint) = (state.partition, state.checkpoint);
             CarriedPartition { partition, checkpoint, highest: pin.highest }
         });
-        Some(CarryPlan { segment, blocks: begin..end, partitions: partitions.collect() })
+        Some(CarryPlan { segment, blocks, partitions: partitions.collect() })
+    }
+
+    /// Those of a segment's pins whose slots are carried over.
+    fn carried<'a>(&self, pins: &'a [Pin]) -> impl Iterator<Item = &'a Pin> {
+        pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()))
+    }
+
+    /// Where those slots lie.
+    fn carried_blocks(&self, pins: &[Pin]) -> Option<Range<usize>> {
+        let begin = self.carried(pins).map(|pin| pin.blocks().start).min()?;
+        let end = self.carried(pins).map(|pin| pin.blocks().end).max()?;
+        Some(begin..end)
+    }
+
+    /// Whether all that is carried over of a segment fits what is left, whatever else the log takes
+    /// meanwhile.
+    fn has_room_to_carry(&self, pins: &[Pin]) -> bool {
+        let size_bytes: u64 = self
+            .carried(pins)
+            .map(|pin| self.ledger.size_bytes_since_checkpoint(pin.place()))
+            .sum();
+        let blocks = self.carried_blocks(pins).unwrap_or_default();
+        let left = offset_of(self.segment_block_count - self.filled_block_count)
+            + self.supply.further_size_bytes(self.live_count(), self.filling);
+        2 * size_bytes.min(offset_of(blocks.len())) <= left
     }
 
     /// Whether a partition's slots may be carried over: each was written once since its checkpoint.

@@ -341,6 +341,69 @@ fn full_log_begins_a_segment_early_once_that_gives_clients_room() {
     assert_eq!(log.wal.filling, filling);
 }
 
+impl Log {
+    /// Writes until clients are refused.
+    fn fill(&mut self, partition: PartitionId) {
+        while self.wal.space().client_size_bytes > 1 << 20 {
+            self.entry(partition, 1 << 20);
+        }
+    }
+
+    /// Crashes, before anything was let go, until each segment that there may be counts.
+    fn crash_until_full(&mut self) {
+        while self.wal.live_count() < SEGMENT_COUNT_MAX {
+            self.restart();
+        }
+        let space = self.wal.space();
+        assert_eq!((space.used_size_bytes, space.client_size_bytes), (space.size_bytes_max, 0));
+    }
+}
+
+#[test]
+fn log_that_crashes_have_filled_makes_way_with_one_segment_more() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    log.entry(PartitionId(1), 10);
+    log.fill(PartitionId(2));
+    log.crash_until_full();
+    let full = log.wal.space().size_bytes_max;
+    assert_eq!(log.wal.wants_segment(Monotonic(0)), None, "nothing could be let go");
+    log.checkpoint(PartitionId(1));
+    assert_eq!(log.wal.space().used_size_bytes, full);
+    log.checkpoint(PartitionId(2));
+    assert!(log.wal.space().client_size_bytes > 0);
+    assert_eq!(log.wal.space().used_size_bytes, full + segment_size());
+    // That is all that it ever gets.
+    for _ in 0..3 {
+        log.fill(PartitionId(2));
+        log.checkpoint(PartitionId(2));
+        assert!(log.wal.space().used_size_bytes <= full + segment_size());
+    }
+    let (_, applied) = log.recover();
+    assert_eq!(applied.0[&PartitionId(1)], [1]);
+}
+
+#[test]
+fn who_would_be_carried_over_takes_a_checkpoint_where_there_is_no_room_to_carry() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    for partition in partitions() {
+        log.entry(partition, 100_000);
+    }
+    log.fill(PartitionId(2));
+    log.crash_until_full();
+    assert_eq!(log.wal.carry_plan(), None, "all together are too many for what is left");
+    for _ in 0..PARTITION_COUNT {
+        let Some(pinned) = log.wal.pinned() else { break };
+        log.checkpoint(pinned.partition);
+        log.carry();
+        log.serve();
+    }
+    assert!(log.wal.space().client_size_bytes > 0);
+    let (_, applied) = log.recover();
+    for (partition, last) in (0..).map(PartitionId).zip(&log.last) {
+        assert_eq!(applied.0[&partition], (1..=*last).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn checkpoint_is_superseded_only_when_a_durable_snapshot_names_a_later_one() {
     let mut log = Log::new(SEGMENT_COUNT_MAX);
