@@ -190,10 +190,13 @@ pub const SEND_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
 /// of connections that aren't read at the moment.
 pub const HELD_SIZE_BYTES_MAX: usize = 256 << 20;
 /// Bytes that wait for all clients of a shard to read them; beyond it those that are behind aren't
-/// read, however short their own queue is, and the others have one request at a time.
+/// read, however short their own queue is, and the others have one request at a time. Beyond twice
+/// as much nobody is served, and those that are behind soon cut.
 pub const SEND_QUEUES_SIZE_BYTES_MAX: usize = 256 << 20;
 /// How long a client may leave its full queue unread before it is cut.
 pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
+/// The same while all clients of a shard together leave so much unread that nobody is served.
+pub const UNREAD_FULL_NS_MAX: u64 = NS_PER_S;
 /// How long a connection may keep silent before it has said which protocol it speaks.
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
 /// How long a connection that we have closed may take to close its side.
@@ -239,6 +242,7 @@ const _: () =
 // A pass of one shard's requests fits the ring to any other.
 const _: () = assert!(RING_SLOT_COUNT_MIN >= PASS_COUNT_MAX);
 const _: () = assert!(RING_SLOT_COUNT_MIN.is_power_of_two());
+const _: () = assert!(UNREAD_FULL_NS_MAX < UNREAD_NS_MAX);
 const _: () = assert!(RING_SLOT_COUNT_MAX.is_power_of_two());
 
 // A full frame fits the queue of the connection that asked for it.

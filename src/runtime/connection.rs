@@ -179,6 +179,16 @@ impl Connection {
         [self.phase_by, self.read_by, grpc].into_iter().flatten().min()
     }
 
+    /// When some of what it has to read must have been read, if it has left anything unread.
+    #[must_use]
+    pub fn unread_by(&self) -> Option<Monotonic> {
+        let in_streams = match &self.protocol {
+            Protocol::Grpc(grpc) if self.phase == Phase::Open => grpc.unread_until(),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+        };
+        self.read_by.into_iter().chain(in_streams).min()
+    }
+
     /// It has said what it speaks.
     pub fn recognise(&mut self, protocol: Protocol) {
         self.protocol = protocol;

@@ -140,7 +140,7 @@ impl<S: Service> EventLoop<S> {
         let clock = Clock::start();
         Self {
             ring,
-            connections: Connections::new(mesh.me(), node.connection_count_max),
+            connections: Connections::new(mesh.me(), &node),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
@@ -243,7 +243,7 @@ impl<S: Service> EventLoop<S> {
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
             && !self.disk.poll_news()
-            && !self.mesh.has_incoming()
+            && !self.has_incoming()
             && !self.core().has_arrivals()
             && !self.progress_is_news()
             && !shutdown_is_news
@@ -484,6 +484,11 @@ impl<S: Service> EventLoop<S> {
             self.shutdown_by,
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Whether a shutdown is under way.
+    pub(super) fn is_going_down(&self) -> bool {
+        self.shutdown_by.is_some()
     }
 
     /// Goes on with a shutdown, if there is one. True: it is complete.

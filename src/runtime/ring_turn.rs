@@ -106,7 +106,10 @@ impl<S: Service> EventLoop<S> {
             if available == 0 {
                 break;
             }
-            let most = self.mesh.serves_count_max(ShardId(u16_from(from)), unread_size);
+            let much = self.node.unread_size_max;
+            let most = self.mesh.serves_count_max(ShardId(u16_from(from)), unread_size, much);
+            // While the node goes down nothing may be left; what is too much is dropped there.
+            let most = most.max(usize::from(self.is_going_down()));
             let count = available.min(most);
             if count == 0 {
                 break;
@@ -124,6 +127,15 @@ impl<S: Service> EventLoop<S> {
             link.requests_in = Some(requests);
         }
         busy
+    }
+
+    /// Whether something has come from another shard for which anything can be done.
+    pub(super) fn has_incoming(&self) -> bool {
+        let is_served = |from| !self.node.is_full_of_unread(from) || self.is_going_down();
+        self.mesh.links.iter().enumerate().any(|(from, link)| {
+            let Some(link) = link else { return false };
+            link.has_answer() || link.has_request() && is_served(from)
+        })
     }
 
     /// Handles the oldest `count` requests of a ring.
@@ -253,8 +265,13 @@ impl<S: Service> EventLoop<S> {
         }
         let unread_size = self.connections.queued_size();
         if unread_size != self.told_unread_size {
+            let was_full = self.node.is_full_of_unread(usize::from(self.mesh.me().0));
             self.told_unread_size = unread_size;
             self.core().unread_size.store(unread_size, Ordering::Relaxed);
+            if was_full {
+                // They may sleep although they have requests of this one.
+                self.mesh.ring_all_later();
+            }
         }
     }
 
