@@ -173,6 +173,11 @@ const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES
 
 /// Requests that one pass of a shard handles together.
 pub const PASS_COUNT_MAX: usize = 64;
+/// Requests that a turn of a shard takes; the last pass may exceed it. What a partition has to do
+/// with a whole map counts as one, and so does every so many bytes of answers.
+pub const TURN_REQUEST_COUNT_MAX: usize = 1_024;
+/// As how many requests a question about the node's status counts.
+pub const STATUS_WEIGHT_COUNT: usize = 64;
 /// Connections of a shard.
 pub const CONNECTION_COUNT_MAX: usize = 100_000;
 /// Open files that are a node's own and never connections: a log that can't open its next segment

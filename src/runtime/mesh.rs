@@ -106,7 +106,8 @@ pub struct Mesh {
     gathered: BytesMut,
     /// Shards to which something was published and that were not rung yet.
     bells: Vec<ShardId>,
-    /// Frames of the pass under way that can't be forwarded yet, and to whom.
+    /// Frames of the pass under way that can't be forwarded yet, and to whom; to this shard itself:
+    /// they are for the next turn.
     pub(super) deferred: ArrayVec<(usize, ShardId), PASS_COUNT_MAX>,
 }
 

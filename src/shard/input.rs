@@ -45,7 +45,8 @@ pub enum Input<'a> {
     DiskSpace(u64),
     /// A step of a checkpoint was done.
     Checkpoint(CheckpointProgress),
-    /// Time has passed: the shard's deadline is due.
+    /// Time has passed: the shard's deadline is due. It is at once while somebody waits for what
+    /// is done little by little, so that a host does as much of that in a turn as in any other.
     Deadline,
     /// The node is going down: nothing more will be asked; make everything durable.
     Close,

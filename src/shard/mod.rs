@@ -124,7 +124,7 @@ struct Core {
     /// Bytes of results that may not be given out yet.
     results_size_bytes: usize,
     gathers: Slab<Gather>,
-    waiting_reads: Vec<WaitingRead>,
+    waiting_reads: VecDeque<WaitingRead>,
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
@@ -167,6 +167,7 @@ impl Shard {
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
         self.core.now = now;
+        let is_deadline = matches!(input, Input::Deadline);
         match input {
             Input::Request(request) => {
                 self.handle_batch(now, std::slice::from_ref(&request), effects);
@@ -191,6 +192,9 @@ impl Shard {
         self.settle(effects);
         self.on_time(effects);
         self.close_when_settled(effects);
+        if is_deadline {
+            self.serve_those_who_wait(effects);
+        }
         self.finish(effects);
     }
 
@@ -229,7 +233,7 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let core = &self.core;
-        let goes_on = !core.streams.is_empty() || !core.sweeping.is_empty();
+        let goes_on = self.keeps_somebody_waiting() || !core.sweeping.is_empty();
         let at_once = goes_on.then_some(core.now.monotonic);
         let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
         [at_once, core.sweep_due, checkpoint, core.log.next_deadline()].into_iter().flatten().min()
@@ -313,14 +317,25 @@ impl Shard {
         self.core.count_waits(answered);
     }
 
-    /// What follows from the inputs once all of them were taken: a bounded piece of work.
-    fn finish(&mut self, effects: &mut impl Effects) {
+    /// Whether a stream can go on, or a read may have waited long enough.
+    fn keeps_somebody_waiting(&self) -> bool {
+        let core = &self.core;
+        !core.streams.is_empty() || core.reads_due && !core.waiting_reads.is_empty()
+    }
+
+    /// Goes on with streams and waiting reads for a bounded piece of work. A host that has a turn
+    /// of many passes does so once in it.
+    fn serve_those_who_wait(&mut self, effects: &mut impl Effects) {
         if std::mem::take(&mut self.core.reads_due) {
             self.answer_waiting_reads(effects);
         }
         if !self.core.streams.is_empty() {
             self.stream(effects);
         }
+    }
+
+    /// What follows from the inputs once all of them were taken: a bounded piece of work.
+    fn finish(&mut self, effects: &mut impl Effects) {
         self.sweep();
         self.checkpoint(effects);
         self.pump_log(effects);

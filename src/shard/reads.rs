@@ -170,7 +170,7 @@ impl Shard {
         }
         self.core.sweep_later();
         self.core.reads_due |= self.core.closed;
-        self.core.waiting_reads.push(WaitingRead {
+        self.core.waiting_reads.push_back(WaitingRead {
             asker,
             partition,
             min_index: query.min_index,
@@ -181,17 +181,25 @@ impl Shard {
         });
     }
 
-    /// Answers the waiting reads whose index is reached, and those that have no time left.
+    /// Answers the waiting reads whose index is reached, and those that have no time left: as many
+    /// as a pass has. If there are more it is due again.
     pub(super) fn answer_waiting_reads(&mut self, effects: &mut impl Effects) {
         let (now, closed) = (self.core.now.monotonic, self.core.closed);
-        let waiting = std::mem::take(&mut self.core.waiting_reads);
-        for read in waiting {
+        let mut answers_left = PASS_COUNT_MAX;
+        for _ in 0..self.core.waiting_reads.len() {
+            if answers_left == 0 {
+                self.core.reads_due = true;
+                return;
+            }
+            let Some(read) = self.core.waiting_reads.pop_front() else { return };
             let query = read.query();
             match self.as_of(read.partition, read.consistency) {
                 Ok(as_of) if as_of >= read.min_index => {
+                    answers_left -= 1;
                     self.answer(read.partition, read.asker, &query, None, as_of, effects);
                 }
                 _ if closed || read.asker.deadline <= now => {
+                    answers_left -= 1;
                     let prefix = &self.partitions[self.place(read.partition)].view.prefix;
                     let message = match closed {
                         true => "the node is going down",
@@ -199,7 +207,7 @@ impl Shard {
                     };
                     self.core.fail(read.asker, prefix, Code::Unavailable, message, effects);
                 }
-                _ => self.core.waiting_reads.push(read),
+                _ => self.core.waiting_reads.push_back(read),
             }
         }
     }

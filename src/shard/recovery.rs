@@ -347,7 +347,7 @@ impl Shard {
             unsynced_size_bytes: unsynced,
             results_size_bytes: 0,
             gathers: Slab::new(),
-            waiting_reads: Vec::new(),
+            waiting_reads: VecDeque::new(),
             reads_due: false,
             streams: VecDeque::new(),
             checkpoints: Checkpoints::new(stale_checkpoints),

@@ -344,6 +344,10 @@ impl Host {
 
     fn handle(&mut self, input: Input<'_>) {
         self.shard.handle(self.now, input, &mut self.asked);
+        // A host comes to that in the same turn.
+        while self.shard.keeps_somebody_waiting() {
+            self.shard.handle(self.now, Input::Deadline, &mut self.asked);
+        }
     }
 
     fn command(&mut self, operation: command::Operation) -> u64 {
@@ -550,6 +554,34 @@ fn read_waits_for_the_index_that_it_asks_for() {
     host.advance(2 * NS_PER_S);
     host.handle(Input::Deadline);
     assert_eq!(error_code(&host.answers()[&hopeless]), Some(Code::Unavailable));
+}
+
+#[test]
+fn reads_and_streams_that_wait_are_served_once_in_a_turn_however_many_inputs_it_has() {
+    let mut host = Host::start(Durability::Sync);
+    let query = v1::Query {
+        map: "m".into(),
+        min_index: 1,
+        operation: Some(get("k")),
+        ..v1::Query::default()
+    };
+    for _ in 0..3 * PASS_COUNT_MAX {
+        host.send_query(&query);
+    }
+    host.put("k", "v");
+    host.advance(1_000);
+    let write = host.asked.writes.pop_front().expect("the put is written");
+    host.disk.write(&write);
+    host.shard.handle(host.now, Input::Written(write), &mut host.asked);
+    host.shard.handle(host.now, Input::DiskSpace(1 << 40), &mut host.asked);
+    assert_eq!(host.answers().len(), 1, "the put's: reads aren't looked at with each input");
+    for _ in 0..3 {
+        assert_eq!(host.shard.next_deadline(), Some(host.now.monotonic), "at once");
+        host.shard.handle(host.now, Input::Deadline, &mut host.asked);
+        assert_eq!(host.answers().len(), PASS_COUNT_MAX);
+    }
+    assert_ne!(host.shard.next_deadline(), Some(host.now.monotonic));
+    assert!(host.shard.core.waiting_reads.is_empty());
 }
 
 #[test]
