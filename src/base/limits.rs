@@ -223,6 +223,9 @@ pub const FORWARDED_PER_CONNECTION_MIN: usize = 8;
 /// Operations on whole maps that a shard has under way for clients and for other shards, commands
 /// and sizes; streamed answers have their own bound.
 pub const GATHER_COUNT_MAX: usize = 1_024;
+/// Shares of such operations that a shard has asked another one for and not been given, whether or
+/// not anybody still waits for them.
+pub const SHARE_COUNT_MAX: usize = GATHER_COUNT_MAX;
 /// Accepted connections that wait to be taken in by the core that they were handed to.
 pub const ARRIVAL_COUNT_MAX: usize = 1_024;
 /// Streams of one gRPC connection.

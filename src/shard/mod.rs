@@ -132,6 +132,8 @@ struct Core {
     checkpoint_metrics: CheckpointMetrics,
     /// Streams with which another shard goes on.
     asked_streams: Slab<AskedStream>,
+    /// What other shards were asked for and haven't given, be it that nobody waits for it any more.
+    shares_pending: usize,
     /// How often other shards were asked for something; it wraps around.
     asks_count: u32,
     /// Partitions in which cleared maps have left entries that are to be freed.

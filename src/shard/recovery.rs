@@ -353,6 +353,7 @@ impl Shard {
             checkpoints: Checkpoints::new(stale_checkpoints),
             checkpoint_metrics: CheckpointMetrics::default(),
             asked_streams: Slab::new(),
+            shares_pending: 0,
             asks_count: 0,
             sweeping: VecDeque::new(),
             maps_own_size_bytes: own_size_bytes,
