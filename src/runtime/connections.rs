@@ -18,8 +18,8 @@ use super::uring::Key;
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
 use crate::base::ids::{Origin, ShardId};
 use crate::base::limits::{
-    FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, HELD_SIZE_BYTES_MAX,
-    REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX, SNIFF_NS_MAX,
+    FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, REQUESTS_PER_CONNECTION_MAX,
+    REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX, SNIFF_NS_MAX,
 };
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
@@ -448,37 +448,6 @@ impl Connections {
     /// Whether clients leave so much unread that nobody is given more to read.
     pub(super) fn is_full(&self) -> bool {
         self.queued_size >= 2 * self.unread_size_max
-    }
-
-    /// Keeps bytes of a connection until they can be handed over; false if all connections
-    /// together hold too many already.
-    pub fn hold(&mut self, key: Key, bytes: &[u8]) -> bool {
-        if self.held_size + bytes.len() > HELD_SIZE_BYTES_MAX {
-            return false;
-        }
-        self.of(key).held.extend_from_slice(bytes);
-        self.recount_held(key);
-        true
-    }
-
-    /// Takes out what a connection holds.
-    pub fn take_held(&mut self, key: Key) -> BytesMut {
-        let held = std::mem::take(&mut self.of(key).held);
-        self.recount_held(key);
-        held
-    }
-
-    /// Keeps the shard's count of held bytes true.
-    pub(super) fn recount_held(&mut self, key: Key) {
-        let connection = self.of(key);
-        let held = connection.held_size();
-        let counted = std::mem::replace(&mut connection.counted_held_size, held);
-        self.held_size = self.held_size - counted + held;
-    }
-
-    fn release_held(&mut self, key: Key) {
-        self.of(key).given_back.clear();
-        drop(self.take_held(key));
     }
 
     /// The next connection that was stopped and can be read on.

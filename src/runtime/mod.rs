@@ -31,6 +31,7 @@ pub mod executor;
 pub mod fatal;
 pub mod grpc;
 pub mod grpc_turn;
+mod held;
 pub mod listener;
 pub mod mesh;
 pub mod node_runtime;

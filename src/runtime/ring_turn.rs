@@ -220,6 +220,9 @@ impl<S: Service> EventLoop<S> {
 
     /// False: all connections together hold too much already.
     fn put_frames_back(&mut self, key: Key, places: &[usize]) -> bool {
+        if let Some((frames, begin)) = self.pass.take_frames(places) {
+            return self.connections.hold_again(key, frames, begin);
+        }
         let later = self.connections.take_held(key);
         let mut fits = true;
         for &place in places {

@@ -225,6 +225,37 @@ fn frames_that_are_given_back_come_before_what_was_begun_after_them() {
 }
 
 #[test]
+fn frames_that_wait_stay_where_they_lie_until_most_of_what_lay_with_them_is_gone() {
+    const COUNT: u32 = 600;
+    let mut pair = pair(64);
+    let mut client = pair.connect_trusted();
+    // Few enough to come at once: nothing is added to them later.
+    client.write_all(&frames(0..COUNT)).expect("frames sent");
+    pair.turn_until("a request", |pair| pair.loops[1].service.seen.len() == 64);
+    pair.calm();
+    let held = |pair: &Pair| {
+        let held = &pair.loops[0].connections.in_slot(0).expect("the connection").held;
+        (held.as_ptr() as usize + held.len(), held.len())
+    };
+    let (end, all) = held(&pair);
+    assert_eq!(all, 9 * (600 - 64), "the rest waits");
+    let (mut moves_count, mut before) = (0, (end, all));
+    pair.loops[1].service.answers_per_turn = 5;
+    pair.turn_until("all", |pair| {
+        let now = held(pair);
+        if now.1 > 0 && now.0 != before.0 {
+            moves_count += 1;
+            assert!(now.1 < all / (1 << moves_count), "{} of {all} bytes were moved", now.1);
+        }
+        before = if now.1 > 0 { now } else { before };
+        pair.loops[0].metrics.sent_size_bytes == 6 * u64::from(COUNT)
+    });
+    assert!(moves_count > 0, "memory isn't kept for a few bytes");
+    assert_eq!(answers(&mut client, COUNT, 6), (0..COUNT).collect::<Vec<_>>());
+    assert!(pair.is_idle());
+}
+
+#[test]
 fn connection_with_many_forwarded_requests_waits_and_others_do_not() {
     let mut pair = pair(4_096);
     let (mut greedy, mut modest) = (pair.connect_trusted(), pair.connect());
