@@ -312,7 +312,7 @@ impl Shard {
     pub fn new(
         loading: Loading,
         mut recovered: Vec<RecoveredPartition>,
-        log: Wal,
+        mut log: Wal,
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
         let Loading { config, hasher, arena, partitions } = loading;
@@ -320,6 +320,9 @@ impl Shard {
         assert_eq!(config.partitions, own, "a shard owns what the others think it owns");
         let router = Router::new(config.partition_count);
         let whole = ResponsePrefix::new(&config.cluster, None, &config.member, None);
+        for (partition, loaded) in &partitions {
+            log.know_checkpoint_size(*partition, loaded.checkpoint_size_bytes);
+        }
         let partitions: Vec<Partition> = partitions
             .into_iter()
             .map(|(partition, loaded)| {

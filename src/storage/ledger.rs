@@ -274,6 +274,14 @@ impl Ledger {
         self.changes_count
     }
 
+    /// The partition's newest checkpoint is of this size, unless a record says otherwise.
+    pub(super) fn know_checkpoint_size(&mut self, position: usize, size_bytes: u64) {
+        let known = &mut self.partitions[position].checkpoint_size_bytes;
+        if *known == 0 {
+            *known = size_bytes;
+        }
+    }
+
     /// The size of the largest checkpoint that was taken.
     pub(super) fn checkpoint_size_bytes_max(&self) -> u64 {
         self.partitions.iter().map(|logged| logged.checkpoint_size_bytes).max().unwrap_or(0)

@@ -209,6 +209,30 @@ fn rest(host: &mut Host) {
 }
 
 #[test]
+fn room_for_a_checkpoint_as_large_as_the_largest_is_kept_by_a_start_that_sees_no_record_of_it() {
+    let mut host = Host::start(Durability::Sync);
+    put_until_asked(&mut host);
+    rest(&mut host);
+    // All slots are covered, so that the next start lets the record go, and the one after it sees
+    // none.
+    let segment = *host.disk.segments.keys().next().expect("there is one");
+    host.handle(Input::SegmentDamaged(segment));
+    rest(&mut host);
+    for boot in 2..4 {
+        host = Host::boot(host.disk, Durability::Sync, boot);
+        rest(&mut host);
+    }
+    assert!(checkpoint_count(&host) == 0 && host.disk.checkpoints.len() == 1);
+    let mut room = |left: usize| {
+        host.handle(Input::DiskSpace(u64_from(left)));
+        host.shard.core.log.space().client_size_bytes
+    };
+    let needed = (1..9).find(|count| room(count * SEGMENT_SIZE + (1 << 20)) > 0);
+    let needed = needed.expect("some segments do");
+    assert_eq!(room(needed * SEGMENT_SIZE), 0, "it isn't for segments alone");
+}
+
+#[test]
 fn damaged_segment_that_was_made_good_for_is_not_needed_by_the_next_start() {
     let mut host = Host::start(Durability::Sync);
     for number in 0..100 {

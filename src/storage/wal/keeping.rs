@@ -66,6 +66,14 @@ impl Wal {
         self.supply.on_disk(left_size_bytes, self.ledger.checkpoint_size_bytes_max());
     }
 
+    /// A partition's checkpoint was loaded at the start and is of this size. (The record that said
+    /// so may lie in a segment that was let go.)
+    pub fn know_checkpoint_size(&mut self, partition: PartitionId, size_bytes: u64) {
+        if let Some(position) = self.state.position(partition) {
+            self.ledger.know_checkpoint_size(position, size_bytes);
+        }
+    }
+
     /// Changes when [`Wal::pinned`] or [`Wal::carry_plan`] may have another answer than before.
     #[must_use]
     pub const fn changes_count(&self) -> u64 {
