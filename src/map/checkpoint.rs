@@ -137,7 +137,8 @@ impl Checkpoint {
 
 impl PartitionMap {
     /// Begins a checkpoint of the state as of [`PartitionMap::applied`]. Releases what is left of
-    /// one that was aborted, if sweeping hasn't done so by now.
+    /// one that was aborted, if sweeping hasn't done so by now
+    /// ([`PartitionMap::has_released_checkpoint`]): all of it at once.
     ///
     /// # Panics
     /// If one is under way.
@@ -231,8 +232,10 @@ impl PartitionMap {
         self.table.walk_size_bytes()
     }
 
-    /// Whether something is left of a checkpoint that has ended.
-    pub(super) fn has_released_checkpoint(&self) -> bool {
+    /// Whether something is left of a checkpoint that has ended, for [`PartitionMap::sweep`] to
+    /// release.
+    #[must_use]
+    pub fn has_released_checkpoint(&self) -> bool {
         self.checkpoint.is_none() && (self.table.is_walked() || self.maps.has_gone())
     }
 

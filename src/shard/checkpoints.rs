@@ -225,8 +225,13 @@ impl Shard {
             return;
         }
         let Some(partition) = self.core.checkpoints.due.pop_front() else { return };
-        self.core.checkpoints.rests_until = None;
         let place = self.place(partition);
+        if self.partitions[place].view.map.has_released_checkpoint() {
+            // What is left of the last one is freed little by little: its turn comes again.
+            self.core.checkpoints.due.push_back(partition);
+            return;
+        }
+        self.core.checkpoints.rests_until = None;
         let Partition { replica, view } = &mut self.partitions[place];
         view.checkpoint_due = false;
         let index = replica.applied();
@@ -312,7 +317,7 @@ impl Shard {
     }
 
     /// Ends what is under way; its partition comes again.
-    fn give_checkpoint_up(&mut self) {
+    pub(super) fn give_checkpoint_up(&mut self) {
         let Some(under_way) = self.core.checkpoints.under_way.take() else { return };
         let partition = under_way.encoder.id().partition;
         let place = self.place(partition);

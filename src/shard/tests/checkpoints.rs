@@ -87,6 +87,39 @@ fn checkpoint_whose_file_fails_is_tried_again_later_and_harms_nobody() {
 }
 
 #[test]
+fn checkpoint_waits_until_what_the_last_one_has_left_is_freed_little_by_little() {
+    let mut host = Host::start(Durability::Sync);
+    for number in 0..5_000 {
+        host.put(&format!("key {number}"), "v");
+    }
+    rest(&mut host);
+    let before = checkpoint_count(&host);
+    put_until_asked(&mut host);
+    let id = host.shard.core.checkpoints.id_under_way().expect("one is under way");
+    // The walk has its pauses: nothing of this is ahead of it when it is given up.
+    for number in 0..5_000 {
+        host.put(&format!("key {number}"), "w");
+    }
+    let place = host.shard.place(id.partition);
+    let has_left = |host: &Host| host.shard.partitions[place].view.map.has_released_checkpoint();
+    host.shard.give_checkpoint_up();
+    host.asked.steps.clear();
+    let mut sweeps_count = 0;
+    while has_left(&host) {
+        host.shard.checkpoint(&mut host.asked);
+        assert_ne!(
+            host.shard.core.checkpoints.id_under_way().map(|id| id.partition),
+            Some(id.partition)
+        );
+        host.shard.sweep();
+        sweeps_count += 1;
+    }
+    assert!(sweeps_count > 5, "{sweeps_count} pieces of work");
+    rest(&mut host);
+    assert!(checkpoint_count(&host) > before);
+}
+
+#[test]
 fn finished_checkpoint_that_was_never_recorded_is_removed_after_the_next_start() {
     let mut host = Host::start(Durability::Sync);
     put_until_asked(&mut host);
