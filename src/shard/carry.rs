@@ -129,9 +129,7 @@ impl Core {
         self.counters.damaged += 1;
         self.log.on_damaged(segment);
         for partition in self.log.partitions_up_to(segment) {
-            if !self.checkpoints_wanted.contains(&partition) {
-                self.checkpoints_wanted.push_back(partition);
-            }
+            self.want_checkpoint(partition);
         }
     }
 
@@ -139,6 +137,11 @@ impl Core {
     pub(super) fn on_checkpoint_damage(&mut self, partition: PartitionId) {
         self.counters.damaged += 1;
         self.log.on_checkpoint_damaged();
+        self.want_checkpoint(partition);
+    }
+
+    /// The partition is to take a checkpoint, whatever it has logged.
+    fn want_checkpoint(&mut self, partition: PartitionId) {
         if !self.checkpoints_wanted.contains(&partition) {
             self.checkpoints_wanted.push_back(partition);
         }

@@ -46,8 +46,9 @@ pub(super) struct Checkpoints {
     /// When the map was walked last: slices keep their distance, so that a turn of many passes
     /// doesn't hold many of them.
     walked_at: Monotonic,
-    /// The state of the log's books for which nobody kept a segment that it wants back.
-    no_pin_at: Option<u64>,
+    /// The state of the log's books for which it was asked who keeps a segment that it wants back:
+    /// whoever that is has its checkpoint due, or under way.
+    pin_asked_at: Option<u64>,
     /// Memory of chunks that were written.
     spare: Vec<Vec<Block>>,
 }
@@ -185,10 +186,10 @@ impl Shard {
     /// segments are damaged: what is in memory makes good for them.
     fn require_checkpoints(&mut self) {
         let changes = self.core.log.changes_count();
-        if self.core.checkpoints.no_pin_at != Some(changes) {
-            match self.core.log.pinned() {
-                Some(pinned) => self.require_checkpoint(pinned.partition),
-                None => self.core.checkpoints.no_pin_at = Some(changes),
+        if self.core.checkpoints.pin_asked_at != Some(changes) {
+            self.core.checkpoints.pin_asked_at = Some(changes);
+            if let Some(pinned) = self.core.log.pinned() {
+                self.require_checkpoint(pinned.partition);
             }
         }
         while let Some(partition) = self.core.checkpoints_wanted.pop_front() {
@@ -236,7 +237,9 @@ impl Shard {
         view.checkpoint_due = false;
         let index = replica.applied();
         if replica.status() != Status::Normal || index == Index(0) {
-            // Between two views what is executed may yet be undone: its next write asks again.
+            // Between two views what is executed may yet be undone: its next write asks again, and
+            // so does a log that wants a segment back.
+            self.core.checkpoints.pin_asked_at = None;
             return;
         }
         let (chain, timestamp) = replica.log().at(index).expect("what is executed is in the log");
