@@ -24,10 +24,10 @@ mod segments;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{FlockOperation, RenameFlags};
 
 pub use self::checkpoints::CheckpointReader;
 pub use self::error::{DataDirError, Notice};
@@ -38,6 +38,7 @@ use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
 use crate::base::shards::ShardMap;
+use crate::runtime::direct_io::open_to_read;
 use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
@@ -535,8 +536,7 @@ fn raise_boot(path: &Path) -> Result<BootEpoch, DataDirError> {
 }
 
 fn is_direct(file: &Path) -> Result<bool, DataDirError> {
-    let direct = OFlags::DIRECT.bits().cast_signed();
-    match OpenOptions::new().read(true).custom_flags(direct).open(file) {
+    match open_to_read(file, true) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
         Err(error) => Err(doing("opening", file)(error)),

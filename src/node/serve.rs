@@ -15,7 +15,6 @@ use super::memory::maps_size_bytes_max;
 use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{ShardId, TermId};
-use crate::runtime::checkpoint_files::CheckpointCheck;
 use crate::runtime::clock::Clock;
 use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
@@ -138,10 +137,6 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
         scrub: (!config.scrub_interval.is_zero()).then(|| ScrubOptions {
             key: data_dir.log_key(ShardId(shard)),
             interval: config.scrub_interval,
-            checkpoints: Some(Arc::new(CheckpointCheck {
-                salt: data_dir.log_key(ShardId(shard)).salt,
-                direct: data_dir.is_direct(),
-            })),
         }),
     });
     Options {

@@ -23,6 +23,7 @@ pub mod connection;
 pub mod connections;
 pub mod core;
 pub mod deadlines;
+pub mod direct_io;
 pub mod disk;
 pub mod doorbell;
 pub mod echo;
