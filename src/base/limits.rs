@@ -276,6 +276,22 @@ const _: () = assert!(
 );
 const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
 
+// ---- the simulator ----
+
+/// A segment's size in simulations: so short that many are filled and used again in a short run.
+/// Commands there are short as well.
+pub const SEGMENT_SIZE_BYTES_SIMULATED_MIN: usize = 512 << 10;
+/// Messages between two simulated members that are kept to be sent once more.
+pub const SIMULATED_RESENT_COUNT_MAX: usize = 8;
+/// Operations on a key for which any order is searched.
+pub const SEARCHED_OPERATION_COUNT_MAX: usize = 128;
+/// Steps after which such a search gives up.
+pub const SEARCHED_STEP_COUNT_MAX: usize = 20_000;
+
+const _: () = assert!(SEGMENT_SIZE_BYTES_SIMULATED_MIN.is_multiple_of(BLOCK_SIZE_BYTES));
+// A write of the log fits, with what else lies in a segment.
+const _: () = assert!(SEGMENT_SIZE_BYTES_SIMULATED_MIN >= 2 * WRITE_BATCH_SIZE_BYTES_MAX);
+
 // ---- the host ----
 
 /// What is read of one of the files in which a kernel describes itself; a table of the interrupts
