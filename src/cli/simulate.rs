@@ -84,7 +84,7 @@ fn told(summary: &Summary, real_ns: u64) -> String {
     let s = format!("{}.{:03} s", real_ns / NS_PER_S, real_ns % NS_PER_S / NS_PER_MS);
     line("runs", format!("{runs_count} in {s}, {} a second", per_second(runs_count)));
     let virtual_s = virtual_ns / NS_PER_S;
-    let speed = per_second(virtual_ns) / NS_PER_S;
+    let speed = virtual_ns / real_ns.max(1);
     line("time", format!("{virtual_s} s virtual, {speed} of them in a real one"));
     line("events", format!("{events_count}, {} a second", per_second(events_count)));
     let outcomes: Vec<String> =

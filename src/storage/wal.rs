@@ -136,6 +136,8 @@ pub struct Wal {
     damaged: Vec<SegmentId>,
     /// So is a checkpoint that the last snapshot names.
     checkpoint_is_damaged: bool,
+    /// Counts the segments that were left and have become complete since.
+    completed_count: u64,
     last_write_at: Monotonic,
     /// The last batch issued holds records, so an empty one has to say that it is complete.
     proof_owed: bool,
@@ -182,6 +184,7 @@ impl Wal {
             state_size_bytes: 0,
             damaged: Vec::new(),
             checkpoint_is_damaged: false,
+            completed_count: 0,
             state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
             filling: start.next_segment,
             filled_block_count: 0,
@@ -322,6 +325,7 @@ impl Wal {
             .find(|in_flight| in_flight.batch == write.batch && !in_flight.complete)
             .expect("only writes in flight complete, and once");
         written.complete = true;
+        let before = self.durable_batch;
         while let Some(first) = self.in_flight.front().filter(|first| first.complete) {
             assert!(first.last_append >= self.durable, "what is durable stays so");
             self.durable_batch = first.batch;
@@ -329,6 +333,9 @@ impl Wal {
             self.in_flight.pop_front();
         }
         self.supply.on_durable(self.durable_batch);
+        let completes =
+            |live: &LiveSegment| before < live.last_batch && live.last_batch <= self.durable_batch;
+        self.completed_count += u64::from(self.state.segments.last().is_some_and(completes));
         // One batch fills while the others are in flight; a burst's further memory is let go.
         if self.pool.len() <= self.config.writes_in_flight {
             let mut blocks = write.blocks;

@@ -125,9 +125,15 @@ impl Replicas {
         Err(Violation::new(Checker::Replicas, what))
     }
 
-    /// How many replicas of a partition have shown themselves, and whether they are in one state.
-    #[must_use]
-    pub fn have_converged(&self, partition: PartitionId, member_count: usize) -> bool {
+    /// That all replicas of a partition have shown themselves and are in one state.
+    ///
+    /// # Errors
+    /// How they stand, if they aren't.
+    pub fn have_converged(
+        &self,
+        partition: PartitionId,
+        member_count: usize,
+    ) -> Result<(), Violation> {
         let shown = self.shown.iter().filter(|((_, of), _)| *of == partition);
         let states: Vec<PartitionState> = shown.map(|(_, shown)| shown.state).collect();
         let is_settled = |state: &PartitionState| {
@@ -135,7 +141,11 @@ impl Replicas {
                 && state.sync_point == state.last
                 && state.last == states[0].last
         };
-        states.len() == member_count && states.iter().all(is_settled)
+        if states.len() == member_count && states.iter().all(is_settled) {
+            return Ok(());
+        }
+        let what = format!("the replicas of partition {partition} don't come to rest: {states:?}");
+        Err(Violation::new(Checker::Progress, what))
     }
 }
 
@@ -168,8 +178,8 @@ mod tests {
         let mut replicas = Replicas::default();
         let states = [state(1, 4, 0), state(1, 6, 5), state(2, 6, 6), state(3, 6, 6)];
         observe(&mut replicas, &states).expect("nothing is wrong");
-        assert!(replicas.have_converged(PARTITION, 1));
-        assert!(!replicas.have_converged(PARTITION, 2));
+        replicas.have_converged(PARTITION, 1).expect("all is stable");
+        replicas.have_converged(PARTITION, 2).expect_err("the other one never showed itself");
         replicas.forget_life(NODE);
         observe(&mut replicas, &[state(4, 6, 3)]).expect("a restart knows less");
     }

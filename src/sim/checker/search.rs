@@ -43,8 +43,9 @@ enum Told {
 enum Value {
     Absent,
     Present,
-    /// `None`: a value that nobody knows, and so not the present one.
-    Is(Option<ValueId>),
+    Is(ValueId),
+    /// A version that nobody can tell the value of: it held if the operation was told so.
+    Unknown,
 }
 
 /// An operation on one key.
@@ -137,8 +138,12 @@ impl Step {
         match *self {
             Self::Read(told) => told.fits(state).then_some(state),
             Self::Write { condition, value, told } => {
-                let holds = condition.is_none_or(|condition| condition.holds(state));
                 let refused = matches!(told, Some(Told::Refused(_)));
+                let holds = match condition {
+                    None => true,
+                    Some(Value::Unknown) => !refused,
+                    Some(condition) => condition.holds(state),
+                };
                 let fits = match told {
                     // Nobody was told anything: it did what its condition allowed.
                     None => true,
@@ -164,7 +169,8 @@ impl Value {
         match self {
             Self::Absent => state.is_none(),
             Self::Present => state.is_some(),
-            Self::Is(value) => value.is_some() && value == state,
+            Self::Is(value) => state == Some(value),
+            Self::Unknown => true,
         }
     }
 }
@@ -191,8 +197,10 @@ fn steps(history: &History, key: Key, operation: &Operation) -> Vec<Step> {
         condition.map(|condition| match condition {
             Expectation::Absent => Value::Absent,
             Expectation::Present => Value::Present,
-            Expectation::Value(value) => Value::Is(Some(value)),
-            Expectation::Version(version) => Value::Is(value_of(history, key, version)),
+            Expectation::Value(value) => Value::Is(value),
+            Expectation::Version(version) => {
+                value_of(history, key, version).map_or(Value::Unknown, Value::Is)
+            }
         })
     };
     let partition = history.universe.partition_of(key);
@@ -256,8 +264,8 @@ fn written(
     let is_done = matches!(outcome, Outcome::Written { .. } | Outcome::Removed { .. });
     let told = match (condition, told) {
         (Some(Value::Absent), None) if is_done => Some(Told::Present(false)),
-        (Some(Value::Present), None) if is_done => Some(Told::Present(true)),
-        (Some(Value::Is(value)), None) if is_done => Some(Told::Is(value)),
+        (Some(Value::Present | Value::Unknown), None) if is_done => Some(Told::Present(true)),
+        (Some(Value::Is(value)), None) if is_done => Some(Told::Is(Some(value))),
         (_, told) => told,
     };
     Step::Write { condition, value, told }

@@ -385,10 +385,8 @@ impl Cluster {
         let Self { world, nodes, history, .. } = self;
         if nodes.iter().all(Node::is_serving) {
             for partition in (0..world.swarm.partition_count).map(PartitionId) {
-                if !world.replicas.have_converged(partition, nodes.len()) {
-                    let what = format!("the replicas of partition {partition} aren't in one state");
-                    return Err(Violation::new(Checker::Progress, what).at(world.now()));
-                }
+                let converged = world.replicas.have_converged(partition, nodes.len());
+                converged.map_err(|violation| violation.at(world.now()))?;
             }
         }
         let checked = linearizability::check(history)?;

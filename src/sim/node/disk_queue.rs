@@ -9,7 +9,7 @@ use crate::base::ids::{BatchId, ShardId};
 use crate::base::limits::BLOCK_SIZE_BYTES;
 use crate::base::prng::Prng;
 use crate::shard::SegmentBlocks;
-use crate::sim::checker::Violation;
+use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::{Event, World};
 use crate::sim::disk::{Crash, Folder, WriteFate};
 use crate::sim::host::Incoming;
@@ -172,9 +172,22 @@ impl Node {
             DiskJob::Write(batch) => self.end_write(place, batch, world),
             DiskJob::Helper => self.end_helper_job(place, world),
             DiskJob::Writer => self.end_step(place, world),
-            DiskJob::Scrub => self.end_scrub(place, world),
+            DiskJob::Scrub => return self.end_scrub(place, world),
         }
         Ok(())
+    }
+
+    /// Something was done for a shard: for people who read a trace.
+    fn trace_disk(
+        &self,
+        place: usize,
+        name: &'static str,
+        words: [u64; 3],
+        world: &mut World,
+        line: impl FnOnce() -> String,
+    ) {
+        let (now, shard) = (world.now(), self.hosts[place].me);
+        world.trace.event(now, name, &words, || format!("{}.{shard} {}", self.id, line()));
     }
 
     fn end_write(&mut self, place: usize, batch: BatchId, world: &mut World) {
@@ -188,6 +201,10 @@ impl Node {
         }
         let lies = self.disk.lies();
         let issued = self.queues[place].writes.remove(&batch).expect("it was under way");
+        let SegmentWrite { segment, offset, ref blocks, .. } = issued.write;
+        self.trace_disk(place, "written", [segment.0, batch.0, offset], world, || {
+            format!("segment {segment} at {offset}: {} blocks, {fate:?}", blocks.len())
+        });
         let folder = self.disk.directory.folders.get_mut(&(self.generation, shard));
         let folder = folder.expect("a running shard has a folder");
         match fate {
@@ -205,6 +222,11 @@ impl Node {
         let Some(job) = self.queues[place].helper.pop_front() else { return };
         let block_count = world.swarm.segment_size_bytes / BLOCK_SIZE_BYTES;
         let is_full = self.disk.is_full();
+        let words = match &job {
+            HelperJob::Prepare(wanted) => [wanted.segment.0, 0, 0],
+            HelperJob::Read(read) => [read.segment.0, u64_from(read.first_block), 1],
+        };
+        self.trace_disk(place, "helped", words, world, || format!("{job:?}"));
         let folder = self.disk.folder(self.generation, shard);
         let incoming = match job {
             // A free one takes no room.
@@ -233,6 +255,16 @@ impl Node {
         let shard = self.hosts[place].me;
         let Some(step) = self.queues[place].writer.pop_front() else { return };
         let is_full = self.disk.is_full();
+        let (name, at) = match &step {
+            CheckpointStep::Begin(id) => ("begin", id.index.0),
+            CheckpointStep::Write(chunk) => ("write", chunk.offset),
+            CheckpointStep::Finish => ("finish", 0),
+            CheckpointStep::Remove(id) => ("remove", id.index.0),
+        };
+        self.trace_disk(place, "checkpoint", [at, 0, 0], world, || match &step {
+            CheckpointStep::Begin(id) | CheckpointStep::Remove(id) => format!("{name} {id:?}"),
+            _ => format!("{name} {at}"),
+        });
         let folder = self.disk.folder(self.generation, shard);
         let progress = match step {
             CheckpointStep::Begin(id) => {
@@ -267,9 +299,9 @@ impl Node {
     }
 
     /// Everything was read again: says what isn't what was written.
-    fn end_scrub(&mut self, place: usize, world: &mut World) {
+    fn end_scrub(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
         let shard = self.hosts[place].me;
-        let Some(segments) = self.queues[place].scrub.take() else { return };
+        let Some(segments) = self.queues[place].scrub.take() else { return Ok(()) };
         let key = self.queues[place].key;
         let folder = self.disk.folder(self.generation, shard);
         let mut found = Vec::new();
@@ -288,9 +320,14 @@ impl Node {
             }
         }
         world.report.mark("scrub found damage", u64_from(found.len()));
+        if !found.is_empty() && !self.disk.is_damaged() {
+            let what = format!("node {}: a scrub found what nobody damaged: {found:?}", self.id);
+            return Err(Violation::new(Checker::Sense, what).at(world.now()));
+        }
         for incoming in found {
             self.put(place, incoming, world);
         }
+        Ok(())
     }
 }
 

@@ -69,7 +69,7 @@ impl Wal {
     /// Changes when [`Wal::pinned`] or [`Wal::carry_plan`] may have another answer than before.
     #[must_use]
     pub const fn changes_count(&self) -> u64 {
-        self.ledger.changes_count() + self.supply.changes_count()
+        self.ledger.changes_count() + self.supply.changes_count() + self.completed_count
     }
 
     /// The size of the state of which this is the log: a log that is larger than its state should
@@ -101,6 +101,10 @@ impl Wal {
             return None;
         }
         let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
+        if !self.live_segments().iter().any(|live| live.segment == segment) {
+            // Its last writes are under way: what isn't there yet would be taken for damage.
+            return None;
+        }
         let carried = || pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()));
         let begin = carried().map(|pin| pin.blocks().start).min()?;
         let end = carried().map(|pin| pin.blocks().end).max()?;

@@ -245,6 +245,30 @@ fn partition_that_was_written_once_does_not_pin_the_log_and_survives_it() {
 }
 
 #[test]
+fn slots_are_carried_over_only_once_all_of_their_segment_is_written() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    // A disk that is nearly full makes even a short log move.
+    log.wal.on_disk_space(0);
+    let (first, value) = (log.wal.filling, vec![7; 1 << 20]);
+    let entry = |partition, index, value| {
+        let (term, message_id) = (TermId(1), MessageId(index));
+        let timestamp = Timestamp(index);
+        Record::Entry(Entry { partition, index: Index(index), term, message_id, timestamp, value })
+    };
+    log.wal.append(&entry(IDLE, 1, &value[..100]));
+    let mut index = 0;
+    while log.wal.filling == first {
+        index += 1;
+        log.wal.append(&entry(PartitionId(1), index, &value));
+    }
+    assert_eq!(log.wal.carry_plan(), None, "its last writes aren't complete");
+    let changes = log.wal.changes_count();
+    log.serve();
+    assert_ne!(log.wal.changes_count(), changes, "who had nothing to carry over asks again");
+    assert_eq!(log.wal.carry_plan().map(|plan| plan.segment), Some(first));
+}
+
+#[test]
 fn books_are_the_same_after_recovery_as_before() {
     let mut log = Log::new(SEGMENT_COUNT_MAX);
     log.entry(IDLE, 100);
