@@ -23,6 +23,7 @@ pub mod disk;
 pub mod fault;
 pub mod history;
 mod host;
+pub mod links;
 pub mod network;
 mod node;
 pub mod report;

@@ -233,6 +233,13 @@ impl Network {
         self.put_on_its_way(now, id, from, bytes);
     }
 
+    /// As [`Network::send`], but never again by itself: what belongs to this connection alone.
+    pub fn send_once(&mut self, now: Monotonic, id: ConnectionId, from: Side, bytes: Vec<u8>) {
+        if self.way(id, from).is_some() {
+            self.put_on_its_way(now, id, from, bytes);
+        }
+    }
+
     /// Sends once more what was sent last on the connections of the same two ends and lane before
     /// this one, if the seed says so: each as it was, in its order. To be called when a connection
     /// between members is open and its `Hello` was sent. Returns how many there were.

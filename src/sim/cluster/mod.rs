@@ -34,7 +34,7 @@ pub(super) const CLUSTER: &str = "simulated";
 const HEALED_NS_MAX: u64 = 60 * NS_PER_S;
 /// How often it is looked whether it has.
 const LOOK_INTERVAL_NS: u64 = 10 * NS_PER_MS;
-/// After the last answer: logs are proven, checkpoints finished.
+/// After everything has come to rest: logs are proven, checkpoints finished.
 const REST_NS: u64 = 200 * NS_PER_MS;
 /// How often the disks' images are kept to which they may be rolled back.
 const IMAGE_INTERVAL_NS: u64 = 500 * NS_PER_MS;
@@ -346,17 +346,19 @@ impl Cluster {
             self.is_over = true;
             return Ok(());
         }
-        if is_over && is_settled && self.is_closing {
+        let rests = converged(world, nodes.len());
+        if is_over && is_settled && self.is_closing && rests.is_ok() {
             world.schedule.after(REST_NS, Event::End);
             return Ok(());
         }
-        if is_over && is_settled {
+        if is_over && is_settled && !self.is_closing {
             self.is_closing = true;
             self.ask_last();
         } else if self.healed_at.is_some_and(|at| now.since_ns(at) > HEALED_NS_MAX) {
             let open = clients.iter().filter(|client| !client.is_done()).count();
             let activities: Vec<&Activity> = nodes.iter().map(|node| &node.activity).collect();
-            let what = format!("{open} clients wait, and the nodes are {activities:?}");
+            let rests = rests.err().map_or(String::new(), |violation| violation.what);
+            let what = format!("{open} clients wait, the nodes are {activities:?}; {rests}");
             return Err(Violation::new(Checker::Progress, what).at(now));
         }
         self.world.schedule.after(LOOK_INTERVAL_NS, Event::Look);
@@ -384,10 +386,7 @@ impl Cluster {
     fn check_end(&mut self) -> Result<(), Violation> {
         let Self { world, nodes, history, .. } = self;
         if nodes.iter().all(Node::is_serving) {
-            for partition in (0..world.swarm.partition_count).map(PartitionId) {
-                let converged = world.replicas.have_converged(partition, nodes.len());
-                converged.map_err(|violation| violation.at(world.now()))?;
-            }
+            converged(world, nodes.len())?;
         }
         let checked = linearizability::check(history)?;
         world.report.observations_count = u64_from(checked.observations_count);
@@ -395,6 +394,15 @@ impl Cluster {
         world.report.searched = (u64_from(ordered), u64_from(given_up));
         Ok(())
     }
+}
+
+/// That all replicas of each partition are in one state, and all of it is stable.
+fn converged(world: &World, node_count: usize) -> Result<(), Violation> {
+    let partitions = (0..world.swarm.partition_count).map(PartitionId);
+    partitions
+        .map(|partition| world.replicas.have_converged(partition, node_count))
+        .collect::<Result<(), Violation>>()
+        .map_err(|violation| violation.at(world.now()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@
 //!
 //! Writes whose outcome nobody knows may have been done at any later time, once, or never. If their
 //! value was seen, its version is their slot. If a key is absent where the known commands left a
-//! value, an unknown removal must have been at work: one for each value that vanished.
+//! value, an unknown removal must have been at work: one for each value that vanished. (Where such
+//! a write could explain what was seen it has the benefit of the doubt; [`super::search`], which
+//! judges all short histories as well, gives none.)
 
 mod facts;
 mod order;

@@ -468,7 +468,7 @@ fn falsify(history: &mut History, prng: &mut Prng) -> bool {
 
 #[test]
 fn checkers_agree_on_true_histories_and_slots_find_whatever_a_search_finds() {
-    let (mut falsified, mut found, mut found_by_search) = (0, 0, 0);
+    let (mut falsified, mut found, mut found_by_search, mut certain) = (0, 0, 0, 0);
     for seed in 0..400 {
         let mut history = Model::history(seed);
         check(&history).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
@@ -482,11 +482,18 @@ fn checkers_agree_on_true_histories_and_slots_find_whatever_a_search_finds() {
         falsified += 1;
         let by_slots = check(&history).is_err();
         let by_search = search::check(&history).is_err();
-        assert!(by_slots || !by_search, "seed {seed}: only the search finds it");
+        // What a write that nobody saw could explain has the benefit of the doubt.
+        let is_certain = history
+            .operations
+            .iter()
+            .all(|operation| operation.outcome != Outcome::Unknown || !operation.action.is_write());
+        assert!(by_slots || !by_search || !is_certain, "seed {seed}: only the search finds it");
+        certain += usize::from(is_certain);
         found += usize::from(by_slots);
         found_by_search += usize::from(by_search);
     }
     assert!(falsified > 200, "{falsified} histories were falsified");
+    assert!(certain > 30, "{certain} of them were certain");
     assert!(found * 10 > falsified * 9, "{found} of {falsified} were found by their slots");
     assert!(found_by_search * 2 > falsified, "{found_by_search} of {falsified} by search");
 }
