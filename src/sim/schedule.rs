@@ -89,7 +89,7 @@ impl<E> Schedule<E> {
     }
 
     /// Goes on to the next event; `None`: nothing is to come.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn advance(&mut self) -> Option<E> {
         let Scheduled { due, event, .. } = self.queue.pop()?;
         assert!(due >= self.now, "time doesn't go back");
         self.now = due;
@@ -110,7 +110,7 @@ mod tests {
         }
         schedule.at(Monotonic(30), 'e');
         let mut order = Vec::new();
-        while let Some(event) = schedule.next() {
+        while let Some(event) = schedule.advance() {
             order.push((schedule.now().0, event));
         }
         assert_eq!(order, [(10, 'a'), (10, 'b'), (10, 'c'), (20, 'd'), (30, 'e')]);
@@ -121,8 +121,8 @@ mod tests {
     fn what_is_past_happens_at_once() {
         let mut schedule = Schedule::default();
         schedule.after(10, 1);
-        schedule.next();
+        schedule.advance();
         schedule.at(Monotonic(3), 2);
-        assert_eq!((schedule.next(), schedule.now()), (Some(2), Monotonic(10)));
+        assert_eq!((schedule.advance(), schedule.now()), (Some(2), Monotonic(10)));
     }
 }

@@ -200,7 +200,7 @@ impl Cluster {
         world.schedule.after(world.swarm.active_ns, Event::Heal);
         while !self.is_over {
             self.world.take_network_events();
-            let event = self.world.schedule.next();
+            let event = self.world.schedule.advance();
             self.on_event(event.expect("the end of the run is to come"))?;
         }
         Ok(())
@@ -398,10 +398,9 @@ impl Cluster {
 
 /// That all replicas of each partition are in one state, and all of it is stable.
 fn converged(world: &World, node_count: usize) -> Result<(), Violation> {
-    let partitions = (0..world.swarm.partition_count).map(PartitionId);
+    let mut partitions = (0..world.swarm.partition_count).map(PartitionId);
     partitions
-        .map(|partition| world.replicas.have_converged(partition, node_count))
-        .collect::<Result<(), Violation>>()
+        .try_for_each(|partition| world.replicas.have_converged(partition, node_count))
         .map_err(|violation| violation.at(world.now()))
 }
 

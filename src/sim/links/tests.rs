@@ -70,7 +70,7 @@ impl Pair {
             for (due, event) in self.network.take_events().collect::<Vec<_>>() {
                 self.schedule.at(due, event);
             }
-            let event = self.schedule.next().expect("the end is to come");
+            let event = self.schedule.advance().expect("the end is to come");
             self.on_event(event);
         }
     }

@@ -46,7 +46,7 @@ impl World {
             for (due, event) in self.network.take_events().collect::<Vec<_>>() {
                 self.schedule.at(due, event);
             }
-            let Some(event) = self.schedule.next() else { return };
+            let Some(event) = self.schedule.advance() else { return };
             let now = self.schedule.now();
             match event {
                 NetworkEvent::Dialed(id) if self.listens => {

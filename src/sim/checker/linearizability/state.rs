@@ -104,11 +104,11 @@ impl<'f, 'h> Log<'f, 'h> {
             let is_unknown = matches!(operation.outcome, Outcome::Unknown | Outcome::Open);
             let invoked = operation.invoked.number;
             match operation.action {
-                Action::Put { key, value, .. } if is_unknown => {
-                    if facts.version_of(value).is_none() {
-                        unknown_puts.entry(key).or_insert(invoked);
-                        unknown_writes.entry(key.map).or_insert(invoked);
-                    }
+                Action::Put { key, value, .. }
+                    if is_unknown && facts.version_of(value).is_none() =>
+                {
+                    unknown_puts.entry(key).or_insert(invoked);
+                    unknown_writes.entry(key.map).or_insert(invoked);
                 }
                 Action::Remove { key, .. } if is_unknown => {
                     unknown_writes.entry(key.map).or_insert(invoked);
