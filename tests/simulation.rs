@@ -78,7 +78,7 @@ fn each_seed_gives_the_same_trace_twice() {
 #[test]
 fn faults_and_places_are_reached_by_some_of_the_seeds() {
     let mut summary = Summary::default();
-    for seed in 0..200 {
+    for seed in 0..600 {
         summary.add(&run(seed, Options::default()));
     }
     assert!(summary.violations.is_empty(), "{:?}", summary.violations);
