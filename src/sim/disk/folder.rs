@@ -1,7 +1,7 @@
 //! A shard's folder on a simulated disk: segments and checkpoints, what of them is durable, and
 //! what becomes of them when a process or the power goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use zerocopy::IntoBytes;
@@ -46,6 +46,9 @@ pub struct Folder {
     unfinished: Option<(CheckpointId, Vec<Content>)>,
     /// Files whose names are gone, but not durably.
     removed: Vec<(CheckpointId, Vec<Content>)>,
+    /// Files of which the loss of power has undone the removal: nothing needs them, and what is in
+    /// them may be anything.
+    came_back: BTreeSet<CheckpointId>,
     /// What was written up to here is known to have been complete by something written later: if
     /// it is damaged, that can be noticed.
     pub(super) proven: BatchId,
@@ -175,6 +178,7 @@ impl Folder {
     pub fn finish_checkpoint(&mut self) -> Option<CheckpointId> {
         let (id, file) = self.unfinished.take()?;
         self.checkpoints.insert(id, file);
+        self.came_back.remove(&id);
         self.removed.clear();
         Some(id)
     }
@@ -186,6 +190,7 @@ impl Folder {
 
     /// Takes a checkpoint's name away; until the folder is synced the loss of power may undo it.
     pub fn remove_checkpoint(&mut self, id: CheckpointId) {
+        self.came_back.remove(&id);
         if let Some(file) = self.checkpoints.remove(&id) {
             self.removed.push((id, file));
         }
@@ -239,8 +244,15 @@ impl Folder {
                     *content = Rc::new([0; BLOCK_SIZE_BYTES]);
                 }
                 self.checkpoints.insert(id, file);
+                self.came_back.insert(id);
             }
         }
+    }
+
+    /// Whether a checkpoint is there only because the loss of power has undone its removal.
+    #[must_use]
+    pub fn is_remains(&self, id: CheckpointId) -> bool {
+        self.came_back.contains(&id)
     }
 
     /// Bytes of all files.

@@ -110,7 +110,9 @@ fn checkpoint_counts_when_it_is_finished_and_its_removal_when_that_is_durable() 
         assert_eq!(folder.checkpoint_ids().collect::<Vec<_>>(), [id]);
         folder.remove_checkpoint(id);
         disk.on_crash(Crash::Power);
-        came_back += disk.folder(1, ShardId(0)).checkpoint_ids().count();
+        let folder = disk.folder(1, ShardId(0));
+        came_back += folder.checkpoint_ids().count();
+        assert!(folder.checkpoint_ids().all(|id| folder.is_remains(id)));
     }
     assert!((1..50).contains(&came_back), "{came_back} of 50");
 }

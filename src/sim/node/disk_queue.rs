@@ -310,7 +310,8 @@ impl Node {
                 found.push(Incoming::SegmentDamaged(live.segment));
             }
         }
-        for id in folder.checkpoint_ids() {
+        // Remains are found, too, where a start couldn't remove them yet: that does no harm.
+        for id in folder.checkpoint_ids().filter(|id| !folder.is_remains(*id)) {
             let damaged = folder
                 .checkpoint_chunks(id)
                 .zip(0..)
