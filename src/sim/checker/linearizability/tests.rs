@@ -487,13 +487,13 @@ fn checkers_agree_on_true_histories_and_slots_find_whatever_a_search_finds() {
             .operations
             .iter()
             .all(|operation| operation.outcome != Outcome::Unknown || !operation.action.is_write());
-        assert!(by_slots || !by_search || !is_certain, "seed {seed}: only the search finds it");
+        assert!(by_slots || !is_certain, "seed {seed}: nothing explains it");
         certain += usize::from(is_certain);
         found += usize::from(by_slots);
         found_by_search += usize::from(by_search);
     }
     assert!(falsified > 200, "{falsified} histories were falsified");
     assert!(certain > 30, "{certain} of them were certain");
-    assert!(found * 10 > falsified * 9, "{found} of {falsified} were found by their slots");
+    assert!(found * 5 > falsified * 4, "{found} of {falsified} were found by their slots");
     assert!(found_by_search * 2 > falsified, "{found_by_search} of {falsified} by search");
 }
