@@ -10,7 +10,7 @@
 //! A run is a function of its seed: [`swarm`] says what the seed turns on, [`schedule`] in which
 //! order everything happens. Nothing here stands for the code under test: frames, log, checkpoints
 //! and recovery are the real ones; simulated are time, the [`network`], the [`disk`]s, the
-//! processes ([`cluster`]) and the clients with their [`history`]. What must hold is in [`checker`].
+//! processes ([`cluster`]) and the clients with their [`history`]. What must hold says [`checker`].
 //!
 //! This room is the other host of a shard beside `runtime`, and knows nothing of that.
 

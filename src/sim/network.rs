@@ -175,7 +175,7 @@ impl Network {
         self.outbox.drain(..)
     }
 
-    /// Begins to open a connection. It reaches the other end, or its dialler learns that it doesn't.
+    /// Begins to open a connection. It reaches the other end, or its dialler learns that it won't.
     pub fn dial(
         &mut self,
         now: Monotonic,
@@ -370,7 +370,7 @@ impl Network {
         self.connections.iter().filter(|(_, connection)| connection.open).map(|(id, _)| *id)
     }
 
-    /// The two ends of a connection that is open, and its lane: who has dialled it, and who takes it.
+    /// The two ends of a connection that is open, and its lane: who has dialled, and who takes it.
     #[must_use]
     pub fn ends(&self, id: ConnectionId) -> Option<(Endpoint, Endpoint, Lane)> {
         let connection = self.connections.get(&id).filter(|connection| connection.open)?;

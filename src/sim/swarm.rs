@@ -103,7 +103,7 @@ impl Swarm {
         let shard_counts: Vec<u16> =
             (0..node_count).map(|_| u16_from(usize_from(1 + prng.below(4)))).collect();
         let partition_count = low_u32(*pick(&mut prng, &[4, 6, 8, 12]));
-        // Without `sync` the only member loses what it has promised when it crashes: then it doesn't.
+        // Without `sync` the only member that crashes loses what it has promised: it doesn't crash.
         let is_async = node_count == 1 && prng.one_in(8);
         let durability = if is_async { Durability::Async } else { Durability::Sync };
         let segment_size_bytes = SEGMENT_SIZE_BYTES_SIMULATED_MIN;
