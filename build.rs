@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "grpc/health/v1/health.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    // Ordered maps, so that equal messages have equal bytes.
+    prost_build::Config::new().bytes(["."]).btree_map(["."]).compile_fds(descriptors)?;
     Ok(())
 }

@@ -17,8 +17,9 @@ use p2pmap::base::{ids::Index, prng::Prng, time::Timestamp};
 use p2pmap::map::arena::Arena;
 use p2pmap::map::checkpoint::{MapLoader, Progress, SliceBudget};
 use p2pmap::map::hasher::{KeyHash, KeyHasher};
-use p2pmap::map::operation::{Command, Operation, QueryOperation};
+use p2pmap::map::operation::{Command, Operation, QueryOperation, Ttl};
 use p2pmap::map::partition::{Execution, PartitionMap, Undo};
+use p2pmap::map::reads::AsOf;
 
 const PARTITION_COUNT: usize = 64;
 const MAP: &str = "orders";
@@ -75,9 +76,14 @@ impl World {
         let partition = &mut self.partitions[partition_of(number)];
         let index = partition.applied().next();
         let run = Execution { index, time: Timestamp(self.now_ms * 1_000_000), undo };
-        let operation =
-            Operation::Put { key, value: &[7; 64], condition: None, want_previous: false };
-        let command = Command { map: MAP, timeout_ms: 0, operation };
+        let operation = Operation::Put {
+            key,
+            value: &[7; 64],
+            condition: None,
+            ttl: Ttl::Unlimited,
+            want_previous: false,
+        };
+        let command = Command { map: MAP, session: None, timeout_ms: 0, operation };
         partition.execute(&mut self.arena, run, &command, hash, out);
         if undo == Undo::Keep && index.0.is_multiple_of(256) {
             partition.commit(&mut self.arena, index);
@@ -87,7 +93,8 @@ impl World {
     fn get(&self, number: u64, key: &Key, hash: KeyHash, out: &mut Vec<u8>) {
         let partition = &self.partitions[partition_of(number)];
         let operation = QueryOperation::Get { key };
-        partition.query(&self.arena, Index(u64::MAX), (MAP, &operation), hash, out);
+        let as_of = AsOf { index: Index(u64::MAX), time: Timestamp(self.now_ms * 1_000_000) };
+        partition.query(&self.arena, as_of, (MAP, &operation), hash, out);
     }
 }
 
@@ -315,7 +322,7 @@ fn load(c: &mut Criterion) {
             for piece in bytes.chunks(256 << 10) {
                 loader.feed(&mut arena, piece).expect("it is a checkpoint");
             }
-            black_box(loader.finish(applied, digest).expect("it is whole"))
+            black_box(loader.finish(applied, Timestamp(0), digest).expect("it is whole"))
         });
     });
     group.finish();

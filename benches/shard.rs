@@ -6,11 +6,15 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use p2pmap::base::cast::u64_from;
-use p2pmap::base::ids::{AskId, BootEpoch, Origin, SegmentId, ShardId, TermId};
+use p2pmap::base::cluster::Cluster;
+use p2pmap::base::ids::{
+    AskId, BootEpoch, NodeId, Origin, PartitionId, SegmentId, ShardId, TermId,
+};
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MIN};
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
 use p2pmap::bench::workload::Workload;
+use p2pmap::nopaxos::Settings;
 use p2pmap::shard::{Config, Effects, Installing, Loading, RoutedRequest, Shard};
 use p2pmap::storage::block::{Block, LogKey, SegmentWrite};
 use p2pmap::storage::carry::SegmentRead;
@@ -19,6 +23,7 @@ use p2pmap::storage::record::LiveSegment;
 use p2pmap::storage::recovery::{LogFolder, SegmentSource, recover};
 use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use p2pmap::wire::frame;
+use p2pmap::wire::peer::PeerError;
 use p2pmap::wire::request::{Acceptance, decode_hot};
 use p2pmap::wire::route::Router;
 
@@ -38,6 +43,14 @@ impl Effects for Sink {
 
     fn ask(&mut self, _to: ShardId, _ask: AskId, _request: &[u8]) {
         unreachable!("there are no other shards");
+    }
+
+    fn peer_buffer(&mut self, _to: NodeId, _partition: PartitionId) -> Option<&mut BytesMut> {
+        None
+    }
+
+    fn refuse_peer(&mut self, _node: NodeId, _error: &PeerError) {
+        unreachable!("there are no other nodes");
     }
 
     fn write(&mut self, _write: SegmentWrite) {
@@ -88,7 +101,7 @@ fn now() -> Now {
 
 fn shard(sink: &mut Sink) -> Shard {
     let key = LogKey { shard: ShardId(0), salt: 0 };
-    let partitions: Vec<_> = (0..PARTITION_COUNT).map(p2pmap::base::ids::PartitionId).collect();
+    let partitions: Vec<_> = (0..PARTITION_COUNT).map(PartitionId).collect();
     let folder = LogFolder {
         key,
         boot_epoch: BootEpoch(1),
@@ -98,7 +111,10 @@ fn shard(sink: &mut Sink) -> Shard {
     };
     let mut loading = Loading::new(Config {
         cluster: "bench".into(),
-        member: "a".into(),
+        nodes: Cluster::alone("a"),
+        sequencer_offset: 0,
+        settings: Settings::default(),
+        seed: 0,
         shard: ShardId(0),
         partitions: 0..PARTITION_COUNT,
         partition_count: PARTITION_COUNT,

@@ -28,34 +28,15 @@ mkdir -p "$work"
 raw=$work/raw.tsv
 : >"$raw"
 
-server=
+. scripts/server.bash
 stop() {
-    if [ -n "$server" ]; then
-        kill "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-        server=
-    fi
+    end_server || true
     rm -rf "$work/data"
 }
 trap stop EXIT
 
-# start COMMAND...: starts a server and sets `address`.
-start() {
-    "$bin" "$@" >"$work/out" 2>"$work/err" &
-    server=$!
-    for _ in $(seq 500); do
-        address=$(sed -n 's/^listening on //p' "$work/out")
-        metrics=$(sed -n 's,^metrics: http://,,p' "$work/out")
-        [ -z "$address" ] || return 0
-        kill -0 "$server" 2>/dev/null || break
-        sleep 0.02
-    done
-    echo "the server did not start: $(cat "$work/err")" >&2
-    exit 1
-}
-
 serve() {
-    start serve --listen 127.0.0.1:0 --cores "$node_core" --data-dir "$work/data" "$@"
+    start_server serve --listen 127.0.0.1:0 --cores "$node_core" --data-dir "$work/data" "$@"
 }
 
 # The server's CPU time, in ticks of the clock.
@@ -91,7 +72,7 @@ load() {
 
 round() {
     local round=$1 spin=(--connections 50 --depth 64 --spin)
-    start echo --listen 127.0.0.1:0 --cores "$node_core" --idle spin
+    start_server echo --listen 127.0.0.1:0 --cores "$node_core" --idle spin
     load "$round" echo "${spin[@]}" --keys 100000
     stop
     serve --idle spin --durability none --metrics-listen 127.0.0.1:0
@@ -148,7 +129,7 @@ key_of_shard() {
 # connection belongs to one of them; which one doesn't matter for how far apart they are.
 both_cores() {
     local round=$1 load_core=2 shard
-    start serve --listen 127.0.0.1:0 --cores 0,1 --data-dir "$work/data" --idle spin \
+    start_server serve --listen 127.0.0.1:0 --cores 0,1 --data-dir "$work/data" --idle spin \
         --durability none
     for shard in 0 1; do
         load "$round" "shard$shard" --spin --keys 1 --puts 0 --preload \

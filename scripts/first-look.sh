@@ -24,32 +24,12 @@ mkdir -p "$work"
 raw=$work/raw.tsv
 : >"$raw"
 
-server=
+. scripts/server.bash
 stop() {
-    if [ -n "$server" ]; then
-        kill "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-        server=
-    fi
+    end_server || true
     rm -rf "$work/data"
 }
 trap stop EXIT
-
-# start CORE IDLE COMMAND...: starts a server and sets `address`.
-start() {
-    local core=$1 idle=$2
-    shift 2
-    "$bin" "$@" >"$work/out" 2>"$work/err" &
-    server=$!
-    for _ in $(seq 500); do
-        address=$(sed -n 's/^listening on //p' "$work/out")
-        [ -z "$address" ] || return 0
-        kill -0 "$server" 2>/dev/null || break
-        sleep 0.02
-    done
-    echo "the server did not start: $(cat "$work/err")" >&2
-    exit 1
-}
 
 # measure ROUND IDLE SERVER LOAD_CORE CONNECTIONS DEPTH ARGUMENTS...
 measure() {
@@ -81,12 +61,12 @@ memory() {
     local round=$1 idle=$2
     local spin=()
     [ "$idle" = park ] || spin=(--spin)
-    start "$node_core" "$idle" bench bare-echo --listen 127.0.0.1:0 --core "$node_core" "${spin[@]}"
+    start_server bench bare-echo --listen 127.0.0.1:0 --core "$node_core" "${spin[@]}"
     loads "$round" "$idle" bare
-    start "$node_core" "$idle" echo --listen 127.0.0.1:0 --cores "$node_core" --idle "$idle"
+    start_server echo --listen 127.0.0.1:0 --cores "$node_core" --idle "$idle"
     loads "$round" "$idle" echo
     for load in get put; do
-        start "$node_core" "$idle" serve --listen 127.0.0.1:0 --cores "$node_core" --idle "$idle" \
+        start_server serve --listen 127.0.0.1:0 --cores "$node_core" --idle "$idle" \
             --data-dir "$work/data" --durability none
         if [ "$load" = get ]; then
             loads "$round" "$idle" get --puts 0 --preload
@@ -102,7 +82,7 @@ durable() {
     awk -v row="$round\tspin\tpwrite-core$core\tc1-d1" '
         /^p50 / && !p50 { p50 = $2 } /^p99 / && !p99 { p99 = $2 }
         END { print row "\t0\t" p50 "\t" p99 "\t0" }' "$work/table" >>"$raw"
-    start "$core" spin serve --listen 127.0.0.1:0 --cores "$core" --idle spin \
+    start_server serve --listen 127.0.0.1:0 --cores "$core" --idle spin \
         --data-dir "$work/data" --durability sync
     measure "$round" spin "put-sync-core$core" "$other" 1 1 --puts 100
     measure "$round" spin "put-sync-core$core" "$other" 50 1 --puts 100

@@ -23,7 +23,7 @@ mount=$work/mount
 data=$mount/data
 acknowledged=$work/acknowledged
 value_size=262144
-server=
+. scripts/server.bash
 mkdir "$mount"
 
 unmount() {
@@ -32,8 +32,7 @@ unmount() {
     fi
 }
 end() {
-    [ -z "$server" ] || kill -9 "$server" 2>/dev/null || true
-    [ -z "$server" ] || wait "$server" 2>/dev/null || true
+    end_server KILL || true
     unmount
     rm -rf "$work"
 }
@@ -47,17 +46,8 @@ fail() {
 }
 
 start() {
-    : >"$work/out"
-    "$bin" serve --listen 127.0.0.1:0 --cores 0 --segment-size 8MiB --log-max 4GiB \
-        --data-dir "$data" "$@" >"$work/out" 2>"$work/err" &
-    server=$!
-    for _ in $(seq 500); do
-        address=$(sed -n 's/^listening on //p' "$work/out")
-        [ -z "$address" ] || return 0
-        kill -0 "$server" 2>/dev/null || break
-        sleep 0.02
-    done
-    fail "the node did not start"
+    start_server serve --listen 127.0.0.1:0 --cores 0 --segment-size 8MiB --log-max 4GiB \
+        --data-dir "$data"
 }
 
 # put NUMBER: writes a value that says its number; it counts when it is acknowledged.
@@ -82,8 +72,7 @@ all_are_there() {
 }
 
 kill_and_restart() {
-    kill -9 "$server"
-    wait "$server" 2>/dev/null || true
+    end_server KILL || true
     start
 }
 
@@ -157,8 +146,7 @@ failing() {
     done
     ! kill -0 "$server" 2>/dev/null || fail 'the node lives on after a failed write of its log'
     local code=0
-    wait "$server" || code=$?
-    server=
+    wait_for_server || code=$?
     [ "$code" = 13 ] || fail "the exit code of a failed log write is 13, not $code"
     grep -q "the log can't be written" "$work/err" || fail 'the reason is missing'
     echo "  exit code $code: $(grep -m 1 -o "the log can't be written.*" "$work/err")"
@@ -167,9 +155,7 @@ failing() {
 }
 
 stop() {
-    kill "$server"
-    wait "$server" || fail "the node did not end well"
-    server=
+    end_server || fail "the node did not end well"
     unmount
 }
 

@@ -22,33 +22,19 @@ bin=${P2PMAP_BIN:-target/release/p2pmap}
 rm -rf "$work"
 mkdir -p "$work"
 
-server=
+. scripts/server.bash
 end() {
-    [ -z "$server" ] || kill -9 "$server" 2>/dev/null || true
-    [ -z "$server" ] || wait "$server" 2>/dev/null || true
+    kill_node
     rm -rf "$work/data" "$work/copy"
 }
 trap end EXIT
 
 start() {
-    : >"$work/out"
-    "$bin" serve --listen 127.0.0.1:0 --cores "$cores" --data-dir "$work/data" \
-        >"$work/out" 2>"$work/err" &
-    server=$!
-    for _ in $(seq 3000); do
-        address=$(sed -n 's/^listening on //p' "$work/out")
-        [ -z "$address" ] || return 0
-        kill -0 "$server" 2>/dev/null || break
-        sleep 0.02
-    done
-    echo "the node did not start: $(cat "$work/err")" >&2
-    exit 1
+    start_server serve --listen 127.0.0.1:0 --cores "$cores" --data-dir "$work/data"
 }
 
 kill_node() {
-    kill -9 "$server"
-    wait "$server" 2>/dev/null || true
-    server=
+    end_server KILL || true
 }
 
 logs() {

@@ -31,6 +31,7 @@ pub mod storage;
 pub mod wire;
 
 pub mod runtime;
+pub mod sim;
 
 pub mod bench;
 pub mod client;

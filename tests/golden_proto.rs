@@ -213,11 +213,23 @@ messages! {
 
     "p2pmap.v1" v1::Command {
         map, session_id, sequence, ack_below, timeout_ms, no_forward;
-        operation: command::Operation { Put "put" Remove "remove" Clear "clear" }
+        operation: command::Operation {
+            Put "put"
+            Remove "remove"
+            Clear "clear"
+            OpenSession "open_session"
+            KeepSession "keep_session"
+            CloseSession "close_session"
+            Tick "tick"
+        }
     }
     "p2pmap.v1" v1::Put { key, value, condition, ttl_ms, keep_ttl, want_previous }
     "p2pmap.v1" v1::Remove { key, condition, want_previous }
     "p2pmap.v1" v1::Clear {}
+    "p2pmap.v1" v1::OpenSession { ttl_ms }
+    "p2pmap.v1" v1::KeepSession {}
+    "p2pmap.v1" v1::CloseSession {}
+    "p2pmap.v1" v1::Tick {}
     "p2pmap.v1" v1::Condition {
         ;
         condition: condition::Condition {
@@ -247,6 +259,7 @@ messages! {
             Exists "exists"
             Size "size"
             Page "page"
+            Session "session"
             Status "status"
             CommandClose "command_close"
             QueryClose "query_close"
@@ -255,6 +268,7 @@ messages! {
     "p2pmap.v1" v1::Written { version, previous }
     "p2pmap.v1" v1::Removed { existed, previous }
     "p2pmap.v1" v1::Cleared { entries }
+    "p2pmap.v1" v1::Session { session_id, ttl_ms }
     "p2pmap.v1" v1::Found { entry }
     "p2pmap.v1" v1::Existence { exists }
     "p2pmap.v1" v1::Sized { entries, bytes }

@@ -5,7 +5,7 @@
 mod support;
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use p2pmap::client::Client;
@@ -153,6 +153,66 @@ fn node_asked_to_end_under_load_exits_with_0_and_keeps_what_it_acknowledged() {
         let found = client.get("m", key.clone()).unwrap();
         assert_eq!(found.map(|found| found.value), Some(key.into()), "LOST");
     }
+}
+
+#[test]
+fn node_that_loses_its_directory_ends_with_the_reason_and_keeps_what_it_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let arguments = [&SMALL[..], &["--cores", "0"]].concat();
+    let mut node = Node::start(&data_dir, &arguments);
+    let shard = data_dir.join("gen-1/shard-0");
+    let away = folder.path().join("away");
+    while !shard.join("000000000002.log").exists() {
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    std::fs::rename(&shard, &away).unwrap();
+    let mut client = Client::connect(node.address(), WAIT).unwrap();
+    // More than a segment: one more is wanted, and can't be made.
+    let value = "v".repeat(1 << 20);
+    let mut acknowledged = 0;
+    while acknowledged < 10 && client.put("m", put(&acknowledged.to_string(), &value)).is_ok() {
+        acknowledged += 1;
+    }
+    assert!(acknowledged > 6, "what is prepared is written");
+    // It is asked for once a second, as it may be something that passes.
+    let ended = node.wait_at_most(Duration::from_secs(120));
+    let code = FatalReason::SegmentPreparation.exit_code();
+    assert_eq!(ended.status.code(), Some(i32::from(code)), "{}", ended.log.join("\n"));
+    let line = ended.log.iter().find(|line| line.starts_with("p2pmap: ")).unwrap();
+    let path = shard.display().to_string();
+    assert!(line.contains("segments can't be prepared") && line.contains(&path), "{line}");
+    std::fs::rename(&away, &shard).unwrap();
+    let node = Node::start(&data_dir, &arguments);
+    let mut client = Client::connect(node.address(), WAIT).unwrap();
+    for key in 0..acknowledged {
+        let found = client.get("m", key.to_string()).unwrap();
+        assert!(found.is_some_and(|found| found.value == value), "LOST");
+    }
+}
+
+#[test]
+fn node_that_may_lock_too_little_memory_says_so_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = support::serve(folder.path(), &SMALL);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -l 64 && exec \"$@\"", "sh"]);
+    command.arg(serve.get_program()).args(serve.get_args());
+    let start = move || {
+        // Root isn't held to the limit; what it starts without this is. (Whoever isn't root needs
+        // no such thing.)
+        let lock = rustix::thread::CapabilitySet::IPC_LOCK;
+        let _ = rustix::thread::remove_capability_from_bounding_set(lock);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // A thread of its own: what it gives up others keep.
+    let mut child = std::thread::spawn(start).join().unwrap();
+    let status = support::wait_at_most(&mut child, WAIT);
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert_eq!(status.code(), Some(i32::from(FatalReason::Executor.exit_code())), "{said}");
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("p2pmap: ")).collect();
+    assert_eq!(errors.len(), 1, "{said}");
+    assert!(errors[0].contains("ulimit -l") && errors[0].contains("check-host"), "{said}");
 }
 
 #[test]

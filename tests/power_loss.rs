@@ -10,8 +10,12 @@
 // The seed has to be seen; in a test a value that isn't there is a failure like any other.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "power_loss/damage.rs"]
+mod damage;
 #[path = "power_loss/recycling.rs"]
 mod recycling;
+#[path = "power_loss/slots.rs"]
+mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,10 +30,10 @@ use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_MS, Timestamp};
 use p2pmap::storage::block::{Block, LogKey, SegmentWrite};
 use p2pmap::storage::error::StorageError;
-use p2pmap::storage::record::{Entry, Record};
+use p2pmap::storage::record::{Adopted, Entry, Record};
 use p2pmap::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use p2pmap::storage::replay::{Apply, LoggedEntry};
-use p2pmap::storage::wal::{Durability, FreeSegment, SegmentWanted, Wal, WalConfig};
+use p2pmap::storage::wal::{Durability, FreeSegment, SegmentWanted, Wal, WalConfig, WalStart};
 
 const SEGMENT_SIZE_BYTES: usize = 8 << 20;
 const BLOCK_COUNT: usize = SEGMENT_SIZE_BYTES / 4_096;
@@ -212,6 +216,7 @@ struct Expected {
     last_normal: u64,
     base: u64,
     incarnation: u64,
+    crash_vector: Vec<u64>,
     checkpoint: u64,
 }
 
@@ -275,6 +280,7 @@ fn model_of(recovered: &Recovered, applied: &Applied) -> Model {
             last_normal: state.last_normal.0,
             base: state.base.0,
             incarnation: state.incarnation.0,
+            crash_vector: state.crash_vector.iter().map(|incarnation| incarnation.0).collect(),
             checkpoint: state.checkpoint.0,
         };
         model.insert(state.partition, expected);
@@ -327,6 +333,9 @@ impl Run {
             let large = self.prng.one_in(2);
             for _ in 0..step_count {
                 self.step(&mut boot, large);
+                if self.prng.one_in(50) {
+                    slots::check(&self.disk, &boot.wal, boot.prefixes.last().unwrap());
+                }
             }
             if self.prng.one_in(4) {
                 self.close(&mut boot);
@@ -342,7 +351,8 @@ impl Run {
         for segment in &recovered.garbage {
             self.disk.remove(*segment);
         }
-        let wal = Wal::open(self.config(), recovered.start);
+        let start = WalStart { serves_peers: true, ..recovered.start };
+        let wal = Wal::open(self.config(), start);
         Boot { wal, in_flight: vec![], prefixes: vec![self.model.clone()], now: Monotonic(0) }
     }
 
@@ -433,10 +443,18 @@ impl Run {
                 boot.wal.append(&Record::View { partition, term });
             }
             1 => {
-                expected.incarnation += 1;
+                expected.incarnation += self.prng.below(2);
+                expected.crash_vector.resize(3, 0);
+                let member = usize_from(self.prng.below(3));
+                expected.crash_vector[member] += 1;
                 let incarnation = Incarnation(expected.incarnation);
-                let crash_vector = vec![incarnation; 3];
-                boot.wal.append(&Record::CrashVector { partition, incarnation, crash_vector });
+                let crash_vector = expected.crash_vector.iter().copied().map(Incarnation).collect();
+                boot.wal.append(&Record::CrashVector {
+                    partition,
+                    incarnation,
+                    crash_vector,
+                    is_recovering: false,
+                });
             }
             2 | 3 => {
                 expected.sync_point += self.prng.below(unstable + 1);
@@ -460,6 +478,7 @@ impl Run {
                 boot.wal.append(&Record::Stage { adopting: TermId(expected.view + 1), entry });
             }
             6 => self.adopt(boot, partition, expected),
+            7 if self.prng.one_in(3) => self.install(boot, partition, expected),
             _ => {
                 let index = expected.last() + 1;
                 let entry = self.entry(partition, index, expected.view, large);
@@ -508,6 +527,50 @@ impl Run {
             kept: Index(kept),
             chain: [0; 16],
         });
+    }
+
+    /// Installs a checkpoint of a peer, which is durable before its record is appended; perhaps
+    /// with the next view on top of it.
+    fn install(&mut self, boot: &mut Boot, partition: PartitionId, expected: &mut Expected) {
+        let last = expected.last();
+        let index = expected.sync_point + 1 + self.prng.below(last - expected.sync_point + 3);
+        let kept = index + self.prng.below(last.saturating_sub(index) + 1);
+        let mut slots = expected.slots.clone();
+        slots.retain(|slot, _| *slot <= kept);
+        for slot in expected.sync_point + 1..=index {
+            // What others have agreed on is another thing than what is here.
+            let entry = self.entry(partition, slot, expected.view, false);
+            slots.insert(slot, slot_of(&entry));
+        }
+        let covered: Vec<Slot> = slots.range(..=index).map(|slot| *slot.1).collect();
+        let mut adopted = None;
+        if self.prng.one_in(2) {
+            let mut staged = expected.staged.clone();
+            staged.sort_by_key(|(index, _)| *index);
+            let fits = staged.iter().all(|&(slot, content)| {
+                let follows = slot > index && slot <= u64_from(slots.len()) + 1;
+                slots.insert(slot, content);
+                follows
+            });
+            if !fits {
+                return;
+            }
+            let base = u64_from(slots.len());
+            expected.view += 1;
+            expected.last_normal = expected.view;
+            expected.base = base;
+            let (term, base) = (TermId(expected.view), Index(base));
+            adopted = Some(Adopted { term, base, chain: [0; 16] });
+        } else if kept < expected.base {
+            return;
+        }
+        self.disk.checkpoints.insert((partition, index), Rc::new(covered));
+        expected.slots = slots;
+        expected.sync_point = index;
+        expected.checkpoint = index;
+        let (index, kept) = (Index(index), Index(kept));
+        let (size_bytes, digest) = (1, [0; 16]);
+        boot.wal.append(&Record::Install { partition, index, size_bytes, digest, kept, adopted });
     }
 
     fn entry(&mut self, partition: PartitionId, index: u64, term: u64, large: bool) -> Entry<'_> {

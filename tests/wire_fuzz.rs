@@ -1,13 +1,13 @@
 //! Guarantee: no bytes from a connection make the wire room panic, allocate without bound, or read
 //! differently than prost does.
 //!
-//! Each round draws its bytes from its own seed and lets `arbitrary` shape them. A run begins at a
-//! fresh seed; a failure prints the seed of its round, and `P2PMAP_FUZZ_SEED=<seed>` replays that
-//! round alone. `P2PMAP_FUZZ_ROUNDS` makes a run longer.
+//! Each round draws its bytes from its own seed and lets `arbitrary` shape them; how to replay a
+//! round and how to make a run longer stands in `tests/fuzzing`.
 
-use std::hash::{BuildHasher as _, RandomState};
+mod fuzzing;
 
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Arbitrary;
+use fuzzing::soup::{Soup, put_varint};
 use p2pmap::base::ids::PartitionId;
 use p2pmap::base::limits::{FRAME_PREFIX_SIZE_BYTES, FRAME_SIZE_BYTES_MAX};
 use p2pmap::base::prng::Prng;
@@ -22,44 +22,12 @@ use p2pmap::wire::route::{Route, Router};
 use prost::Message as _;
 
 const ROUNDS_DEFAULT: u64 = 20_000;
-const ENTROPY_SIZE_BYTES_MAX: u64 = 600;
 const PARTITIONS: u32 = 64;
 const ACCEPTANCE: Acceptance<'_> = Acceptance { cluster: "test", value_size_bytes_max: 64 };
 
-/// Prints how to replay a round that panics.
-struct Round {
-    seed: u64,
-}
-
-impl Drop for Round {
-    #[allow(clippy::print_stderr)]
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("replay this round with P2PMAP_FUZZ_SEED={}", self.seed);
-        }
-    }
-}
-
-fn number_from_env(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().expect("a decimal number"))
-}
-
 /// Runs rounds of `check`, each on something arbitrary.
 fn fuzz<T: for<'a> Arbitrary<'a>>(check: impl Fn(T, &mut Prng)) {
-    let replayed = number_from_env("P2PMAP_FUZZ_SEED");
-    let rounds = number_from_env("P2PMAP_FUZZ_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
-    let first = replayed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 1);
-    for seed in first..first + if replayed.is_some() { 1 } else { rounds } {
-        let round = Round { seed };
-        let mut prng = Prng::new(seed, "wire_fuzz");
-        let size = prng.below(ENTROPY_SIZE_BYTES_MAX);
-        let entropy: Vec<u8> = (0..size).map(|_| prng.next_u64().to_le_bytes()[0]).collect();
-        if let Ok(value) = T::arbitrary(&mut Unstructured::new(&entropy)) {
-            check(value, &mut prng);
-        }
-        drop(round);
-    }
+    fuzzing::fuzz(ROUNDS_DEFAULT, check);
 }
 
 // ---- frames ----
@@ -180,113 +148,6 @@ fn garbage_is_cut_into_frames_alike() {
 }
 
 // ---- messages ----
-
-/// Protobuf, more or less: fields with plausible numbers and any wire type, nested.
-#[derive(Arbitrary, Debug)]
-struct Soup(Vec<SoupField>);
-
-#[derive(Arbitrary, Debug)]
-struct SoupField {
-    number: SoupNumber,
-    value: SoupValue,
-}
-
-#[derive(Arbitrary, Debug)]
-enum SoupNumber {
-    Low(u8),
-    Any(u32),
-}
-
-#[derive(Arbitrary, Debug)]
-enum SoupValue {
-    Message(Soup),
-    SameMessage(Soup),
-    Small(u8),
-    Number(u64),
-    Overlong(u8, u8),
-    Bytes(Vec<u8>),
-    Text(String),
-    Map,
-    WrongLength(u64, Vec<u8>),
-    Fixed64(u64),
-    Fixed32(u32),
-    Group(Soup),
-    OpenGroup,
-    WireType(u8),
-}
-
-fn put_varint(out: &mut Vec<u8>, value: u64) {
-    prost::encoding::encode_varint(value, out);
-}
-
-impl Soup {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        for field in &self.0 {
-            field.encode(&mut out);
-        }
-        out
-    }
-}
-
-impl SoupField {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let number = match self.number {
-            SoupNumber::Low(number) => u64::from(number % 24),
-            SoupNumber::Any(number) => u64::from(number >> 3),
-        };
-        let key = |out: &mut Vec<u8>, wire_type: u8| {
-            put_varint(out, number << 3 | u64::from(wire_type));
-        };
-        let delimited = |out: &mut Vec<u8>, bytes: &[u8]| {
-            key(out, 2);
-            put_varint(out, bytes.len() as u64);
-            out.extend_from_slice(bytes);
-        };
-        match &self.value {
-            SoupValue::Message(soup) | SoupValue::SameMessage(soup) => {
-                delimited(out, &soup.encode());
-            }
-            SoupValue::Small(number) => {
-                key(out, 0);
-                put_varint(out, u64::from(number % 3));
-            }
-            SoupValue::Number(number) => {
-                key(out, 0);
-                put_varint(out, *number);
-            }
-            SoupValue::Overlong(number, size) => {
-                key(out, 0);
-                out.push(number | 0x80);
-                out.extend(vec![0x80; usize::from(size % 10)]);
-                out.push(0);
-            }
-            SoupValue::Bytes(bytes) => delimited(out, bytes),
-            SoupValue::Text(text) => delimited(out, text.as_bytes()),
-            SoupValue::Map => delimited(out, b"orders"),
-            SoupValue::WrongLength(size, bytes) => {
-                key(out, 2);
-                put_varint(out, *size);
-                out.extend_from_slice(bytes);
-            }
-            SoupValue::Fixed64(number) => {
-                key(out, 1);
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-            SoupValue::Fixed32(number) => {
-                key(out, 5);
-                out.extend_from_slice(&number.to_le_bytes());
-            }
-            SoupValue::Group(soup) => {
-                key(out, 3);
-                out.extend(soup.encode());
-                key(out, 4);
-            }
-            SoupValue::OpenGroup => key(out, 3),
-            SoupValue::WireType(wire_type) => key(out, wire_type % 8),
-        }
-    }
-}
 
 /// What a connection does with a payload; and prost must agree.
 #[track_caller]

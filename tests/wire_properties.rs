@@ -26,6 +26,7 @@ use prost::Message as _;
 
 const CLUSTER: &str = "test";
 const VALUE_MAX: usize = 64;
+const TTL_MS_MAX: u64 = p2pmap::base::limits::ENTRY_TTL_MS_MAX;
 const ACCEPTANCE: Acceptance<'_> = Acceptance { cluster: CLUSTER, value_size_bytes_max: VALUE_MAX };
 
 fn config() -> ProptestConfig {
@@ -64,25 +65,37 @@ fn valid_condition() -> impl Strategy<Value = v1::Condition> {
 
 fn valid_command() -> impl Strategy<Value = v1::Command> {
     use v1::command::Operation;
-    let put = (valid_key(), bytes(VALUE_MAX), option::of(valid_condition()), any::<bool>());
-    let put = put.prop_map(|(key, value, condition, want_previous)| {
-        let put = v1::Put { key, value, condition, want_previous, ..Default::default() };
-        Operation::Put(put)
+    let ttl = prop_oneof![Just((0, false)), Just((0, true)), (1..=TTL_MS_MAX, Just(false))];
+    let put = (valid_key(), bytes(VALUE_MAX), option::of(valid_condition()), ttl, any::<bool>());
+    let put = put.prop_map(|(key, value, condition, (ttl_ms, keep_ttl), want_previous)| {
+        Operation::Put(v1::Put { key, value, condition, ttl_ms, keep_ttl, want_previous })
     });
     let remove = (valid_key(), option::of(valid_condition()), any::<bool>());
     let remove = remove.prop_map(|(key, condition, want_previous)| {
         Operation::Remove(v1::Remove { key, condition, want_previous })
     });
     let operation = prop_oneof![put, remove, Just(Operation::Clear(v1::Clear {}))];
-    (valid_map(), any::<u32>(), any::<bool>(), operation).prop_map(
-        |(map, timeout_ms, no_forward, operation)| v1::Command {
+    (valid_map(), valid_session(), any::<u32>(), any::<bool>(), operation).prop_map(
+        |(map, (session_id, sequence, ack_below), timeout_ms, no_forward, operation)| v1::Command {
             map,
+            session_id,
+            sequence,
+            ack_below,
             timeout_ms,
             no_forward,
             operation: Some(operation),
-            ..Default::default()
         },
     )
+}
+
+/// No session, or a place in one.
+fn valid_session() -> impl Strategy<Value = (u64, u64, u64)> {
+    let place = (1..=u64::MAX, 1..=u64::MAX, any::<prop::sample::Index>());
+    let place = place.prop_map(|(session_id, sequence, ack)| {
+        let most = usize::try_from(sequence.saturating_add(1)).unwrap_or(usize::MAX);
+        (session_id, sequence, ack.index(most) as u64)
+    });
+    prop_oneof![Just((0, 0, 0)), place]
 }
 
 fn valid_query() -> impl Strategy<Value = v1::Query> {

@@ -11,10 +11,14 @@ use allocation_counter::{AllocationInfo, measure};
 use arrayvec::ArrayVec;
 use bytes::BytesMut;
 use p2pmap::base::cast::u64_from;
-use p2pmap::base::ids::{AskId, BootEpoch, Origin, PartitionId, SegmentId, ShardId, TermId};
+use p2pmap::base::cluster::Cluster;
+use p2pmap::base::ids::{
+    AskId, BootEpoch, NodeId, Origin, PartitionId, SegmentId, ShardId, TermId,
+};
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX};
 use p2pmap::base::time::{Monotonic, NS_PER_S, NS_PER_US, Now, Timestamp};
 use p2pmap::bench::workload::Workload;
+use p2pmap::nopaxos::Settings;
 use p2pmap::shard::{Config, Effects, Input, Installing, Loading, RoutedRequest, Shard};
 use p2pmap::storage::block::{Block, LogKey, SegmentWrite};
 use p2pmap::storage::carry::SegmentRead;
@@ -23,6 +27,7 @@ use p2pmap::storage::record::LiveSegment;
 use p2pmap::storage::recovery::{LogFolder, SegmentSource, recover};
 use p2pmap::storage::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use p2pmap::wire::frame;
+use p2pmap::wire::peer::PeerError;
 use p2pmap::wire::request::{Acceptance, decode_hot};
 use p2pmap::wire::route::Router;
 
@@ -44,6 +49,14 @@ impl Effects for Host {
     fn reply_buffer(&mut self, _origin: Origin, last: bool) -> Option<&mut BytesMut> {
         self.reply_count += usize::from(last);
         Some(&mut self.replies)
+    }
+
+    fn peer_buffer(&mut self, _to: NodeId, _partition: PartitionId) -> Option<&mut BytesMut> {
+        None
+    }
+
+    fn refuse_peer(&mut self, _node: NodeId, _error: &PeerError) {
+        unreachable!("there are no other nodes");
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -139,7 +152,10 @@ impl World {
         };
         let mut loading = Loading::new(Config {
             cluster: "bench".into(),
-            member: "a".into(),
+            nodes: Cluster::alone("a"),
+            sequencer_offset: 0,
+            settings: Settings::default(),
+            seed: 0,
             shard: ShardId(0),
             partitions: 0..PARTITION_COUNT,
             partition_count: PARTITION_COUNT,

@@ -1,6 +1,6 @@
 //! Checksums and digests: CRC-32 for what lies on disk, XXH3 for digests that members compare.
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// CRC-32 (IEEE 802.3) of `bytes`.
 #[inline]
@@ -24,6 +24,29 @@ pub fn crc32_salted(salt: u32, bytes: &[u8]) -> u32 {
 #[must_use]
 pub fn digest128(bytes: &[u8]) -> u128 {
     xxh3_128(bytes)
+}
+
+/// [`digest128`] of bytes that come in pieces.
+#[derive(Clone, Default)]
+pub struct Digest128(Xxh3);
+
+impl Digest128 {
+    /// Adds the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all pieces so far.
+    #[must_use]
+    pub fn value(&self) -> u128 {
+        self.0.digest128()
+    }
+}
+
+impl std::fmt::Debug for Digest128 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Digest128({:032x})", self.value())
+    }
 }
 
 /// CRC-16/XMODEM (polynomial 0x1021, initial value 0), Redis Cluster's hash of keys. Eight bytes a
@@ -94,6 +117,18 @@ mod tests {
                 })
             });
             assert_eq!(crc16(&bytes[..size]), bit_by_bit, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn digest_of_pieces_is_that_of_the_whole() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(5_000).collect();
+        for size in [1, 7, 240, 1_024, 4_999] {
+            let mut digest = Digest128::default();
+            for piece in bytes.chunks(size) {
+                digest.update(piece);
+            }
+            assert_eq!(digest.value(), digest128(&bytes), "pieces of {size}");
         }
     }
 

@@ -90,6 +90,15 @@ counter!(
     MessageId
 );
 counter!(
+    /// A client's exactly-once session in a partition: the index of the command that opened it. 0:
+    /// none.
+    SessionId
+);
+counter!(
+    /// A command's number within its session, from 1.
+    Sequence
+);
+counter!(
     /// A record's number in the order of appends to a shard's log in this process, from 1.
     AppendId
 );

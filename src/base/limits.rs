@@ -36,6 +36,39 @@ pub const ENTRIES_COUNT_MAX: usize = 10_000;
 /// Keys and values in the whole answer to `Entries`; one entry may exceed it.
 pub const ENTRIES_SIZE_BYTES_MAX: usize = 1 << 20;
 
+/// What a message between members should not exceed; one entry, or one chunk, alone may.
+pub const PEER_MESSAGE_SIZE_BYTES: usize = 1 << 20;
+/// Room in such a message for all but its entries and its chunk: four names and some numbers.
+pub const PEER_MESSAGE_OVERHEAD_BYTES_MAX: usize = 1 << 10;
+/// Entries in one message between members.
+pub const PEER_ENTRY_COUNT_MAX: usize = 4_096;
+/// The longest chunk of a checkpoint between members.
+pub const PEER_CHUNK_SIZE_BYTES_MAX: usize = 1 << 20;
+/// The longest list of no-ops between members. Who has more takes a checkpoint and truncates.
+pub const NO_OP_FILTER_SIZE_BYTES_MAX: usize = 1 << 20;
+/// No-ops in such a list: however far they lie apart, they fit it.
+pub const NO_OP_COUNT_MAX: u64 = NO_OP_FILTER_SIZE_BYTES_MAX as u64 / 10;
+/// Positions in logs, terms and request numbers between members are below this: the sum of two of
+/// them is a number.
+pub const POSITION_END: u64 = 1 << 63;
+/// Messages in a minute that are from another member than the connection is to: with more of them
+/// it is closed.
+pub const BAD_SENDER_COUNT_MAX: u32 = 16;
+/// The longest greeting of a member.
+pub const HELLO_SIZE_BYTES_MAX: usize = 1 << 20;
+/// The challenge in a greeting, and the proof that answers it.
+pub const HELLO_PROOF_SIZE_BYTES: usize = 32;
+
+// A chunk, and an entry with the longest command, fit a frame with all that stands around them.
+const _: () = assert!(
+    COMMAND_SIZE_BYTES_MAX + 1_024 + PEER_MESSAGE_OVERHEAD_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX
+);
+const _: () =
+    assert!(PEER_CHUNK_SIZE_BYTES_MAX + PEER_MESSAGE_SIZE_BYTES < FRAME_SENT_SIZE_BYTES_MAX);
+const _: () = assert!(PEER_MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_BYTES_MAX + 32));
+// As many no-ops as there may be unstable slots.
+const _: () = assert!(NO_OP_COUNT_MAX > UNSYNCED_COUNT_MAX);
+
 // A command with the longest key and value fits its limit; a response with an entry of that size
 // fits what we send; what we send we'd accept.
 const _: () = assert!(VALUE_SIZE_BYTES_DEFAULT <= VALUE_SIZE_BYTES_MAX);
@@ -73,6 +106,31 @@ pub const MEMORY_SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Of what a shard's maps may take, room that puts leave to removals: what they write is kept until
 /// they are stable.
 pub const MEMORY_SIZE_BYTES_SPARE: u64 = 2 << 20;
+/// How long an entry may live that has a time to live: a hundred years.
+pub const ENTRY_TTL_MS_MAX: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
+/// Expired entries that one slot removes. Part of the state machine: all members must agree.
+pub const EXPIRED_PER_SLOT_COUNT_MAX: usize = 64;
+/// How far apart the looks are for partitions in which something has expired and nobody writes.
+pub const TICK_INTERVAL_NS: u64 = 10 * NS_PER_MS;
+/// Ticks that one such look stamps.
+pub const TICKS_PER_TURN_COUNT_MAX: usize = 16;
+/// Sessions of a partition, those that have expired and aren't removed yet among them. Part of the
+/// state machine, as are the following ones.
+pub const SESSION_COUNT_MAX: usize = 4_096;
+/// Commands of a session from the first unacknowledged one on: so many results are kept.
+pub const SESSION_WINDOW_COUNT: u64 = 32;
+/// Results of a session that are longer than a version and its like.
+pub const SESSION_RESULTS_SIZE_BYTES_MAX: usize = 64 << 10;
+/// The same of all sessions of a partition.
+pub const SESSIONS_RESULTS_SIZE_BYTES_MAX: usize = 16 << 20;
+/// How long a session outlives its last command, if the client doesn't say.
+pub const SESSION_TTL_S_DEFAULT: u32 = 10 * 60;
+/// The same at least.
+pub const SESSION_TTL_S_MIN: u32 = 1;
+/// The same at most.
+pub const SESSION_TTL_S_MAX: u32 = 24 * 60 * 60;
+/// Expired sessions that one slot removes.
+pub const SESSIONS_EXPIRED_PER_SLOT_COUNT_MAX: usize = 8;
 /// Records that one turn looks at, to the end of a page, to free what cleared maps have left.
 pub const SWEEP_COUNT_MAX: usize = 64;
 
@@ -104,8 +162,67 @@ pub const SYNC_BATCH_COUNT: u64 = 256;
 pub const SYNC_BATCH_SIZE_BYTES: usize = 1 << 20;
 
 const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
+// Any time that a log can have and the longest life together are a time that an entry can have.
+const _: () = assert!(u64::MAX / NS_PER_MS + ENTRY_TTL_MS_MAX < 1 << 48);
+const _: () = assert!(SESSION_RESULTS_SIZE_BYTES_MAX <= SESSIONS_RESULTS_SIZE_BYTES_MAX);
+const _: () = assert!(SESSION_TTL_S_MIN > 0 && SESSION_TTL_S_MIN <= SESSION_TTL_S_DEFAULT);
+const _: () = assert!(SESSION_TTL_S_DEFAULT <= SESSION_TTL_S_MAX);
 const _: () = assert!(UNSYNCED_PARTITION_SIZE_BYTES_MAX <= UNSYNCED_SIZE_BYTES_MAX / 8);
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 4 <= UNSYNCED_PARTITION_SIZE_BYTES_MAX);
+
+// ---- protocol: members ----
+
+/// Stamped commands of a view that came ahead of the log's end and are kept.
+pub const STASH_COUNT_MAX: usize = 4_096;
+/// Bytes of them.
+pub const STASH_SIZE_BYTES_MAX: usize = 8 << 20;
+/// Commands that a member asks for one by one at a time; more are asked for by ranges.
+pub const SLOT_LOOKUP_COUNT_MAX: usize = 64;
+/// Missing slots above which a member asks for ranges at once.
+pub const SLOT_LOOKUP_MISSING_COUNT_MAX: u64 = 1_024;
+/// How often a member's question for one command is answered.
+pub const SLOT_LOOKUP_ANSWER_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// Questions whose answers are remembered so that they aren't repeated at once.
+pub const SLOT_LOOKUP_ANSWERED_COUNT_MAX: usize = 1_024;
+/// How often a member of an older view is told of the present one.
+pub const STALE_ANSWER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
+/// Stamped commands that one round of retransmission sends to a member.
+pub const RETRANSMIT_COUNT_MAX: usize = 64;
+/// A member that lags by more is left to synchronisation.
+pub const RETRANSMIT_LAG_COUNT_MAX: u64 = 16_384;
+/// Entries of one message to a member; a single one may be longer.
+pub const ENTRIES_MESSAGE_SIZE_BYTES_MAX: usize = 1 << 20;
+/// Entries that one repair request gets; the member asks again for the rest.
+pub const REPAIR_SIZE_BYTES_MAX: usize = 4 << 20;
+/// What an entry counts for beside its command.
+pub const ENTRY_OVERHEAD_SIZE_BYTES: usize = 64;
+/// Slots that one repair request asks for.
+pub const REPAIR_COUNT_MAX: usize = 16_384;
+/// Ranges that one repair request names.
+pub const REPAIR_RANGE_COUNT_MAX: usize = 1_024;
+/// Bytes of stable slots of a partition that stay in memory for members that lag.
+pub const RETAINED_SIZE_BYTES_DEFAULT: usize = 256 << 10;
+/// Stable slots of a partition that stay in memory at most.
+pub const RETAINED_COUNT_MAX: usize = 4_096;
+/// Answers that a leader keeps for a sequencer on another member, should they be lost.
+pub const RETAINED_ANSWER_COUNT_MAX: usize = 4_096;
+/// Bytes of them.
+pub const RETAINED_ANSWER_SIZE_BYTES_MAX: usize = 4 << 20;
+/// How often a command whose slot became a no-op is stamped anew.
+pub const DROPPED_RETRY_COUNT_MAX: u32 = 3;
+/// Queries of a sequencer that are under way.
+pub const QUERY_COUNT_MAX: usize = 4_096;
+/// Slots that a member takes in above its sync point; beyond it the group is left to go on.
+pub const UNSYNCED_FOLLOWER_COUNT_MAX: u64 = 2 * UNSYNCED_COUNT_MAX;
+/// How far a sequencer's time may be ahead of the clocks of a majority.
+pub const CLOCK_AHEAD_NS_MAX: u64 = 500 * NS_PER_MS;
+
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX + ENTRY_OVERHEAD_SIZE_BYTES < REPAIR_SIZE_BYTES_MAX);
+const _: () = assert!(
+    ENTRIES_MESSAGE_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX + (64 << 10)
+        < FRAME_SENT_SIZE_BYTES_MAX
+);
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 2 <= STASH_SIZE_BYTES_MAX);
 
 // ---- storage ----
 
@@ -145,6 +262,34 @@ pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60)
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// What a partition's log keeps for peers that lag behind, beyond its newest checkpoint.
+pub const RETAINED_PARTITION_SIZE_BYTES_MAX: u64 = 32 << 20;
+/// The same of all partitions of a shard, in whole segments.
+pub const RETAINED_SIZE_BYTES_MAX: u64 = 1 << 30;
+/// Slots on disk are found by the run in which they lie: so much of their partition...
+pub const OLD_SLOT_RUN_SIZE_BYTES: usize = 64 << 10;
+/// ...or so many blocks of their segment, whichever ends first.
+pub const OLD_SLOT_RUN_BLOCK_COUNT: usize = 256;
+/// Such runs of a shard, of 40 bytes each; beyond it they become longer.
+pub const OLD_SLOT_RUN_COUNT_MAX: usize = 131_072;
+/// How often they double; beyond it the oldest are forgotten.
+pub const OLD_SLOT_COARSE_MAX: u32 = 6;
+/// What one request for old slots is answered with at most; one slot may exceed it.
+pub const OLD_SLOTS_SIZE_BYTES_MAX: usize = 4 << 20;
+/// The same of one part of the answer.
+pub const OLD_SLOTS_PART_SIZE_BYTES_MAX: usize = 1 << 20;
+/// What a shard reads for other members at a time.
+pub const PEER_READ_COUNT_MAX: usize = 128;
+/// Requests for old slots that wait in a shard.
+pub const OLD_SLOT_REQUEST_COUNT_MAX: usize = 64;
+/// Slots of an adopted log that are expected to have been carried over.
+pub const ADOPTED_HOLE_COUNT_MAX: u64 = 1 << 22;
+/// Parts of a checkpoint that are asked for at a time, and held until those before them are there.
+pub const CHECKPOINT_PART_WINDOW_COUNT: u64 = 4;
+/// How long a checkpoint that a later one replaced is kept while a peer reads it.
+pub const CHECKPOINT_TRANSFER_NS_MAX: u64 = 60 * NS_PER_S;
+/// Checkpoints of a shard that peers read at a time.
+pub const CHECKPOINT_TRANSFER_COUNT_MAX: usize = 64;
 /// The longest write to a checkpoint's file.
 pub const CHECKPOINT_CHUNK_SIZE_BYTES: usize = 256 << 10;
 /// Entries that one turn adds to a checkpoint.
@@ -165,6 +310,11 @@ pub const FILE_CUT_SIZE_BYTES: usize = 1 << 20;
 pub const CHECKPOINT_RETRY_NS: u64 = 10 * NS_PER_S;
 
 const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
+// A part of a checkpoint on its way to a peer is what a chunk of its file holds.
+const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES <= PEER_CHUNK_SIZE_BYTES_MAX);
+// A part of old slots, with the largest of them, fits a message.
+const _: () =
+    assert!(OLD_SLOTS_PART_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
 const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));
@@ -173,6 +323,11 @@ const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES
 
 /// Requests that one pass of a shard handles together.
 pub const PASS_COUNT_MAX: usize = 64;
+/// Requests that a turn of a shard takes; the last pass may exceed it. What a partition has to do
+/// with a whole map counts as one, and so does every so many bytes of answers.
+pub const TURN_REQUEST_COUNT_MAX: usize = 1_024;
+/// As how many requests a question about the node's status counts.
+pub const STATUS_WEIGHT_COUNT: usize = 64;
 /// Connections of a shard.
 pub const CONNECTION_COUNT_MAX: usize = 100_000;
 /// Open files that are a node's own and never connections: a log that can't open its next segment
@@ -190,10 +345,13 @@ pub const SEND_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
 /// of connections that aren't read at the moment.
 pub const HELD_SIZE_BYTES_MAX: usize = 256 << 20;
 /// Bytes that wait for all clients of a shard to read them; beyond it those that are behind aren't
-/// read, however short their own queue is, and the others have one request at a time.
+/// read, however short their own queue is, and the others have one request at a time. Beyond twice
+/// as much nobody is served, and those that are behind soon cut.
 pub const SEND_QUEUES_SIZE_BYTES_MAX: usize = 256 << 20;
 /// How long a client may leave its full queue unread before it is cut.
 pub const UNREAD_NS_MAX: u64 = 30 * NS_PER_S;
+/// The same while all clients of a shard together leave so much unread that nobody is served.
+pub const UNREAD_FULL_NS_MAX: u64 = NS_PER_S;
 /// How long a connection may keep silent before it has said which protocol it speaks.
 pub const SNIFF_NS_MAX: u64 = 10 * NS_PER_S;
 /// How long a connection that we have closed may take to close its side.
@@ -215,6 +373,9 @@ pub const FORWARDED_PER_CONNECTION_MIN: usize = 8;
 /// Operations on whole maps that a shard has under way for clients and for other shards, commands
 /// and sizes; streamed answers have their own bound.
 pub const GATHER_COUNT_MAX: usize = 1_024;
+/// Shares of such operations that a shard has asked another one for and not been given, whether or
+/// not anybody still waits for them.
+pub const SHARE_COUNT_MAX: usize = GATHER_COUNT_MAX;
 /// Accepted connections that wait to be taken in by the core that they were handed to.
 pub const ARRIVAL_COUNT_MAX: usize = 1_024;
 /// Streams of one gRPC connection.
@@ -239,6 +400,7 @@ const _: () =
 // A pass of one shard's requests fits the ring to any other.
 const _: () = assert!(RING_SLOT_COUNT_MIN >= PASS_COUNT_MAX);
 const _: () = assert!(RING_SLOT_COUNT_MIN.is_power_of_two());
+const _: () = assert!(UNREAD_FULL_NS_MAX < UNREAD_NS_MAX);
 const _: () = assert!(RING_SLOT_COUNT_MAX.is_power_of_two());
 
 // A full frame fits the queue of the connection that asked for it.
@@ -277,6 +439,24 @@ const _: () = assert!(
     "a segment size can be raised without raising the log's"
 );
 const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
+
+// ---- the simulator ----
+
+/// A segment's size in simulations: so short that many are filled and used again in a short run.
+/// Commands there are short as well.
+pub const SEGMENT_SIZE_BYTES_SIMULATED_MIN: usize = 512 << 10;
+/// Messages between two simulated members that are kept to be sent once more.
+pub const SIMULATED_RESENT_COUNT_MAX: usize = 8;
+/// Messages of a simulated member that wait for a connection.
+pub const SIMULATED_WAITING_COUNT_MAX: usize = 64;
+/// Operations on a key for which any order is searched.
+pub const SEARCHED_OPERATION_COUNT_MAX: usize = 128;
+/// Steps after which such a search gives up.
+pub const SEARCHED_STEP_COUNT_MAX: usize = 20_000;
+
+const _: () = assert!(SEGMENT_SIZE_BYTES_SIMULATED_MIN.is_multiple_of(BLOCK_SIZE_BYTES));
+// A write of the log fits, with what else lies in a segment.
+const _: () = assert!(SEGMENT_SIZE_BYTES_SIMULATED_MIN >= 2 * WRITE_BATCH_SIZE_BYTES_MAX);
 
 // ---- the host ----
 

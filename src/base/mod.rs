@@ -8,6 +8,8 @@ pub mod cluster;
 pub mod ids;
 pub mod io_error;
 pub mod limits;
+pub mod mark;
+pub mod mutant;
 pub mod payload;
 pub mod prng;
 pub mod shards;

@@ -27,6 +27,7 @@ mod put;
 mod remove;
 mod serve;
 mod settings;
+mod simulate;
 mod size;
 mod status;
 mod value_source;
@@ -85,6 +86,8 @@ enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Run clusters in virtual time under everything that can go wrong, and check them.
+    Simulate(simulate::SimulateArgs),
     /// Run a node's loop with nothing behind it: each frame is sent back.
     Echo(Box<echo::EchoArgs>),
     /// Print what makes a shell complete commands and flags.
@@ -139,6 +142,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Status(args) => status::run(args),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command),
+        Command::Simulate(args) => simulate::run(args),
         Command::Echo(args) => echo::run(*args),
         Command::Completions(args) => completions::run(args),
     }

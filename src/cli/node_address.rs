@@ -7,6 +7,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::output::Output;
 use crate::client::Client;
+use crate::client::session::SessionClient;
 use crate::node::config::quantity::parse_duration;
 
 /// Which node.
@@ -34,7 +35,7 @@ pub(super) struct NodeArgs {
         env = "P2PMAP_TIMEOUT",
         hide_env_values = true,
         default_value = "5s",
-        value_parser = timeout
+        value_parser = positive_duration
     )]
     timeout: Duration,
     /// Print JSON, one object a line; bytes that aren't UTF-8 as `…_base64`.
@@ -47,13 +48,18 @@ impl NodeArgs {
         Ok(Client::connect(&self.address.node, self.timeout)?)
     }
 
+    /// A client whose writes are done once, however often it has to send them.
+    pub(super) fn session_client(&self, patience: Duration) -> SessionClient {
+        SessionClient::new(&self.address.node, self.timeout, patience)
+    }
+
     pub(super) fn output(&self) -> Output {
         if self.json { Output::Json } else { Output::Human }
     }
 }
 
 /// A timeout of zero would be none at all.
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|timeout| !timeout.is_zero())
         .ok_or_else(|| "expected a duration above 0 with its unit, e.g. 500ms or 5s".to_owned())

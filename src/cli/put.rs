@@ -1,13 +1,14 @@
 //! `put` and `replace`: set a key's value, perhaps only if a condition holds.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
 use super::key::{KeyArgs, bytes_of};
-use super::node_address::NodeArgs;
+use super::node_address::{NodeArgs, positive_duration};
 use super::output::{object_with, previous_line, previous_value};
 use super::value_source::ValueArgs;
 use super::{Verdict, failed_condition};
@@ -44,9 +45,18 @@ struct EntryArgs {
     key: KeyArgs,
     #[command(flatten)]
     value: ValueArgs,
+    /// How long the key is present, by the node's log, e.g. 30s.
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    ttl: Option<Duration>,
+    /// Expire when the entry that is replaced would have.
+    #[arg(long, conflicts_with = "ttl")]
+    keep_ttl: bool,
     /// Print the entry that was replaced.
     #[arg(long)]
     previous: bool,
+    /// Try for so long if the node can't be reached or doesn't answer; it is done once at most.
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    retry_for: Option<Duration>,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -74,10 +84,21 @@ fn put(args: &EntryArgs, wanted: Option<Wanted>) -> Result<Verdict, Failure> {
         key: key.clone(),
         value: args.value.read()?,
         condition: wanted.map(|wanted| Condition { condition: Some(wanted) }),
+        ttl_ms: args.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        keep_ttl: args.keep_ttl,
         want_previous: args.previous,
-        ..Put::default()
     };
-    let written = match args.node.connect()?.put(&args.key.map.map, put) {
+    let map = &args.key.map.map;
+    let written = match args.retry_for {
+        None => args.node.connect()?.put(map, put),
+        Some(patience) => {
+            let mut client = args.node.session_client(patience);
+            let written = client.put(map, put);
+            client.close();
+            written
+        }
+    };
+    let written = match written {
         Ok(written) => written,
         Err(e) => return failed_condition(e, &key, output),
     };
@@ -97,4 +118,10 @@ fn put(args: &EntryArgs, wanted: Option<Wanted>) -> Result<Verdict, Failure> {
         },
     )?;
     Ok(Verdict::Done)
+}
+
+/// A time to live of less than a millisecond would be none.
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = positive_duration(text)?;
+    if ttl < Duration::from_millis(1) { Err("expected 1ms or more".to_owned()) } else { Ok(ttl) }
 }

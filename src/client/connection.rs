@@ -21,13 +21,14 @@ use crate::base::limits::{
     REQUESTS_PER_CONNECTION_MAX,
 };
 use crate::base::time::NS_PER_MS;
+use crate::map::operation::SessionCall;
 use crate::proto::atomix::map::message::Message as Kinds;
 use crate::proto::atomix::map::{CommandRequest, Indexed, Message, QueryRequest};
 use crate::proto::atomix::primitive::Name;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
-    Clear, Command, Entries, Exists, Get, Put, Query, Remove, Result as ProtoResult, Size, Status,
-    command, query,
+    Clear, CloseSession, Command, Entries, Exists, Get, KeepSession, OpenSession, Put, Query,
+    Remove, Result as ProtoResult, Size, Status, command, query,
 };
 use crate::wire::frame::{self, Flag, FrameError};
 
@@ -45,6 +46,15 @@ pub enum Operation {
     Remove(Remove),
     /// Remove all entries.
     Clear,
+    /// Open a session in the partition that the target names.
+    OpenSession {
+        /// How long it outlives its last command; 0: as long as the node likes.
+        ttl_ms: u64,
+    },
+    /// Keep the session alive in which the request is made.
+    KeepSession,
+    /// End the session in which the request is made.
+    CloseSession,
     /// A key's entry.
     Get {
         /// The key.
@@ -142,10 +152,27 @@ impl Connection {
     /// If [`REQUESTS_PER_CONNECTION_MAX`] requests are open: the node would stop reading, and who
     /// doesn't receive would wait for ever.
     pub fn send(&mut self, map: &str, operation: Operation) -> Result<CorrelationId, ClientError> {
+        self.send_in(None, map, operation)
+    }
+
+    /// As [`Connection::send`], for a command in a session. A query is in none.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    ///
+    /// # Panics
+    /// As [`Connection::send`].
+    pub fn send_in(
+        &mut self,
+        session: Option<SessionCall>,
+        map: &str,
+        operation: Operation,
+    ) -> Result<CorrelationId, ClientError> {
         assert!(self.open.len() < REQUESTS_PER_CONNECTION_MAX, "receive answers before sending on");
         self.check_open()?;
         let correlation = self.last_correlation + 1;
-        let (kind, message) = message(map, operation, correlation, self.operation_timeout_ms());
+        let envelope = Envelope { session, correlation, timeout_ms: self.operation_timeout_ms() };
+        let (kind, message) = message(map, operation, &envelope);
         let size_bytes = message.encoded_len();
         if size_bytes > FRAME_SENT_SIZE_BYTES_MAX {
             return Err(ClientError::TooLong { size_bytes });
@@ -338,17 +365,23 @@ fn connect_to_any(
     })
 }
 
-/// A target may name a partition (`orders#7`); the command or query names the map alone.
-fn message(
-    target: &str,
-    operation: Operation,
+/// What goes with an operation.
+struct Envelope {
+    session: Option<SessionCall>,
     correlation: CorrelationId,
     timeout_ms: u32,
-) -> (Kind, Message) {
+}
+
+/// A target may name a partition (`orders#7`); the command or query names the map alone.
+fn message(target: &str, operation: Operation, envelope: &Envelope) -> (Kind, Message) {
+    let Envelope { session, correlation, timeout_ms } = *envelope;
     let map = target.split('#').next().unwrap_or_default().to_owned();
     let command = |operation| {
         let command = Command {
             map: map.clone(),
+            session_id: session.map_or(0, |call| call.session.0),
+            sequence: session.map_or(0, |call| call.sequence.0),
+            ack_below: session.map_or(0, |call| call.ack_below.0),
             timeout_ms,
             operation: Some(operation),
             ..Command::default()
@@ -369,6 +402,11 @@ fn message(
         Operation::Put(put) => command(command::Operation::Put(put)),
         Operation::Remove(remove) => command(command::Operation::Remove(remove)),
         Operation::Clear => command(command::Operation::Clear(Clear {})),
+        Operation::OpenSession { ttl_ms } => {
+            command(command::Operation::OpenSession(OpenSession { ttl_ms }))
+        }
+        Operation::KeepSession => command(command::Operation::KeepSession(KeepSession {})),
+        Operation::CloseSession => command(command::Operation::CloseSession(CloseSession {})),
         Operation::Get { key } => query(query::Operation::Get(Get { key })),
         Operation::Exists { key } => query(query::Operation::Exists(Exists { key })),
         Operation::Size => query(query::Operation::Size(Size {})),

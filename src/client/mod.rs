@@ -1,7 +1,8 @@
 //! A small blocking client over raw frames, for the command line and for tests.
 //!
 //! [`Client`] asks one thing and waits for its answer. Beneath it [`Connection`] pipelines: many
-//! requests may be under way, and answers come in whatever order the node has them. Both speak to
+//! requests may be under way, and answers come in whatever order the node has them. Above it
+//! [`session::SessionClient`] writes again until it has an answer, and yet only once. All speak to
 //! one node over one TCP connection, wait for a bounded time only, and trust nothing that comes
 //! back: a frame that is too long, an answer to a question that wasn't asked or an answer of the
 //! wrong kind ends the connection with a [`ClientError`] that says so.
@@ -21,6 +22,7 @@
 
 pub mod connection;
 pub mod error;
+pub mod session;
 
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ use self::connection::{Answer, Connection, Operation};
 use self::error::{ClientError, Violation};
 use crate::base::cast;
 use crate::base::limits::{ENTRIES_COUNT_MAX, PARTITION_COUNT_MAX};
+use crate::map::operation::SessionCall;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
     Entries, KeyValue, NodeStatus, Put, Remove, Removed, Sized, Status, Versioned, Written,
@@ -206,7 +209,16 @@ impl Client {
     }
 
     fn ask(&mut self, map: &str, operation: Operation) -> Result<Answer, ClientError> {
-        self.connection.send(map, operation)?;
+        self.ask_in(None, map, operation)
+    }
+
+    fn ask_in(
+        &mut self,
+        session: Option<SessionCall>,
+        map: &str,
+        operation: Operation,
+    ) -> Result<Answer, ClientError> {
+        self.connection.send_in(session, map, operation)?;
         self.connection.receive()
     }
 

@@ -27,10 +27,10 @@ pub const PAGES_SIZE_BYTES_MAX: usize = PAGE_COUNT_MAX * PAGE_SIZE_BYTES;
 
 const WORD_SIZE_BYTES: usize = 4;
 const SPAN_SIZE_BYTES: usize = 32 << 10;
-const SPANS_PER_PAGE: usize = PAGE_SIZE_BYTES / SPAN_SIZE_BYTES;
+pub(super) const SPANS_PER_PAGE: usize = PAGE_SIZE_BYTES / SPAN_SIZE_BYTES;
 const WORDS_PER_PAGE: usize = PAGE_SIZE_BYTES / WORD_SIZE_BYTES;
-const WORDS_PER_SPAN: usize = SPAN_SIZE_BYTES / WORD_SIZE_BYTES;
-const CLASS_COUNT: usize = SMALL_SIZE_BYTES_MAX / WORD_SIZE_BYTES + 1;
+pub(super) const WORDS_PER_SPAN: usize = SPAN_SIZE_BYTES / WORD_SIZE_BYTES;
+pub(super) const CLASS_COUNT: usize = SMALL_SIZE_BYTES_MAX / WORD_SIZE_BYTES + 1;
 /// Seven eighths of the references name words on pages, the rest large records.
 const PAGE_COUNT_MAX: usize = 7 << 10;
 const LARGE_REF_MIN: u32 = 7 << 29;
@@ -304,6 +304,16 @@ impl Records {
                 u64::from(class) * u64_from(WORD_SIZE_BYTES)
             }
             At::Large { chunk, position } => u64_from(self.large[chunk][position].len()),
+        }
+    }
+
+    /// How many words a record takes of a page; `None`: it has an allocation of its own.
+    pub(super) fn class(&self, at: RecordRef) -> Option<usize> {
+        match at.at() {
+            At::Page { page, word } => {
+                Some(usize::from(self.pages[page].spans[word / WORDS_PER_SPAN].class))
+            }
+            At::Large { .. } => None,
         }
     }
 

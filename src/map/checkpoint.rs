@@ -1,11 +1,12 @@
 //! A partition's state as bytes, taken in slices while commands go on, and loaded again.
 //!
 //! A checkpoint holds the state as of the index at which it began. A walk over the table
-//! (`table/walk.rs`) keeps what is overwritten or removed ahead of it, and `maps` keeps the maps
-//! that are cleared or emptied, so that what is written is neither older nor newer. What may be
-//! undone at that index is part of it; a checkpoint of commands that were undone is void, and the
-//! caller must abort it. Removals that may be undone, and what cleared maps have left, are not
-//! part of the state.
+//! (`table/walk.rs`) keeps what is overwritten or removed ahead of it, `maps` keeps the maps that
+//! are cleared or emptied, and `sessions` writes those that change before their turn, so that what
+//! is written is neither older nor newer. What may be undone at that index is part of it; a
+//! checkpoint of commands that were undone is void, and the caller must abort it. Removals that may
+//! be undone, and what cleared maps have left, are not part of the state. What has expired and is
+//! not removed yet is.
 //!
 //! # The bytes
 //!
@@ -13,32 +14,40 @@
 //!
 //! ```text
 //! 1 map     name length | name
-//! 2 entry   map | flags | version | updated_ms | [age_ms]
+//! 2 entry   map | flags | version | updated_ms | [age_ms] | [ttl_ms]
 //!           | key length | value length | key | value
 //! 3 end     number of entries
+//! 4 session id | ttl_s | active_s | ack_below | number of results
+//!           | of each: sequence | length | result
 //! ```
 //!
 //! Maps are numbered from 0 in the order of their items, each of which comes before its entries;
 //! there is none without entries. `age_ms` is how long before its last write the key came to be; it
-//! is there if flag 1 is set. Other flags, of entries that have more to them, are for later; they
-//! are refused until then. The order of entries means nothing. The bytes have neither version nor
-//! checksum: the file that they are in has both.
+//! is there if flag 1 is set. `ttl_ms` is how long after its last write the entry expires; it is
+//! there if flag 2 is set. Other flags, of entries that have more to them, are for later; they are
+//! refused until then. The order of entries and sessions means nothing; the results of a session
+//! ascend. The bytes have neither version nor checksum: the file that they are in has both.
+//!
+//! Sessions and flag 2 came later. A checkpoint without them is byte for byte what it was before;
+//! a release that doesn't know them refuses one that has them, by name of the item or the flags.
 //!
 //! # What is held back
 //!
 //! While a checkpoint is under way memory grows by a copy of 512 bytes of each page that was
-//! written to ahead of the walk, about 7 bytes per key, and by the records that were overwritten or
-//! removed there; at most, if all of a partition is rewritten before the walk comes to it, by the
-//! partition's own size as of the beginning.
+//! written to ahead of the walk, about 7 bytes per key, by the records that were overwritten or
+//! removed there, and by sessions that changed before they were written, which come first. At most,
+//! if all of a partition is rewritten before the walk comes to it, it is the partition's own size
+//! as of the beginning.
 
 mod loader;
 
-pub use self::loader::{LoadError, MapLoader};
+pub use self::loader::{LoadError, MapLoader, SessionFault};
 
 use super::arena::Arena;
 use super::maps::Maps;
 use super::partition::PartitionMap;
 use super::record::{MapId, Record};
+use super::sessions::Saved;
 use super::table::Visit;
 use crate::base::cast::{u64_from, usize_from, usize_from_u32};
 use crate::base::ids::Index;
@@ -49,15 +58,19 @@ const ITEM_MAP: u8 = 1;
 const ITEM_ENTRY: u8 = 2;
 /// The end.
 const ITEM_END: u8 = 3;
+/// A session.
+pub(super) const ITEM_SESSION: u8 = 4;
 /// The entry has an age.
 const FLAG_AGE: u64 = 1;
+/// The entry has a time to live.
+const FLAG_TTL: u64 = 2;
 /// Coming to a page costs as much as so many records.
 const PAGE_COST_RECORDS: usize = 8;
 
 /// What one slice may take: it ends when either is reached.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceBudget {
-    /// Records that it looks at.
+    /// Records and sessions that it looks at.
     pub record_count: usize,
     /// Bytes that it appends or gives back; the last entry may exceed them.
     pub size_bytes: usize,
@@ -99,13 +112,17 @@ impl Checkpoint {
         }
         let number = self.number(record.map, life.name(), out);
         let age_ms = record.updated_ms - record.created_ms;
-        let flags = if age_ms == 0 { 0 } else { FLAG_AGE };
+        let flags =
+            if age_ms == 0 { 0 } else { FLAG_AGE } | if record.ttl_ms == 0 { 0 } else { FLAG_TTL };
         out.push(ITEM_ENTRY);
         for field in [u64::from(number), flags, record.version.0, record.updated_ms] {
             push_varint(out, field);
         }
         if age_ms != 0 {
             push_varint(out, age_ms);
+        }
+        if record.ttl_ms != 0 {
+            push_varint(out, record.ttl_ms);
         }
         push_varint(out, u64_from(record.key().len()));
         push_varint(out, u64_from(record.value().len()));
@@ -137,7 +154,8 @@ impl Checkpoint {
 
 impl PartitionMap {
     /// Begins a checkpoint of the state as of [`PartitionMap::applied`]. Releases what is left of
-    /// one that was aborted, if sweeping hasn't done so by now.
+    /// one that was aborted, if sweeping hasn't done so by now
+    /// ([`PartitionMap::has_released_checkpoint`]): all of it at once.
     ///
     /// # Panics
     /// If one is under way.
@@ -148,6 +166,7 @@ impl PartitionMap {
         }
         self.table.begin_walk();
         self.maps.keep_lives(self.applied);
+        self.sessions.begin_saving(self.applied);
         self.checkpoint = Some(Box::new(Checkpoint {
             index: self.applied,
             is_void: false,
@@ -175,6 +194,11 @@ impl PartitionMap {
         while visited_count < budget.record_count.max(1)
             && out.len() - before + freed_size_bytes < budget.size_bytes.max(1)
         {
+            let size_bytes_left = budget.size_bytes.saturating_sub(out.len() - before);
+            if self.sessions.save(size_bytes_left, out) == Saved::Some {
+                visited_count += 1;
+                continue;
+            }
             let Arena { records, tables } = arena;
             match self.table.step_walk(tables, |at| records.touch(at)) {
                 Visit::Page => visited_count += PAGE_COST_RECORDS,
@@ -209,6 +233,7 @@ impl PartitionMap {
         self.checkpoint = None;
         self.table.release_walk();
         self.maps.keep_no_lives();
+        self.sessions.stop_saving();
         // Often this is all that there is to release.
         self.release_step(arena);
     }
@@ -225,14 +250,17 @@ impl PartitionMap {
         self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_void)
     }
 
-    /// Bytes that are kept for a checkpoint: copies of pages, and records that nobody else needs.
+    /// Bytes that are kept for a checkpoint: copies of pages, records that nobody else needs, and
+    /// sessions that were written before their turn.
     #[must_use]
     pub fn checkpoint_held_size_bytes(&self) -> u64 {
-        self.table.walk_size_bytes()
+        self.table.walk_size_bytes() + self.sessions.saving_size_bytes()
     }
 
-    /// Whether something is left of a checkpoint that has ended.
-    pub(super) fn has_released_checkpoint(&self) -> bool {
+    /// Whether something is left of a checkpoint that has ended, for [`PartitionMap::sweep`] to
+    /// release.
+    #[must_use]
+    pub fn has_released_checkpoint(&self) -> bool {
         self.checkpoint.is_none() && (self.table.is_walked() || self.maps.has_gone())
     }
 
@@ -253,7 +281,7 @@ impl PartitionMap {
     }
 }
 
-fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;

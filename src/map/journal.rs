@@ -4,6 +4,7 @@
 //! is kept until the command is committed. The version of a record is the index of its command: so
 //! from any record that is too new for a reader, its undo record leads to the one before it. A
 //! removal writes a record too, one without a value, so that absent keys have this thread as well.
+//! A command may have several undo records: those of what had expired come before its own.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,7 @@ use super::hasher::KeyHash;
 use super::maps::MapSize;
 use super::record::MapId;
 
-/// How one command is undone.
+/// How one change that a command made is undone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UndoRecord {
     /// The command.
@@ -87,16 +88,11 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Whether there is nothing to undo.
-    pub(super) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
     /// Adds the record of the newest command.
     #[inline]
     pub(super) fn push(&mut self, record: UndoRecord) {
         let last = self.records.back();
-        assert!(last.is_none_or(|last| last.index < record.index), "commands come in order");
+        assert!(last.is_none_or(|last| last.index <= record.index), "commands come in order");
         self.records.push_back(record);
     }
 
@@ -115,9 +111,10 @@ impl Journal {
     /// How `new` came to be, which the command at `index` wrote.
     pub(super) fn write_of(&self, new: RecordRef, index: Index) -> Write {
         let position = self.records.partition_point(|record| record.index < index);
-        let record = self.records.get(position).expect("a version that isn't stable is journaled");
-        let write = record.write().filter(|write| write.new == new);
-        write.expect("a record's version is the index of the command that wrote it")
+        let of_command = self.records.range(position..).take_while(|record| record.index == index);
+        let write = of_command.filter_map(UndoRecord::write).find(|write| write.new == new);
+        write
+            .expect("a version that isn't stable is journaled, and names the command that wrote it")
     }
 
     /// What the commands after `index` did, the oldest first; `None`: not to one key.
@@ -133,7 +130,7 @@ impl Journal {
         later.find(|record| record.map == map).map(|record| record.before)
     }
 
-    /// How many commands can be undone.
+    /// How many changes can be undone.
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }

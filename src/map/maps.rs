@@ -5,8 +5,10 @@
 //! once; they stay in the table as garbage until they are swept. How many names have entries is a
 //! function of the state alone, and so equal on all members; it is bounded. Numbers of lives, and
 //! bindings without entries, are a member's own business.
+//!
+//! Each life has its own order of expiry: a clear takes it away with the entries, at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::base::{
@@ -14,12 +16,16 @@ use crate::base::{
     checksum::digest128,
     ids::Index,
     limits::NAMED_MAP_COUNT_MAX,
+    time::Timestamp,
 };
 
+use super::arena::RecordRef;
 use super::digest::StateDigest;
+use super::expiry::{EXPIRY_SIZE_BYTES, Expiries, ExpiryKey};
 use super::record::{MapId, Record};
 
-/// The number of a map's entries and the bytes of their keys and values.
+/// The number of a map's entries and the bytes of their keys and values. Entries that have expired
+/// count until they are removed, which is a matter of the index alone and not of a read's time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MapSize {
     /// Entries.
@@ -38,11 +44,13 @@ impl MapSize {
     }
 }
 
-/// One entry's share of its map's size and of the state's digest.
+/// One entry's share of its map's size and of the state's digest, and its place in the order of
+/// expiry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight {
     bytes: u64,
     digest: StateDigest,
+    expiry: Option<(ExpiryKey, RecordRef)>,
 }
 
 /// How a life of a map stands to its name.
@@ -66,6 +74,8 @@ pub(super) struct NamedMap {
     binding: Binding,
     size: MapSize,
     digest: StateDigest,
+    /// Its entries that have a time to live.
+    expiries: Expiries,
     /// No command after this one wrote to it.
     written: Index,
     /// How many undo records refer to it.
@@ -104,12 +114,18 @@ impl NamedMap {
         self.binding == Binding::Garbage
     }
 
+    /// Whether an entry has this place in its order of expiry.
+    pub(super) fn has_expiry(&self, key: ExpiryKey) -> bool {
+        self.expiries.contains(key)
+    }
+
     /// What a record of this map adds to size and digest.
     #[inline]
-    pub(super) fn weight(&self, record: &Record<'_>) -> Weight {
+    pub(super) fn weight(&self, at: RecordRef, record: &Record<'_>) -> Weight {
         Weight {
             bytes: u64_from(record.body().len()),
             digest: StateDigest::of_entry(self.name_digest, record),
+            expiry: ExpiryKey::of(record).map(|key| (key, at)),
         }
     }
 }
@@ -134,6 +150,12 @@ pub(super) struct Maps {
     gone: Vec<MapId>,
     /// Of all of them as well.
     size: MapSize,
+    /// The next entry to expire of each bound life that has any.
+    due: BTreeSet<(ExpiryKey, MapId)>,
+    /// When the first of them does. 0: there is none.
+    next_due_ms: u64,
+    /// Entries that have a time to live, of all lives.
+    expiring_count: usize,
 }
 
 /// What a name takes beside its bytes, roughly: its share of a node of the tree, its allocation's
@@ -187,6 +209,23 @@ impl Maps {
         self.digest
     }
 
+    /// Whether an entry has expired.
+    #[inline]
+    pub(super) const fn is_due(&self, time: Timestamp) -> bool {
+        self.next_due_ms != 0 && self.next_due_ms <= time.as_ms()
+    }
+
+    /// When the next entry expires.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        (self.next_due_ms > 0).then_some(self.next_due_ms)
+    }
+
+    /// The next entry to expire.
+    pub(super) fn next_due(&self) -> Option<(ExpiryKey, RecordRef)> {
+        let (_, id) = self.due.first()?;
+        self.life(*id).expiries.first()
+    }
+
     /// Whether there is anything to sweep.
     pub(super) const fn has_garbage(&self) -> bool {
         self.garbage_count > 0
@@ -223,6 +262,7 @@ impl Maps {
             binding: Binding::Bound,
             size: MapSize::default(),
             digest: StateDigest::default(),
+            expiries: Expiries::default(),
             written: Index(0),
             journaled_count: 0,
             predecessor,
@@ -270,6 +310,11 @@ impl Maps {
             life.digest = life.digest.plus(added.digest);
         }
         let (after, size_after) = (life.digest, life.size);
+        let expired = removed.and_then(|removed| removed.expiry);
+        let expiring = added.and_then(|added| added.expiry);
+        if expired.is_some() || expiring.is_some() {
+            self.reorder(id, expired, expiring);
+        }
         let is_empty = size_after.entries == 0;
         self.digest = self.digest.minus(before).plus(after);
         self.size = self.size.minus(size_before).plus(size_after);
@@ -278,6 +323,39 @@ impl Maps {
             (false, true) => self.nonempty_count -= 1,
             (true, true) | (false, false) => {}
         }
+    }
+
+    /// An entry with a time to live took the place of another one, or one of them is none.
+    #[cold]
+    fn reorder(
+        &mut self,
+        id: MapId,
+        removed: Option<(ExpiryKey, RecordRef)>,
+        added: Option<(ExpiryKey, RecordRef)>,
+    ) {
+        let expiries = &mut self.life_mut(id).expiries;
+        let first_before = expiries.first();
+        if let Some((key, _)) = removed {
+            expiries.remove(key);
+        }
+        if let Some((key, at)) = added {
+            expiries.insert(key, at);
+        }
+        let first = expiries.first();
+        self.expiring_count += usize::from(added.is_some());
+        self.expiring_count -= usize::from(removed.is_some());
+        if first != first_before {
+            self.expect(id, first_before, false);
+            self.expect(id, first, true);
+        }
+    }
+
+    /// Notes or forgets the next entry of a life that expires.
+    fn expect(&mut self, id: MapId, first: Option<(ExpiryKey, RecordRef)>, is_due: bool) {
+        let Some((key, _)) = first else { return };
+        let changed = if is_due { self.due.insert((key, id)) } else { self.due.remove(&(key, id)) };
+        assert!(changed, "the next entry to expire of each life is known");
+        self.next_due_ms = self.due.first().map_or(0, |(key, _)| key.expires_ms);
     }
 
     /// Ends the life of a map with entries; its name is without binding.
@@ -314,6 +392,8 @@ impl Maps {
         life.binding = Binding::Bound;
         life.ended = None;
         let (name, digest, size) = (Arc::clone(&life.name), life.digest, life.size);
+        let first = life.expiries.first();
+        self.expect(id, first, true);
         self.insert_name(name, id);
         self.digest = self.digest.plus(digest);
         self.size = self.size.plus(size);
@@ -326,7 +406,8 @@ impl Maps {
         assert!(life.size.entries > 0, "a map without entries isn't cleared");
         life.binding = binding;
         life.ended = Some(at);
-        let (digest, size) = (life.digest, life.size);
+        let (digest, size, first) = (life.digest, life.size, life.expiries.first());
+        self.expect(id, first, false);
         self.digest = self.digest.minus(digest);
         self.size = self.size.minus(size);
         self.nonempty_count -= 1;
@@ -346,10 +427,14 @@ impl Maps {
     }
 
     /// An entry of a life that ended was swept.
-    pub(super) fn count_swept(&mut self, id: MapId) {
+    pub(super) fn count_swept(&mut self, id: MapId, expiry: Option<ExpiryKey>) {
         let life = self.life_mut(id);
         assert!(life.is_garbage(), "only garbage is swept");
         life.size.entries -= 1;
+        if let Some(key) = expiry {
+            life.expiries.remove(key);
+            self.expiring_count -= 1;
+        }
         self.drop_if_unused(id);
     }
 
@@ -366,6 +451,7 @@ impl Maps {
     fn drop_life(&mut self, id: MapId) {
         let kept_as_of = self.kept_as_of;
         let life = self.life_mut(id);
+        assert!(life.expiries.is_empty(), "a life without entries has none that expire");
         let binding = std::mem::replace(&mut life.binding, Binding::Gone);
         let is_kept = kept_as_of.is_some_and(|as_of| life.began <= as_of);
         let name = Arc::clone(&life.name);
@@ -411,9 +497,11 @@ impl Maps {
         count
     }
 
-    /// Bytes of names and lives, roughly.
+    /// Bytes of names, lives and orders of expiry, roughly.
     pub(super) fn size_bytes(&self) -> u64 {
         let lives = (self.lives.len() - self.free.len()) * size_of::<NamedMap>();
-        u64_from(self.names_size_bytes + lives + self.lives.capacity() * size_of::<usize>())
+        let expiries = (self.expiring_count + self.due.len()) * EXPIRY_SIZE_BYTES;
+        let places = self.lives.capacity() * size_of::<usize>();
+        u64_from(self.names_size_bytes + lives + places + expiries)
     }
 }

@@ -10,6 +10,14 @@
 //!
 //! The hot way never accepts what the other refuses, nor reads it differently. [`with_command`]
 //! and [`with_query`] try one after the other.
+//!
+//! # Ticks
+//!
+//! The time of a partition's log is that of its last command, so it stands still while nobody
+//! writes. If something is due then ([`crate::map::partition::PartitionMap::next_expiry`]), the
+//! sequencer stamps [`TICK`], the one command that no client may send: whoever takes requests from
+//! clients refuses an [`Operation::is_internal`]. It executes like any other, with nothing to do
+//! but what every slot does first: to remove what has expired.
 
 pub mod cold;
 mod draft;
@@ -18,19 +26,32 @@ mod hot;
 
 pub(super) use self::draft::checked_map;
 
-use crate::base::ids::Index;
+use crate::base::ids::{Index, Sequence, SessionId};
 use cold::{OwnedCommand, OwnedQuery};
 use error::OperationError;
 
 /// A write, with all of its fields checked against the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command<'a> {
-    /// The map's name.
+    /// The map's name; empty if the operation is about none.
     pub map: &'a str,
+    /// The session that it is part of, if any.
+    pub session: Option<SessionCall>,
     /// How long the client waits, in ms; 0: the default.
     pub timeout_ms: u32,
     /// What is done.
     pub operation: Operation<'a>,
+}
+
+/// A command's place in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionCall {
+    /// The session.
+    pub session: SessionId,
+    /// The number of the command in it; 0 if it keeps or closes the session.
+    pub sequence: Sequence,
+    /// Results of lower numbers aren't needed any more.
+    pub ack_below: Sequence,
 }
 
 /// What a command does.
@@ -44,6 +65,8 @@ pub enum Operation<'a> {
         value: &'a [u8],
         /// What must hold of the key.
         condition: Option<Condition<'a>>,
+        /// How long the key is present.
+        ttl: Ttl,
         /// Whether the result carries the entry that was replaced.
         want_previous: bool,
     },
@@ -58,7 +81,32 @@ pub enum Operation<'a> {
     },
     /// Removes all entries of the map in this partition.
     Clear,
+    /// Opens a session.
+    OpenSession {
+        /// How long it outlives its last command.
+        ttl_s: u32,
+    },
+    /// Keeps the session of the command alive.
+    KeepSession,
+    /// Ends the session of the command.
+    CloseSession,
+    /// Lets the log's time go on. Only members make it.
+    Tick,
 }
+
+/// How long a key is present once it was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// Until it is removed.
+    Unlimited,
+    /// Until what is replaced would have expired.
+    Keep,
+    /// For so many ms by the log's time, at least 1.
+    Ms(u64),
+}
+
+/// The encoded [`Operation::Tick`].
+pub const TICK: &[u8] = &[0xC2, 0x01, 0x00];
 
 /// What must hold of a key before it is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,8 +223,24 @@ impl<'a> Operation<'a> {
     pub const fn key(&self) -> Option<&'a [u8]> {
         match *self {
             Self::Put { key, .. } | Self::Remove { key, .. } => Some(key),
-            Self::Clear => None,
+            Self::Clear
+            | Self::OpenSession { .. }
+            | Self::KeepSession
+            | Self::CloseSession
+            | Self::Tick => None,
         }
+    }
+
+    /// Whether it is about a partition's sessions and not about a map.
+    #[must_use]
+    pub const fn is_about_sessions(&self) -> bool {
+        matches!(self, Self::OpenSession { .. } | Self::KeepSession | Self::CloseSession)
+    }
+
+    /// Whether only members may make it.
+    #[must_use]
+    pub const fn is_internal(&self) -> bool {
+        matches!(self, Self::Tick)
     }
 }
 

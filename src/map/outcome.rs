@@ -7,7 +7,10 @@
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-use crate::base::{cast::u64_from, ids::Index};
+use crate::base::{
+    cast::u64_from,
+    ids::{Index, SessionId},
+};
 use crate::proto::p2pmap::v1::error::Code;
 
 use super::record::Record;
@@ -62,10 +65,17 @@ pub enum Outcome<'a> {
         /// What was removed, if asked for and present.
         previous: Option<Versioned<'a>>,
     },
-    /// A clear was executed.
+    /// A clear was executed, or a tick.
     Cleared {
         /// How many entries were removed.
         entries: u64,
+    },
+    /// A session was opened, kept or closed.
+    Session {
+        /// Which.
+        session: SessionId,
+        /// How long it outlives its last command; 0: it has ended.
+        ttl_ms: u64,
     },
     /// The answer to `Get`.
     Found(Option<Versioned<'a>>),
@@ -104,6 +114,8 @@ pub struct Versioned<'a> {
     pub created_ms: u64,
     /// The time of the last write.
     pub updated_ms: u64,
+    /// How long it is still present; 0: until it is removed.
+    pub ttl_ms: u64,
 }
 
 /// A part of the answer to `Entries`.
@@ -120,12 +132,16 @@ pub struct Page<'a> {
 }
 
 impl<'a> Versioned<'a> {
-    pub(super) fn of(record: &Record<'a>) -> Self {
+    /// A record that is present; `now_ms` is asked for if it has a time to live.
+    #[inline]
+    pub(super) fn of(record: &Record<'a>, now_ms: impl FnOnce() -> u64) -> Self {
+        let expires_ms = record.expires_ms();
         Self {
             value: record.value(),
             version: record.version,
             created_ms: record.created_ms,
             updated_ms: record.updated_ms,
+            ttl_ms: expires_ms.map_or(0, |expires_ms| expires_ms.saturating_sub(now_ms())),
         }
     }
 
@@ -134,6 +150,7 @@ impl<'a> Versioned<'a> {
             + varint_field_size_bytes(self.version.0)
             + varint_field_size_bytes(self.created_ms)
             + varint_field_size_bytes(self.updated_ms)
+            + varint_field_size_bytes(self.ttl_ms)
     }
 }
 
@@ -164,6 +181,10 @@ impl Outcome<'_> {
                 writer.versioned(2, previous.as_ref());
             }
             Self::Cleared { entries } => writer.varint(1, *entries),
+            Self::Session { session, ttl_ms } => {
+                writer.varint(1, session.0);
+                writer.varint(2, *ttl_ms);
+            }
             Self::Found(entry) => writer.versioned(1, entry.as_ref()),
             Self::Existence(exists) => writer.varint(1, u64::from(*exists)),
             Self::Sized { entries, bytes } => {
@@ -193,6 +214,7 @@ impl Outcome<'_> {
             Self::Existence(_) => 6,
             Self::Sized { .. } => 7,
             Self::Page(_) => 8,
+            Self::Session { .. } => 11,
         }
     }
 
@@ -211,6 +233,9 @@ impl Outcome<'_> {
                     + versioned_field_size_bytes(previous.as_ref())
             }
             Self::Cleared { entries } => varint_field_size_bytes(*entries),
+            Self::Session { session, ttl_ms } => {
+                varint_field_size_bytes(session.0) + varint_field_size_bytes(*ttl_ms)
+            }
             Self::Found(entry) => versioned_field_size_bytes(entry.as_ref()),
             Self::Existence(exists) => varint_field_size_bytes(u64::from(*exists)),
             Self::Sized { entries, bytes } => {
@@ -332,6 +357,7 @@ impl<'s, S: Sink> Writer<'s, S> {
         self.varint(2, entry.version.0);
         self.varint(3, entry.created_ms);
         self.varint(4, entry.updated_ms);
+        self.varint(5, entry.ttl_ms);
     }
 }
 

@@ -1,20 +1,23 @@
-//! One partition's slice of all named maps: it executes commands and undoes them.
+//! One partition's slice of all named maps: it executes commands (`execute.rs`) and undoes them.
 //!
 //! Deterministic: the same commands at the same indexes and times give the same results and the
-//! same digest on every member, whatever was executed and undone in between.
+//! same digest on every member, whatever was executed and undone in between. Time is the log's
+//! alone: that of the slot that is executed.
 
-use crate::base::{cast::u64_from, ids::Index, time::Timestamp};
-use crate::proto::p2pmap::v1::error::Code;
+mod execute;
+
+use crate::base::{cast::u64_from, ids::Index, time::NS_PER_MS, time::Timestamp};
 
 use super::arena::{Arena, Growth, RecordRef, Records};
 use super::checkpoint::Checkpoint;
 use super::digest::StateDigest;
+use super::expiry::{EXPIRY_SIZE_BYTES, ExpiryKey, Horizon};
 use super::hasher::{KeyHash, KeyHasher};
-use super::journal::{Change, Journal, UndoRecord};
+use super::journal::{Change, Journal};
 use super::maps::{Maps, Weight};
-use super::operation::{Command, Condition, Operation};
-use super::outcome::{Failure, Outcome, Sink, Versioned};
+use super::operation::Ttl;
 use super::record::{MapId, NewRecord, Record, RecordSize, record_size_bytes};
+use super::sessions::Sessions;
 use super::table::{Keys, Place, Table};
 
 /// Whether a command may have to be undone.
@@ -45,6 +48,9 @@ pub struct PartitionMap {
     pub(super) table: Table,
     pub(super) maps: Maps,
     pub(super) journal: Journal,
+    pub(super) sessions: Sessions,
+    /// Up to when what has expired is hidden.
+    pub(super) horizon: Horizon,
     /// The last command that was executed and not undone.
     pub(super) applied: Index,
     /// Commands up to here can't be undone. Not after `applied` unless no-ops lie between.
@@ -74,6 +80,7 @@ impl Keys for KeysOf<'_> {
 }
 
 /// What a write finds at its key.
+#[derive(Clone, Copy)]
 struct Target<'a> {
     map: &'a str,
     key: &'a [u8],
@@ -82,6 +89,14 @@ struct Target<'a> {
     id: Option<MapId>,
     /// The key's place in the table; it may be held by a removal.
     found: Option<(Place, RecordRef)>,
+}
+
+impl Target<'_> {
+    /// The key's record that is part of the state; it may have expired.
+    #[inline]
+    fn stored<'a>(&self, arena: &'a Arena) -> Option<Record<'a>> {
+        self.found.map(|(_, at)| arena.records.record(at)).filter(|record| !record.removed)
+    }
 }
 
 impl PartitionMap {
@@ -93,43 +108,12 @@ impl PartitionMap {
             table: Table::new(&mut arena.tables),
             maps: Maps::default(),
             journal: Journal::default(),
+            sessions: Sessions::default(),
+            horizon: Horizon::default(),
             applied: Index(0),
             committed: Index(0),
             checkpoint: None,
             sweep_from: KeyHash(0),
-        }
-    }
-
-    /// Executes a command and appends its encoded `Result` to `out`. `hash` is that of the
-    /// command's map and key ([`KeyHasher::hash`]); a clear has none and ignores it.
-    ///
-    /// # Panics
-    /// If the index is not after the last one, or if a stable command follows one that is not.
-    pub fn execute(
-        &mut self,
-        arena: &mut Arena,
-        run: Execution,
-        command: &Command<'_>,
-        hash: KeyHash,
-        out: &mut impl Sink,
-    ) {
-        assert!(run.index > self.applied, "commands come in order");
-        assert!(run.index > self.committed, "what is committed is executed already");
-        if run.undo == Undo::Discard {
-            assert!(self.journal.is_empty(), "what precedes a stable command is stable");
-            self.committed = run.index;
-        }
-        self.applied = run.index;
-        match command.operation {
-            Operation::Put { key, value, condition, want_previous } => {
-                let target = self.target(arena, command.map, key, hash);
-                self.put(arena, run, &target, value, (condition, want_previous), out);
-            }
-            Operation::Remove { key, condition, want_previous } => {
-                let target = self.target(arena, command.map, key, hash);
-                self.remove(arena, run, &target, (condition, want_previous), out);
-            }
-            Operation::Clear => self.clear(run, command.map, out),
         }
     }
 
@@ -150,6 +134,8 @@ impl PartitionMap {
     /// Commands up to `index` will not be undone: releases what was kept for that.
     pub fn commit(&mut self, arena: &mut Arena, index: Index) {
         self.committed = self.committed.max(index);
+        self.sessions.commit(index);
+        self.horizon.commit(index);
         while let Some(record) = self.journal.pop_committed(index) {
             match record.change {
                 Change::Put { hash, old: Some(old), .. } => self.free(arena, hash, old),
@@ -177,6 +163,8 @@ impl PartitionMap {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.on_undo(index);
         }
+        self.sessions.undo_to(index);
+        self.horizon.undo_to(index);
         while let Some(record) = self.journal.pop_undone(index) {
             match record.change {
                 Change::Put { hash, old, new } => {
@@ -222,44 +210,67 @@ impl PartitionMap {
             !is_garbage
         });
         for (hash, at) in swept {
-            let map = arena.records.record(at).map;
+            let record = arena.records.record(at);
+            let (map, expiry) = (record.map, ExpiryKey::of(&record));
             self.free(arena, hash, at);
-            self.maps.count_swept(map);
+            self.maps.count_swept(map, expiry);
         }
         self.sweep_from = KeyHash(last.0.wrapping_add(1));
         visited_count
     }
 
-    /// What a put would take of memory, other than for the journal.
+    /// What a put would take of memory, other than for the journal and its session.
     #[must_use]
     pub fn put_growth(
         &self,
         arena: &Arena,
         (map, key, value_size_bytes): (&str, &[u8], usize),
-        hash: KeyHash,
+        (hash, ttl): (KeyHash, Ttl),
         time: Timestamp,
     ) -> Growth {
         let target = self.target(arena, map, key, hash);
-        let created_ms = present(arena, target.found).map(|record| record.created_ms);
         let updated_ms = time.as_ms();
+        let current = target.stored(arena).filter(|record| !record.is_expired(updated_ms));
+        let created_ms = current.map_or(updated_ms, |record| record.created_ms);
+        let ttl_ms = execute::ttl_ms(ttl, updated_ms, current.as_ref());
         let size_bytes = record_size_bytes(&RecordSize {
             map: target.id.unwrap_or(MapId(u32::MAX)),
-            age_ms: updated_ms.saturating_sub(created_ms.unwrap_or(updated_ms)),
+            age_ms: updated_ms.saturating_sub(created_ms),
+            ttl_ms,
             key_size_bytes: key.len(),
             value_size_bytes,
         });
         let has_place = target.found.is_some() || self.table.has_room(&arena.tables, hash);
         let for_table = if has_place { 0 } else { arena.tables.growth_size_bytes() };
+        // The order of expiry doesn't lie in the arena: memory that was freed there is no help.
+        let for_expiry = if ttl_ms == 0 { 0 } else { u64_from(EXPIRY_SIZE_BYTES) };
         Growth {
-            size_bytes: arena.records.growth_size_bytes(size_bytes) + for_table,
-            fits_freed: for_table == 0 && arena.records.fits_freed(size_bytes),
+            size_bytes: arena.records.growth_size_bytes(size_bytes) + for_table + for_expiry,
+            fits_freed: for_table + for_expiry == 0 && arena.records.fits_freed(size_bytes),
         }
     }
 
-    /// The digest of all entries: equal on all members that have executed the same commands.
+    /// When the next entry or session expires. If the log's time is to go there although nobody
+    /// writes, the sequencer stamps a [`TICK`](super::operation::TICK), and more of them as long
+    /// as something is due: a slot removes a bounded number.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        let entry = self.maps.next_due_ms();
+        let next_ms = entry.into_iter().chain(self.sessions.next_due_ms()).min()?;
+        Some(Timestamp(next_ms.saturating_mul(NS_PER_MS)))
+    }
+
+    /// How many sessions there are, those that have expired and aren't removed yet among them.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The digest of all entries and sessions: equal on all members that have executed the same
+    /// commands.
     #[must_use]
     pub const fn digest(&self) -> StateDigest {
-        self.maps.digest()
+        self.maps.digest().plus(self.sessions.digest())
     }
 
     /// The last command that was executed and not undone.
@@ -274,10 +285,10 @@ impl PartitionMap {
         self.committed
     }
 
-    /// How many commands can be undone.
+    /// How many changes can be undone.
     #[must_use]
     pub fn undo_count(&self) -> usize {
-        self.journal.len()
+        self.journal.len() + self.sessions.undo_count()
     }
 
     /// The number of maps with entries.
@@ -292,20 +303,25 @@ impl PartitionMap {
         self.table.size_bytes()
             + self.maps.size_bytes()
             + self.journal.size_bytes()
+            + self.sessions.size_bytes()
+            + self.horizon.size_bytes()
             + u64_from(size_of::<Self>())
     }
 
     /// Adds an entry for a key that has none, as a checkpoint has it.
     pub(super) fn load(&mut self, arena: &mut Arena, hash: KeyHash, new: &NewRecord<'_>) {
         let at = arena.records.insert(new);
-        let weight = self.maps.life(new.map).weight(&arena.records.record(at));
+        let weight = self.maps.life(new.map).weight(at, &arena.records.record(at));
         self.insert(arena, hash, at);
         self.maps.account(new.map, None, Some(weight), new.version);
     }
 
     /// Frees everything. Nothing can be undone, and no checkpoint is under way.
-    pub(super) fn discard(self, arena: &mut Arena) {
-        assert!(self.journal.is_empty(), "an undo record's records would be lost");
+    ///
+    /// # Panics
+    /// If there is something that could be undone.
+    pub fn discard(self, arena: &mut Arena) {
+        assert!(self.undo_count() == 0, "an undo record's records would be lost");
         let mut first = Some(0);
         while let Some(hash) = first {
             let visit = |at| arena.records.free(at);
@@ -334,124 +350,6 @@ impl PartitionMap {
             let record = arena.records.record(at);
             record.map == id && record.key() == key
         })
-    }
-
-    fn put(
-        &mut self,
-        arena: &mut Arena,
-        run: Execution,
-        target: &Target<'_>,
-        value: &[u8],
-        (condition, want_previous): (Option<Condition<'_>>, bool),
-        out: &mut impl Sink,
-    ) {
-        let current = present(arena, target.found);
-        if let Some(failure) = failure(condition, current) {
-            return Outcome::Failed(failure).encode(out);
-        }
-        if current.is_none() && self.maps.is_full_for(target.id) {
-            return Outcome::Failed(TOO_MANY_MAPS).encode(out);
-        }
-        let previous = current.filter(|_| want_previous).map(|record| Versioned::of(&record));
-        Outcome::Written { version: run.index, previous }.encode(out);
-
-        let updated_ms = run.time.as_ms();
-        let created_ms = current.map_or(updated_ms, |record| record.created_ms);
-        let map = target.id.unwrap_or_else(|| self.maps.bind(target.map, run.index));
-        let life = self.maps.life(map);
-        let before = life.size();
-        let removed = current.map(|record| life.weight(&record));
-        let new = arena.records.insert(&NewRecord {
-            map,
-            version: run.index,
-            created_ms,
-            updated_ms,
-            removed: false,
-            key: target.key,
-            value,
-        });
-        let added = life.weight(&arena.records.record(new));
-        match target.found {
-            Some((place, _)) => self.table.replace(&mut arena.tables, target.hash, place, new),
-            None => self.insert(arena, target.hash, new),
-        }
-        self.maps.account(map, removed, Some(added), run.index);
-        let old = target.found.map(|(_, old)| old);
-        match run.undo {
-            Undo::Keep => {
-                self.maps.hold(map);
-                let change = Change::Put { hash: target.hash, old, new };
-                self.journal.push(UndoRecord { index: run.index, map, before, change });
-            }
-            Undo::Discard => {
-                if let Some(old) = old {
-                    self.free(arena, target.hash, old);
-                }
-            }
-        }
-    }
-
-    fn remove(
-        &mut self,
-        arena: &mut Arena,
-        run: Execution,
-        target: &Target<'_>,
-        (condition, want_previous): (Option<Condition<'_>>, bool),
-        out: &mut impl Sink,
-    ) {
-        let current = present(arena, target.found);
-        if let Some(failure) = failure(condition, current) {
-            return Outcome::Failed(failure).encode(out);
-        }
-        let previous = current.filter(|_| want_previous).map(|record| Versioned::of(&record));
-        Outcome::Removed { existed: current.is_some(), previous }.encode(out);
-
-        let (Some(current), Some((place, old))) = (current, target.found) else { return };
-        let map = current.map;
-        let life = self.maps.life(map);
-        let before = life.size();
-        let removed = life.weight(&current);
-        self.maps.account(map, Some(removed), None, run.index);
-        match run.undo {
-            Undo::Keep => {
-                let now_ms = run.time.as_ms();
-                let new = arena.records.insert(&NewRecord {
-                    map,
-                    version: run.index,
-                    created_ms: now_ms,
-                    updated_ms: now_ms,
-                    removed: true,
-                    key: target.key,
-                    value: &[],
-                });
-                self.table.replace(&mut arena.tables, target.hash, place, new);
-                self.maps.hold(map);
-                let change = Change::Removed { hash: target.hash, old, new };
-                self.journal.push(UndoRecord { index: run.index, map, before, change });
-            }
-            Undo::Discard => {
-                self.table.remove(&mut arena.tables, target.hash, place);
-                self.free(arena, target.hash, old);
-                self.maps.drop_if_unused(map);
-            }
-        }
-    }
-
-    fn clear(&mut self, run: Execution, map: &str, out: &mut impl Sink) {
-        let id = self.maps.find(map).filter(|id| self.maps.life(*id).size().entries > 0);
-        let before = id.map(|id| self.maps.life(id).size()).unwrap_or_default();
-        Outcome::Cleared { entries: before.entries }.encode(out);
-        let Some(id) = id else { return };
-        match run.undo {
-            Undo::Keep => {
-                let fresh = self.maps.clear_reversibly(id, run.index);
-                self.maps.hold(id);
-                self.maps.hold(fresh);
-                let change = Change::Cleared { fresh };
-                self.journal.push(UndoRecord { index: run.index, map: id, before, change });
-            }
-            Undo::Discard => self.maps.clear(id, run.index),
-        }
     }
 
     pub(super) fn insert(&mut self, arena: &mut Arena, hash: KeyHash, record: RecordRef) {
@@ -487,7 +385,7 @@ impl PartitionMap {
     ) {
         let weigh = |at: RecordRef| -> Option<Weight> {
             let record: Record<'_> = arena.records.record(at);
-            (!record.removed).then(|| self.maps.life(map).weight(&record))
+            (!record.removed).then(|| self.maps.life(map).weight(at, &record))
         };
         let (removed, added) = (weigh(new), old.and_then(weigh));
         self.maps.account(map, removed, added, index);
@@ -510,37 +408,6 @@ impl PartitionMap {
         }
         self.free(arena, hash, new);
     }
-}
-
-const TOO_MANY_MAPS: Failure<'static> = Failure {
-    code: Code::ResourceExhausted,
-    message: "the partition has as many maps as it may have",
-    current: None,
-};
-
-/// The record of a key that is present.
-fn present(arena: &Arena, found: Option<(Place, RecordRef)>) -> Option<Record<'_>> {
-    found.map(|(_, at)| arena.records.record(at)).filter(|record| !record.removed)
-}
-
-/// Why the condition does not hold, if it doesn't.
-fn failure<'a>(
-    condition: Option<Condition<'_>>,
-    current: Option<Record<'a>>,
-) -> Option<Failure<'a>> {
-    let message = match (condition?, current) {
-        (Condition::Absent, None) | (Condition::Present, Some(_)) => return None,
-        (Condition::Version(version), Some(record)) if record.version == version => return None,
-        (Condition::Value(value), Some(record)) if record.value() == value => return None,
-        (Condition::Absent, Some(_)) => "the key is present",
-        (Condition::Present | Condition::Version(_) | Condition::Value(_), None) => {
-            "the key is absent"
-        }
-        (Condition::Version(_), Some(_)) => "the key has another version",
-        (Condition::Value(_), Some(_)) => "the key has another value",
-    };
-    let current = current.map(|record| Versioned::of(&record));
-    Some(Failure { code: Code::ConditionFailed, message, current })
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
-//! Queries: answers about the state as of an index, whatever was executed since.
+//! Queries: answers about the state as of an index, whatever was executed since, and at a time.
+//!
+//! An entry is hidden once it has expired by the time of the index or by the query's own, which
+//! may be later: a log's time stands still while nobody writes. How much a map holds is a matter of
+//! the index alone: what is hidden counts until it is removed (`expiry.rs`).
 
-use crate::base::{cast::usize_from_u32, ids::Index, limits};
+use crate::base::{cast::usize_from_u32, ids::Index, limits, time::Timestamp};
 
 use super::arena::{Arena, RecordRef};
 use super::hasher::KeyHash;
@@ -20,6 +24,15 @@ pub struct Answer {
     pub size_bytes: usize,
     /// Whether nothing is left for another page; true for other answers.
     pub is_finished: bool,
+}
+
+/// What a query's answer reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsOf {
+    /// The state as if no later command had been executed.
+    pub index: Index,
+    /// When it is asked. It may be earlier than the index's time; then that counts.
+    pub time: Timestamp,
 }
 
 /// Which entries a page takes up.
@@ -42,14 +55,13 @@ pub struct Scan<'a> {
 }
 
 impl PartitionMap {
-    /// Answers a query as of `as_of`, that is, as if no later command had been executed, and
-    /// appends the encoded `Result` to `out`. `hash` is that of the map and the key; size and
-    /// entries have none and ignore it. An `as_of` below [`PartitionMap::committed`] is taken for
-    /// it: what it would take to look further back is gone.
+    /// Answers a query and appends the encoded `Result` to `out`. `hash` is that of the map and the
+    /// key; size and entries have none and ignore it. An index below [`PartitionMap::committed`] is
+    /// taken for it: what it would take to look further back is gone.
     pub fn query(
         &self,
         arena: &Arena,
-        as_of: Index,
+        as_of: AsOf,
         (map, operation): (&str, &QueryOperation<'_>),
         hash: KeyHash,
         out: &mut impl Sink,
@@ -71,20 +83,20 @@ impl PartitionMap {
     pub fn answer<'a>(
         &'a self,
         arena: &'a Arena,
-        as_of: Index,
+        as_of: AsOf,
         (map, operation): (&str, &QueryOperation<'_>),
         hash: KeyHash,
     ) -> Outcome<'a> {
         match *operation {
             QueryOperation::Get { key } => {
                 let record = self.entry(arena, as_of, (map, key), hash);
-                Outcome::Found(record.map(|record| Versioned::of(&record)))
+                Outcome::Found(record.map(|record| self.versioned(&record, as_of)))
             }
             QueryOperation::Exists { key } => {
                 Outcome::Existence(self.entry(arena, as_of, (map, key), hash).is_some())
             }
             QueryOperation::Size => {
-                let size = self.size(as_of, map);
+                let size = self.size(as_of.index, map);
                 Outcome::Sized { entries: size.entries, bytes: size.bytes }
             }
             QueryOperation::Entries { prefix, start_after, limit, keys_only } => {
@@ -126,7 +138,7 @@ impl PartitionMap {
         size.unwrap_or_default()
     }
 
-    /// A page of a map's entries as of `as_of`, in the order of (hash, key).
+    /// A page of a map's entries, in the order of (hash, key).
     ///
     /// If the page ends because enough records were visited, its `next` is the last visited key of
     /// this map; if none was visited, it is a string that stands between what was visited and what
@@ -135,13 +147,13 @@ impl PartitionMap {
     pub fn entries<'a>(
         &'a self,
         arena: &'a Arena,
-        as_of: Index,
+        as_of: AsOf,
         map: &str,
         scan: &Scan<'_>,
     ) -> Page<'a> {
-        let as_of = as_of.max(self.committed);
+        let as_of = self.clamped(as_of);
         let mut page = Page::default();
-        let Some(id) = self.maps.find_as_of(map, as_of) else { return page };
+        let Some(id) = self.maps.find_as_of(map, as_of.index) else { return page };
         let start = (!scan.start_after.is_empty())
             .then(|| (self.hasher.hash(map, scan.start_after), scan.start_after));
         let first = start.map_or(KeyHash(0), |(hash, _)| hash);
@@ -161,7 +173,9 @@ impl PartitionMap {
             });
             batch.sort_unstable_by_key(|(hash, record)| (*hash, record.key()));
             for (_, record) in &batch {
-                if record.key().starts_with(scan.prefix) && !take(&mut page, record, scan) {
+                if record.key().starts_with(scan.prefix)
+                    && !take(&mut page, (record.key(), self.versioned(record, as_of)), scan)
+                {
                     let (last, _) = page.items.last().expect("a full page has an item");
                     page.next = last.to_vec();
                     return page;
@@ -182,18 +196,34 @@ impl PartitionMap {
         }
     }
 
-    /// The entry of a key as of `as_of`.
+    /// An index as of which the state can be read.
+    #[inline]
+    fn clamped(&self, as_of: AsOf) -> AsOf {
+        AsOf { index: as_of.index.max(self.committed), ..as_of }
+    }
+
+    /// What has expired by then is hidden.
+    fn now_ms(&self, as_of: AsOf) -> u64 {
+        as_of.time.as_ms().max(self.horizon.as_of(as_of.index))
+    }
+
+    #[inline]
+    fn versioned<'a>(&self, record: &Record<'a>, as_of: AsOf) -> Versioned<'a> {
+        Versioned::of(record, || self.now_ms(self.clamped(as_of)))
+    }
+
+    /// The entry of a key.
     #[inline]
     fn entry<'a>(
         &self,
         arena: &'a Arena,
-        as_of: Index,
+        as_of: AsOf,
         (map, key): (&str, &[u8]),
         hash: KeyHash,
     ) -> Option<Record<'a>> {
         debug_assert_eq!(hash, self.hasher.hash(map, key), "the hash is that of map and key");
-        let as_of = as_of.max(self.committed);
-        let id = self.maps.find_as_of(map, as_of)?;
+        let as_of = self.clamped(as_of);
+        let id = self.maps.find_as_of(map, as_of.index)?;
         let (_, at) = self.find(arena, id, key, hash)?;
         self.visible(arena, at, as_of)
     }
@@ -205,7 +235,7 @@ impl PartitionMap {
         arena: &'a Arena,
         at: RecordRef,
         id: MapId,
-        as_of: Index,
+        as_of: AsOf,
     ) -> Option<Record<'a>> {
         let record = arena.records.record(at);
         if record.map == id { self.visible(arena, at, as_of) } else { None }
@@ -213,12 +243,15 @@ impl PartitionMap {
 
     /// The record that was valid at `as_of` of the key that `at` is the newest record of.
     #[inline]
-    fn visible<'a>(&self, arena: &'a Arena, at: RecordRef, as_of: Index) -> Option<Record<'a>> {
+    fn visible<'a>(&self, arena: &'a Arena, at: RecordRef, as_of: AsOf) -> Option<Record<'a>> {
         let newest = arena.records.record(at);
-        let record = match newest.version <= as_of {
+        let record = match newest.version <= as_of.index {
             true => newest,
-            false => self.replaced(arena, (at, newest), as_of)?,
+            false => self.replaced(arena, (at, newest), as_of.index)?,
         };
+        if record.ttl_ms != 0 && record.is_expired(self.now_ms(as_of)) {
+            return None;
+        }
         (!record.removed).then_some(record)
     }
 
@@ -273,15 +306,15 @@ impl PartitionMap {
 const KEY_TRY_COUNT_MAX: u64 = 8_192;
 
 /// Adds an entry to a page unless the page is full.
-fn take<'a>(page: &mut Page<'a>, record: &Record<'a>, scan: &Scan<'_>) -> bool {
-    let value: &[u8] = if scan.keys_only { &[] } else { record.value() };
-    let size_bytes = record.key().len() + value.len();
+fn take<'a>(page: &mut Page<'a>, (key, entry): (&'a [u8], Versioned<'a>), scan: &Scan<'_>) -> bool {
+    let value: &[u8] = if scan.keys_only { &[] } else { entry.value };
+    let size_bytes = key.len() + value.len();
     let is_full =
         page.items.len() >= scan.limit || page.size_bytes + size_bytes > scan.size_bytes_max;
     if is_full && !page.items.is_empty() {
         return false;
     }
-    page.items.push((record.key(), Versioned { value, ..Versioned::of(record) }));
+    page.items.push((key, Versioned { value, ..entry }));
     page.size_bytes += size_bytes;
     true
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! version 8 | updated_ms 6 | flags 1 | map id | key length | value length | [age in ms]
-//! | key | value
+//! | [time to live in ms] | key | value
 //! ```
 //!
 //! Fixed fields are little-endian, the others LEB128 varints. `age` is how long before its last
 //! write the key came to be; it is left out where that is 0, which is the case until a value is
-//! replaced. With a key of 16 and a value of 64 bytes a record takes 98 bytes, and its header and
-//! key lie within 34.
+//! replaced. The time to live is from the last write on, and left out where there is none. With a
+//! key of 16 and a value of 64 bytes a record takes 98 bytes, and its header and key lie within 34.
 //!
-//! Flags that are not assigned yet (a time to live, for one) are zero and are checked to be.
+//! Flags that are not assigned yet are zero and are checked to be.
 
 use crate::base::{
     cast::{low_u64, u64_from, usize_from},
@@ -29,6 +29,9 @@ const HEAD_SIZE_BYTES: usize = 15;
 const FLAG_AGE: u8 = 1;
 /// The record says that the key was removed by a command that may yet be undone.
 const FLAG_REMOVED: u8 = 2;
+/// The record has a time to live.
+const FLAG_TTL: u8 = 4;
+const FLAGS: u8 = FLAG_AGE | FLAG_REMOVED | FLAG_TTL;
 /// Milliseconds fit six bytes until the year 10889, nanoseconds since 1970 fit `u64` until 2554.
 pub(super) const MS_MAX: u64 = (1 << 48) - 1;
 const _: () = assert!(u64::MAX / crate::base::time::NS_PER_MS <= MS_MAX);
@@ -44,6 +47,8 @@ pub(super) struct NewRecord<'a> {
     pub(super) created_ms: u64,
     /// The time of the command.
     pub(super) updated_ms: u64,
+    /// How long after `updated_ms` it expires; 0: never.
+    pub(super) ttl_ms: u64,
     /// Whether it stands for a removal; it has no value then.
     pub(super) removed: bool,
     /// The key.
@@ -59,6 +64,8 @@ pub(super) struct RecordSize {
     pub(super) map: MapId,
     /// How long before its last write the key came to be.
     pub(super) age_ms: u64,
+    /// How long after its last write it expires; 0: never.
+    pub(super) ttl_ms: u64,
     /// The key's length.
     pub(super) key_size_bytes: usize,
     /// The value's length.
@@ -68,12 +75,13 @@ pub(super) struct RecordSize {
 /// How many bytes a record takes.
 #[inline]
 pub(super) const fn record_size_bytes(size: &RecordSize) -> usize {
-    let RecordSize { map, age_ms, key_size_bytes, value_size_bytes } = *size;
+    let RecordSize { map, age_ms, ttl_ms, key_size_bytes, value_size_bytes } = *size;
     HEAD_SIZE_BYTES
         + varint_size_bytes(map.0 as u64)
         + varint_size_bytes(u64_from(key_size_bytes))
         + varint_size_bytes(u64_from(value_size_bytes))
         + if age_ms == 0 { 0 } else { varint_size_bytes(age_ms) }
+        + if ttl_ms == 0 { 0 } else { varint_size_bytes(ttl_ms) }
         + key_size_bytes
         + value_size_bytes
 }
@@ -90,6 +98,7 @@ impl NewRecord<'_> {
         record_size_bytes(&RecordSize {
             map: self.map,
             age_ms: self.age_ms(),
+            ttl_ms: self.ttl_ms,
             key_size_bytes: self.key.len(),
             value_size_bytes: self.value.len(),
         })
@@ -103,8 +112,9 @@ impl NewRecord<'_> {
     pub(super) fn write(&self, out: &mut [u8]) {
         debug_assert!(self.updated_ms <= MS_MAX, "milliseconds exceed six bytes");
         let age_ms = self.age_ms();
-        let flags =
-            if age_ms == 0 { 0 } else { FLAG_AGE } | if self.removed { FLAG_REMOVED } else { 0 };
+        let flags = if age_ms == 0 { 0 } else { FLAG_AGE }
+            | if self.removed { FLAG_REMOVED } else { 0 }
+            | if self.ttl_ms == 0 { 0 } else { FLAG_TTL };
         out[..8].copy_from_slice(&self.version.0.to_le_bytes());
         out[8..14].copy_from_slice(&self.updated_ms.to_le_bytes()[..6]);
         out[14] = flags;
@@ -114,6 +124,9 @@ impl NewRecord<'_> {
         at = write_varint(out, at, u64_from(self.value.len()));
         if age_ms != 0 {
             at = write_varint(out, at, age_ms);
+        }
+        if self.ttl_ms != 0 {
+            at = write_varint(out, at, self.ttl_ms);
         }
         let (key, rest) = out[at..].split_at_mut(self.key.len());
         key.copy_from_slice(self.key);
@@ -132,6 +145,8 @@ pub(super) struct Record<'a> {
     pub(super) created_ms: u64,
     /// The time of the last write.
     pub(super) updated_ms: u64,
+    /// How long after the last write it expires; 0: never.
+    pub(super) ttl_ms: u64,
     /// Whether it stands for a removal.
     pub(super) removed: bool,
     /// Key and value, one after the other.
@@ -156,21 +171,36 @@ impl<'a> Record<'a> {
         let version = Index(low_u64(head));
         let updated_ms = low_u64(head >> 64) & MS_MAX;
         let flags = low_u64(head >> 112);
-        debug_assert_eq!(flags & !u64::from(FLAG_AGE | FLAG_REMOVED), 0, "unknown record flags");
+        debug_assert_eq!(flags & !u64::from(FLAGS), 0, "unknown record flags");
         let map = MapId(crate::base::cast::low_u32(take_varint(&mut rest)));
         let key_len = usize_from(take_varint(&mut rest));
         let value_len = usize_from(take_varint(&mut rest));
         let has_age = flags & u64::from(FLAG_AGE) != 0;
         let age_ms = if has_age { take_varint(&mut rest) } else { 0 };
+        let has_ttl = flags & u64::from(FLAG_TTL) != 0;
+        let ttl_ms = if has_ttl { take_varint(&mut rest) } else { 0 };
         Self {
             map,
             version,
             created_ms: updated_ms - age_ms,
             updated_ms,
+            ttl_ms,
             removed: flags & u64::from(FLAG_REMOVED) != 0,
             body: &rest[..key_len + value_len],
             key_len,
         }
+    }
+
+    /// From when on it is hidden, if it has a time to live.
+    #[inline]
+    pub(super) const fn expires_ms(&self) -> Option<u64> {
+        if self.ttl_ms == 0 { None } else { Some(self.updated_ms + self.ttl_ms) }
+    }
+
+    /// Whether it is hidden at `now_ms`.
+    #[inline]
+    pub(super) const fn is_expired(&self, now_ms: u64) -> bool {
+        self.ttl_ms != 0 && self.updated_ms + self.ttl_ms <= now_ms
     }
 
     /// The key.
@@ -224,6 +254,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::limits::ENTRY_TTL_MS_MAX;
 
     proptest! {
         #[test]
@@ -232,6 +263,7 @@ mod tests {
             version in any::<u64>(),
             created_ms in 0..=MS_MAX,
             age_ms in prop_oneof![Just(0_u64), 0..1_000_000_u64],
+            ttl_ms in prop_oneof![Just(0_u64), 0..=ENTRY_TTL_MS_MAX],
             removed in any::<bool>(),
             key in prop::collection::vec(any::<u8>(), 0..300),
             value in prop::collection::vec(any::<u8>(), 0..300),
@@ -240,7 +272,8 @@ mod tests {
             let map = MapId(map);
             let version = Index(version);
             let (key, value) = (&key[..], &value[..]);
-            let new = NewRecord { map, version, created_ms, updated_ms, removed, key, value };
+            let new =
+                NewRecord { map, version, created_ms, updated_ms, ttl_ms, removed, key, value };
             let mut bytes = vec![0xEE; new.size_bytes() + 3];
             new.write(&mut bytes);
             prop_assert_eq!(&bytes[new.size_bytes()..], &[0xEE; 3]);
@@ -248,7 +281,9 @@ mod tests {
             prop_assert_eq!((read.map, read.version), (map, version));
             prop_assert_eq!((read.created_ms, read.updated_ms), (created_ms, updated_ms));
             prop_assert_eq!((read.key(), read.value()), (key, value));
-            prop_assert_eq!(read.removed, removed);
+            prop_assert_eq!((read.ttl_ms, read.removed), (ttl_ms, removed));
+            let expires_ms = (ttl_ms > 0).then_some(updated_ms + ttl_ms);
+            prop_assert_eq!(read.expires_ms(), expires_ms);
         }
 
         #[test]
@@ -268,10 +303,13 @@ mod tests {
             version: Index(u64::MAX),
             created_ms: 1_700_000_000_000,
             updated_ms: 1_700_000_000_000,
+            ttl_ms: 0,
             removed: false,
             key: &key,
             value: &value,
         };
         assert_eq!(new.size_bytes(), 98);
+        // An hour takes four bytes more.
+        assert_eq!(NewRecord { ttl_ms: 3_600_000, ..new }.size_bytes(), 102);
     }
 }

@@ -116,6 +116,12 @@ metrics! {
         refused_map_full: Counter One "commands_refused_total" reason "map_full",
         /// Slots appended again so that an old segment could be let go.
         carried: Counter One "slots_carried_total",
+        /// Messages to other members.
+        peer_sent: Counter One "member_messages_sent_total",
+        /// Messages to other members that were not sent, for want of a connection as a rule.
+        peer_unsent: Counter One "member_messages_unsent_total",
+        /// Messages of other members.
+        peer_received: Counter One "member_messages_received_total",
         /// Reports of damage in segments that were written.
         damaged: Counter One "damage_reports_total",
     }

@@ -24,20 +24,21 @@ mod segments;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{FlockOperation, RenameFlags};
 
 pub use self::checkpoints::CheckpointReader;
 pub use self::error::{DataDirError, Notice};
 pub use self::filesystem::{Filesystem, Keeps};
-pub use self::rehome::RehomeStep;
+pub use self::rehome::{Destination, RehomeStep};
 pub use self::segments::ShardLog;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
 use crate::base::shards::ShardMap;
+use crate::runtime::direct_io::open_to_read;
 use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
 use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
@@ -285,8 +286,9 @@ impl DataDir {
     ) -> Result<(), DataDirError> {
         let segment_count = u64_from(start.state.segments.len());
         let segment_size_bytes = self.current.segment_size_bytes;
-        // The one that this boot begins, and one more: segments are let go when the next begins.
-        let needed_count = (segment_count + 2).max(LOG_SEGMENT_COUNT_MIN);
+        // The one that this boot begins. (Segments are let go when the next begins, for which the
+        // log gets one beyond its bound.)
+        let needed_count = (segment_count + 1).max(LOG_SEGMENT_COUNT_MIN);
         let needed_size_bytes = needed_count * segment_size_bytes;
         if log_size_bytes_max >= needed_size_bytes {
             return Ok(());
@@ -534,8 +536,7 @@ fn raise_boot(path: &Path) -> Result<BootEpoch, DataDirError> {
 }
 
 fn is_direct(file: &Path) -> Result<bool, DataDirError> {
-    let direct = OFlags::DIRECT.bits().cast_signed();
-    match OpenOptions::new().read(true).custom_flags(direct).open(file) {
+    match open_to_read(file, true) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
         Err(error) => Err(doing("opening", file)(error)),

@@ -4,7 +4,8 @@
 //! The thread runs wherever the scheduler puts it, at a lower priority than the loops, and reads
 //! what they have published; so neither a slow reader nor a page that takes long disturbs a loop.
 //! Everything is bounded: connections at a time, the head of a request, the time for a request to
-//! come and for its answer to be read. A connection is closed after one answer.
+//! come and for its answer to be read. A connection is closed after one answer, and for a new one
+//! when there are too many: that which keeps its place longest without having done anything for it.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -113,7 +114,7 @@ impl Endpoint {
         // Without it the thread is only less considerate.
         let _ = rustix::process::setpriority_process(None, NICE);
         loop {
-            let ready = self.wait();
+            let (ready, somebody_comes) = self.wait();
             let now = self.clock.monotonic();
             // Those that are accepted now were not waited for.
             for (connection, ready) in self.connections.iter_mut().zip(ready) {
@@ -124,30 +125,52 @@ impl Endpoint {
                 }
             }
             self.connections.retain(|connection| !matches!(connection.phase, Phase::Over));
+            if somebody_comes {
+                self.make_room();
+            }
             self.accept(now);
         }
     }
 
-    /// Waits until something can be done; says for each connection whether it can go on.
-    fn wait(&self) -> Vec<bool> {
+    /// Waits until something can be done; says for each connection whether it can go on, and
+    /// whether another one comes.
+    fn wait(&self) -> (Vec<bool>, bool) {
         let now = self.clock.monotonic();
         let mut polled: Vec<PollFd<'_>> = self.connections.iter().map(Connection::wanted).collect();
         let connection_count = polled.len();
         let mut by: Vec<Monotonic> = self.connections.iter().map(|one| one.by).collect();
-        if connection_count < METRICS_CONNECTION_COUNT_MAX {
-            if self.accepts_from <= now {
-                polled.push(PollFd::new(&self.listener, PollFlags::IN));
-            } else {
-                by.push(self.accepts_from);
-            }
+        if self.accepts_from > now {
+            by.push(self.accepts_from);
+        } else if self.has_room() {
+            polled.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         let timeout = by.into_iter().min().map(|by| timespec(by.since_ns(now)));
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) => {
-                polled.iter().take(connection_count).map(|fd| !fd.revents().is_empty()).collect()
+                let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+                (ready.by_ref().take(connection_count).collect(), ready.next().unwrap_or(false))
             }
             // Interrupted: nobody can go on that couldn't before.
-            Err(_) => vec![false; connection_count],
+            Err(_) => (vec![false; connection_count], false),
+        }
+    }
+
+    /// Whether there is room for another connection, or some will do without theirs.
+    fn has_room(&self) -> bool {
+        self.connections.len() < METRICS_CONNECTION_COUNT_MAX
+            || self.connections.iter().any(Connection::is_idle)
+    }
+
+    /// Closes the connection that has been idle for longest, if all places are taken: one that asks
+    /// for nothing rather than one that was answered. Those that are being answered keep theirs.
+    fn make_room(&mut self) {
+        if self.connections.len() < METRICS_CONNECTION_COUNT_MAX {
+            return;
+        }
+        let idle = self.connections.iter().enumerate().filter(|(_, one)| one.is_idle());
+        let oldest = idle.min_by_key(|(_, one)| (matches!(one.phase, Phase::Lingering), one.by));
+        if let Some((place, _)) = oldest {
+            self.connections.remove(place);
         }
     }
 
@@ -181,6 +204,11 @@ fn timespec(ns: u64) -> Timespec {
 }
 
 impl Connection {
+    /// Whether its request hasn't come, or its answer has gone out.
+    fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Asking(_) | Phase::Lingering)
+    }
+
     fn wanted(&self) -> PollFd<'_> {
         let flags = match self.phase {
             Phase::Answering(..) => PollFlags::OUT,

@@ -43,13 +43,14 @@ fn put_node(page: &mut Exposition, node: &Node) {
 }
 
 fn put_partitions(page: &mut Exposition, node: &Node) {
-    let (mut normal, mut view_change, mut starting) = (0, 0, 0);
+    let (mut normal, mut view_change, mut recovering, mut starting) = (0, 0, 0, 0);
     let mut sizes = vec![(0, 0); node.cores.len()];
     for (number, partition) in node.partitions.iter().enumerate() {
         let state = partition.state();
         match state.map(|state| state.status) {
             Some(Status::Normal) => normal += 1,
             Some(Status::ViewChange) => view_change += 1,
+            Some(Status::Recovering) => recovering += 1,
             None => starting += 1,
         }
         if let Some(state) = state {
@@ -61,9 +62,12 @@ fn put_partitions(page: &mut Exposition, node: &Node) {
     let help = "Partitions by what their replicas are doing; only those in normal status can be \
                 written to.";
     page.family("partitions", Kind::Gauge, help);
-    for (status, count) in
-        [("normal", normal), ("view_change", view_change), ("starting", starting)]
-    {
+    for (status, count) in [
+        ("normal", normal),
+        ("view_change", view_change),
+        ("recovering", recovering),
+        ("starting", starting),
+    ] {
         page.sample("partitions", &[("status", status)], count, Unit::One);
     }
     page.family("map_entries", Kind::Gauge, "Entries of all maps.");

@@ -10,12 +10,13 @@ use tracing::{info, warn};
 use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
-use super::data_dir::{DataDir, DataDirError, DataDirOptions};
+use super::data_dir::{DataDir, DataDirError, DataDirOptions, Destination};
 use super::memory::maps_size_bytes_max;
 use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::{u16_from, u64_from};
+use crate::base::cluster::Cluster;
 use crate::base::ids::{ShardId, TermId};
-use crate::runtime::checkpoint_files::CheckpointCheck;
+use crate::nopaxos::Settings;
 use crate::runtime::clock::Clock;
 use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
@@ -111,7 +112,8 @@ fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
         let partitions = data_dir.partition_range(shard);
         Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
     };
-    data_dir.rehome(shard_count, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    let to = Destination::of(shard_count);
+    data_dir.rehome(to, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
     let ms = clock.monotonic().0 / 1_000_000;
     info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
     Ok(())
@@ -137,10 +139,6 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
         scrub: (!config.scrub_interval.is_zero()).then(|| ScrubOptions {
             key: data_dir.log_key(ShardId(shard)),
             interval: config.scrub_interval,
-            checkpoints: Some(Arc::new(CheckpointCheck {
-                salt: data_dir.log_key(ShardId(shard)).salt,
-                direct: data_dir.is_direct(),
-            })),
         }),
     });
     Options {
@@ -238,7 +236,11 @@ fn shard_config(
     let count = u64::from(partitions.end - partitions.start);
     shard::Config {
         cluster: config.cluster.clone(),
-        member: config.node_id.clone(),
+        nodes: Cluster::alone(&config.node_id),
+        sequencer_offset: 0,
+        settings: Settings::default(),
+        // Nobody else could do the same at the same time.
+        seed: 0,
         shard,
         partitions,
         partition_count: data_dir.identity().partition_count,

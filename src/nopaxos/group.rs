@@ -10,6 +10,8 @@ pub struct Group {
     partition: PartitionId,
     members: Vec<String>,
     me: MemberId,
+    /// How many places after the leader the sequencer stands.
+    sequencer_offset: u8,
 }
 
 impl Group {
@@ -23,7 +25,13 @@ impl Group {
         assert!(members.len() <= MEMBER_COUNT_MAX, "a group has too many members");
         assert!(members.is_sorted_by(|a, b| a < b), "members are sorted and unique");
         let me = members.iter().position(|member| member == me).expect("I am a member");
-        Self { partition, me: member_id(me), members }
+        Self { partition, me: member_id(me), members, sequencer_offset: 0 }
+    }
+
+    /// With the sequencer `offset` places after the leader. The same for all members.
+    #[must_use]
+    pub fn with_sequencer_offset(self, offset: u8) -> Self {
+        Self { sequencer_offset: offset, ..self }
     }
 
     /// The partition.
@@ -64,10 +72,29 @@ impl Group {
         member_id(usize_from(place))
     }
 
-    /// The sequencer of a term: its leader.
+    /// The sequencer of a term: its leader, or the member that stands `sequencer_offset` places
+    /// after it.
     #[must_use]
     pub fn sequencer(&self, term: TermId) -> MemberId {
-        self.leader(term)
+        let place = usize::from(self.leader(term).0) + usize::from(self.sequencer_offset);
+        member_id(place % self.count())
+    }
+
+    /// All members, this one among them.
+    pub fn all(&self) -> impl Iterator<Item = MemberId> + use<> {
+        (0..self.count()).map(member_id)
+    }
+
+    /// All members but this one.
+    pub fn others(&self) -> impl Iterator<Item = MemberId> + use<> {
+        let me = self.me;
+        self.all().filter(move |member| *member != me)
+    }
+
+    /// Whether there is nobody else.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.members.len() == 1
     }
 }
 
@@ -91,6 +118,16 @@ mod tests {
         };
         assert_eq!(leaders(0), [1, 2, 0, 1]);
         assert_eq!(leaders(1), [2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn sequencer_stands_at_its_distance_from_the_leader() {
+        let group = group(0, 3).with_sequencer_offset(1);
+        let pairs: Vec<_> = (1..=3)
+            .map(TermId)
+            .map(|term| (group.leader(term).0, group.sequencer(term).0))
+            .collect();
+        assert_eq!(pairs, [(1, 2), (2, 0), (0, 1)]);
     }
 
     #[test]

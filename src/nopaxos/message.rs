@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use crate::base::chain::Chain;
 use crate::base::ids::{Incarnation, Index, MemberId, MessageId, TermId};
+use crate::base::limits::{ENTRY_OVERHEAD_SIZE_BYTES, REPAIR_RANGE_COUNT_MAX};
 use crate::base::payload::ResultBytes;
 use crate::base::time::Timestamp;
 
@@ -257,6 +258,14 @@ pub struct Entry {
     pub value: Option<Bytes>,
 }
 
+impl Entry {
+    /// What it counts for in a repair: sender and receiver count alike.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, Bytes::len) + ENTRY_OVERHEAD_SIZE_BYTES
+    }
+}
+
 /// Slots without a hole between them, both ends among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRange {
@@ -276,7 +285,7 @@ pub struct Wanted {
 }
 
 /// How many ranges a repair names at most.
-pub const RANGE_COUNT_MAX: usize = 1_024;
+pub const RANGE_COUNT_MAX: usize = REPAIR_RANGE_COUNT_MAX;
 
 /// One chunk of a checkpoint. All chunks of a transfer come from one member.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,6 +68,21 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// What is left.
+    #[inline]
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// So many bytes, without a length before them.
+    #[inline]
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*bytes)
+    }
+
     /// The next byte. Of a field with a number below 16 it is the whole tag.
     #[inline]
     pub fn byte(&mut self) -> Option<u8> {

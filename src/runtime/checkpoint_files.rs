@@ -19,17 +19,15 @@ use rustix::fs::{Mode, OFlags};
 use zerocopy::IntoBytes;
 
 use super::clock::Clock;
+use super::direct_io::{direct_flag, open_to_read, read_blocks_to_end};
 use super::fatal::{Fatal, FatalReason};
-use super::scrub::{CheckpointDamage, CheckpointPart, CheckpointScrub};
 use super::segment_workshop::{HELPER_NICE, PAUSE_FACTOR, SegmentPlace, sync_directory};
-use crate::base::cast::{low_u32, u64_from};
-use crate::base::limits::{
-    CHECKPOINT_CHUNK_SIZE_BYTES, CHECKPOINT_SPARE_COUNT_MAX, FILE_CUT_SIZE_BYTES,
-};
+use crate::base::cast::u64_from;
+use crate::base::limits::{CHECKPOINT_SPARE_COUNT_MAX, FILE_CUT_SIZE_BYTES};
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
-    CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointStep,
-    check_chunk, checkpoint_file_name, checkpoint_of_file_name,
+    CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress,
+    CheckpointStep, checkpoint_file_name,
 };
 
 /// What is being written.
@@ -138,6 +136,16 @@ impl Writer {
                 self.remove(id);
                 return None;
             }
+            CheckpointStep::Read(read) => {
+                let path = self.place.directory.join(checkpoint_file_name(read.id));
+                let blocks = read_chunk(&path, self.place.direct, read.offset());
+                if let Err(error) = &blocks {
+                    tracing::error!(path = %path.display(), %error, "a checkpoint can't be read");
+                }
+                // Gone or unreadable: whoever wanted it takes another one.
+                let blocks = blocks.ok().flatten();
+                return Some(CheckpointProgress::Read(CheckpointBlocks { read, blocks }));
+            }
         };
         match result {
             Ok(progress) => progress,
@@ -166,7 +174,7 @@ impl Writer {
         if let Some(spare) = self.spares.pop() {
             rustix::fs::rename(&spare, &path).map_err(failed("reuse", &spare))?;
         }
-        let direct = if self.place.direct { OFlags::DIRECT } else { OFlags::empty() };
+        let direct = direct_flag(self.place.direct);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | direct;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
         let file = rustix::fs::open(&path, flags, mode).map_err(failed("create", &path))?;
@@ -228,61 +236,16 @@ impl Writer {
     }
 }
 
-/// Checks checkpoints' files for the scrubber.
-#[derive(Debug)]
-pub struct CheckpointCheck {
-    /// Begins their checksums: that of the log.
-    pub salt: u32,
-    /// Whether direct I/O is used.
-    pub direct: bool,
-}
-
-impl CheckpointCheck {
-    fn id(file: &Path) -> Option<CheckpointId> {
-        file.file_name()?.to_str().and_then(checkpoint_of_file_name)
-    }
-
-    /// The blocks of a chunk, as far as the file goes; none if the file is gone.
-    fn read(&self, file: &Path, offset: u64) -> rustix::io::Result<Option<Vec<Block>>> {
-        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | direct;
-        let file = match rustix::fs::open(file, flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            opened => opened?,
-        };
-        let mut blocks = vec![Block::ZERO; CHUNK_BLOCK_COUNT];
-        let count = rustix::io::pread(&file, blocks.as_mut_slice().as_mut_bytes(), offset)?;
-        blocks.truncate(count / size_of::<Block>());
-        Ok(Some(blocks))
-    }
-}
-
-impl CheckpointScrub for CheckpointCheck {
-    fn files(&self, folder: &Path) -> Vec<PathBuf> {
-        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-        let paths = entries.flatten().map(|entry| entry.path());
-        paths.filter(|path| Self::id(path).is_some()).collect()
-    }
-
-    fn check(&self, file: &Path, offset: u64) -> Result<CheckpointPart, CheckpointDamage> {
-        let Some(id) = Self::id(file) else { return Ok(CheckpointPart::Whole) };
-        let number = offset / u64_from(CHECKPOINT_CHUNK_SIZE_BYTES);
-        let damage = |what| CheckpointDamage { partition: id.partition, offset, what };
-        let found = match self.read(file, offset) {
-            Ok(None) => return Ok(CheckpointPart::Whole),
-            Ok(Some(blocks)) => check_chunk(self.salt, id, low_u32(number), &blocks)
-                .map(|(_, last)| last)
-                .map_err(|error| damage(error.to_string())),
-            Err(error) => Err(damage(error.to_string())),
-        };
-        match found {
-            Ok(true) => Ok(CheckpointPart::Whole),
-            Ok(false) => Ok(CheckpointPart::More(offset + u64_from(CHECKPOINT_CHUNK_SIZE_BYTES))),
-            // It was let go meanwhile, and is being written over: it loses its name before that.
-            Err(_) if !file.exists() => Ok(CheckpointPart::Whole),
-            Err(damage) => Err(damage),
-        }
-    }
+/// The blocks of a checkpoint's chunk, as far as the file goes; none if the file is gone.
+fn read_chunk(file: &Path, direct: bool, offset: u64) -> io::Result<Option<Vec<Block>>> {
+    let file = match open_to_read(file, direct) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let mut blocks = vec![Block::ZERO; CHUNK_BLOCK_COUNT];
+    let count = read_blocks_to_end(&file, offset, &mut blocks)?;
+    blocks.truncate(count);
+    Ok(Some(blocks))
 }
 
 /// Deletes a file, bit by bit.
@@ -315,6 +278,7 @@ mod tests {
     use crate::base::ids::{Index, PartitionId};
     use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
     use crate::runtime::segment_workshop::takes_direct_io;
+    use crate::storage::block::Block;
 
     fn id(index: u64) -> CheckpointId {
         CheckpointId { partition: PartitionId(2), index: Index(index) }
@@ -399,49 +363,5 @@ mod tests {
         assert!(write(&mut writer, 1, 1).is_none());
         assert!(writer.take(CheckpointStep::Finish).is_none());
         checkpoint(&mut writer, 6, 1);
-    }
-
-    #[test]
-    fn scrub_finds_a_flipped_bit_and_passes_over_files_that_are_gone() {
-        use crate::base::chain::Chain;
-        use crate::base::time::Timestamp;
-        use crate::storage::checkpoint::{CheckpointEncoder, CheckpointHead};
-
-        let directory = tempfile::tempdir().expect("a directory");
-        let head = CheckpointHead {
-            id: id(5),
-            timestamp: Timestamp(1),
-            chain: Chain::NONE,
-            digest: [0; 16],
-        };
-        let mut encoder = CheckpointEncoder::new(7, &head);
-        encoder.body().extend_from_slice(&vec![3; 600_000]);
-        encoder.end();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = encoder.next_chunk(Vec::new()) {
-            bytes.extend_from_slice(chunk.blocks.as_slice().as_bytes());
-        }
-        let path = directory.path().join(checkpoint_file_name(id(5)));
-        let check = CheckpointCheck { salt: 7, direct: false };
-        let scrub = || {
-            let mut offset = 0;
-            loop {
-                match check.check(&path, offset)? {
-                    CheckpointPart::More(next) => offset = next,
-                    CheckpointPart::Whole => return Ok(offset),
-                }
-            }
-        };
-        std::fs::write(&path, &bytes).expect("a file");
-        assert_eq!(check.files(directory.path()), std::slice::from_ref(&path));
-        let whole: Result<u64, CheckpointDamage> = scrub();
-        assert_eq!(whole.expect("it is whole"), 2 * u64_from(CHECKPOINT_CHUNK_SIZE_BYTES));
-        bytes[300_000] ^= 1;
-        std::fs::write(&path, &bytes).expect("a file");
-        let damage = scrub().expect_err("it is damaged");
-        assert_eq!(damage.partition, PartitionId(2));
-        assert_eq!(damage.offset, u64_from(CHECKPOINT_CHUNK_SIZE_BYTES));
-        std::fs::remove_file(&path).expect("it was there");
-        assert_eq!(scrub().expect("it is gone, which is no damage"), 0);
     }
 }

@@ -75,6 +75,8 @@ pub struct Connection {
     /// Received and not yet handed over: the beginning of a frame, or whole frames too while
     /// `stopped`. Of a gRPC connection: nothing, it holds its bytes itself.
     pub held: BytesMut,
+    /// Bytes before `held` in the same memory that were handed over.
+    pub held_skipped_size: usize,
     /// What the shard's count of held bytes holds for this connection.
     pub counted_held_size: usize,
     /// Answers that aren't being sent yet.
@@ -121,6 +123,7 @@ impl Connection {
             phase: Phase::Open,
             receive: Receive::Idle,
             held: BytesMut::new(),
+            held_skipped_size: 0,
             counted_held_size: 0,
             output: BytesMut::new(),
             sending_size: 0,
@@ -177,6 +180,16 @@ impl Connection {
             Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
         };
         [self.phase_by, self.read_by, grpc].into_iter().flatten().min()
+    }
+
+    /// When some of what it has to read must have been read, if it has left anything unread.
+    #[must_use]
+    pub fn unread_by(&self) -> Option<Monotonic> {
+        let in_streams = match &self.protocol {
+            Protocol::Grpc(grpc) if self.phase == Phase::Open => grpc.unread_until(),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+        };
+        self.read_by.into_iter().chain(in_streams).min()
     }
 
     /// It has said what it speaks.

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use bytes::{Buf, BytesMut};
 
 use super::connection::{Connection, Phase, Protocol, Wait};
+use super::core::Node;
 use super::deadlines::Deadlines;
 use super::grpc::StreamId;
 use super::refusal;
@@ -17,9 +18,8 @@ use super::uring::Key;
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
 use crate::base::ids::{Origin, ShardId};
 use crate::base::limits::{
-    FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, HELD_SIZE_BYTES_MAX,
-    REQUESTS_PER_CONNECTION_MAX, REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX,
-    SEND_QUEUES_SIZE_BYTES_MAX, SNIFF_NS_MAX,
+    FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, REQUESTS_PER_CONNECTION_MAX,
+    REQUESTS_PER_SHARD_MAX, SEND_QUEUE_SIZE_BYTES_MAX, SNIFF_NS_MAX,
 };
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
@@ -48,6 +48,8 @@ pub struct Connections {
     free: Vec<u32>,
     count: usize,
     count_max: usize,
+    /// Bytes that clients may leave unread before they are served less.
+    pub(super) unread_size_max: usize,
     pub(super) dirty: Vec<u32>,
     /// When something of a connection is overdue: what, depends on its phase.
     pub(super) deadlines: Deadlines,
@@ -62,10 +64,11 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet, and `count_max` at most; those of the shard `home`.
+    /// None yet; those of the shard `home` of a node.
     #[must_use]
-    pub fn new(home: ShardId, count_max: usize) -> Self {
-        Self { home, count_max, ..Self::default() }
+    pub fn new(home: ShardId, node: &Node) -> Self {
+        let Node { connection_count_max: count_max, unread_size_max, .. } = *node;
+        Self { home, count_max, unread_size_max, ..Self::default() }
     }
 
     /// The origin of what comes on a stream of a connection.
@@ -232,6 +235,11 @@ impl Connections {
             Some(large) if large.len() >= LONG_SIZE_BYTES => FORWARDED_PER_CONNECTION_MIN,
             _ => FORWARDED_PER_CONNECTION_MAX.min(connection.forwarded_count_max + 1),
         };
+        if self.draining && self.is_full() {
+            // The other shard can't close before it has answered, and nobody reads it.
+            self.finish(origin);
+            return self.cut(key_of(origin), DropReason::ShutdownTimeout, metrics);
+        }
         match (self.reply_buffer(origin, true, metrics), large) {
             (None, _) => {}
             (Some(buffer), Some(large)) if buffer.is_empty() && large.len() >= LONG_SIZE_BYTES => {
@@ -322,7 +330,7 @@ impl Connections {
     /// How many frames of this connection may be handed over now.
     pub(super) fn room(&mut self, key: Key) -> usize {
         let shard_room = REQUESTS_PER_SHARD_MAX.saturating_sub(self.requests_in_flight);
-        let crowded = self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX;
+        let crowded = self.queued_size >= self.unread_size_max;
         let is_full = self.is_full();
         let connection = self.of(key);
         let queued = connection.queued_size();
@@ -391,7 +399,7 @@ impl Connections {
     /// Queues a stopped connection to be read on if it is well below all bounds again, so that it
     /// isn't stopped anew at once.
     pub(super) fn resume_if_possible(&mut self, key: Key) {
-        let (crowded, has_room) = (self.queued_size >= SEND_QUEUES_SIZE_BYTES_MAX, self.has_room());
+        let (crowded, has_room) = (self.queued_size >= self.unread_size_max, self.has_room());
         let connection = self.of(key);
         if connection.wait == Wait::Forwarded
             && connection.forwarded_count <= connection.forwarded_count_max / 2
@@ -438,39 +446,8 @@ impl Connections {
     }
 
     /// Whether clients leave so much unread that nobody is given more to read.
-    fn is_full(&self) -> bool {
-        self.queued_size >= 2 * SEND_QUEUES_SIZE_BYTES_MAX
-    }
-
-    /// Keeps bytes of a connection until they can be handed over; false if all connections
-    /// together hold too many already.
-    pub fn hold(&mut self, key: Key, bytes: &[u8]) -> bool {
-        if self.held_size + bytes.len() > HELD_SIZE_BYTES_MAX {
-            return false;
-        }
-        self.of(key).held.extend_from_slice(bytes);
-        self.recount_held(key);
-        true
-    }
-
-    /// Takes out what a connection holds.
-    pub fn take_held(&mut self, key: Key) -> BytesMut {
-        let held = std::mem::take(&mut self.of(key).held);
-        self.recount_held(key);
-        held
-    }
-
-    /// Keeps the shard's count of held bytes true.
-    pub(super) fn recount_held(&mut self, key: Key) {
-        let connection = self.of(key);
-        let held = connection.held_size();
-        let counted = std::mem::replace(&mut connection.counted_held_size, held);
-        self.held_size = self.held_size - counted + held;
-    }
-
-    fn release_held(&mut self, key: Key) {
-        self.of(key).given_back.clear();
-        drop(self.take_held(key));
+    pub(super) fn is_full(&self) -> bool {
+        self.queued_size >= 2 * self.unread_size_max
     }
 
     /// The next connection that was stopped and can be read on.

@@ -13,7 +13,7 @@ use super::published::{PublishedCore, PublishedPartition};
 use super::uring;
 use crate::base::cast::{u64_from, usize_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
-use crate::base::limits::ARRIVAL_COUNT_MAX;
+use crate::base::limits::{ARRIVAL_COUNT_MAX, SEND_QUEUES_SIZE_BYTES_MAX};
 use crate::base::time::Timestamp;
 use crate::metrics::CoreMetrics;
 use crate::metrics::table::Kind;
@@ -25,6 +25,8 @@ pub struct Node {
     pub cores: Vec<Core>,
     /// Connections that each of them may have.
     pub connection_count_max: usize,
+    /// Bytes that the clients of each of them may leave unread before it serves them less.
+    pub unread_size_max: usize,
     /// Log writes in flight in the whole process. While there are any, every loop yields to the
     /// scheduler now and then: on devices without FUA a kernel thread on *some* core finishes each.
     pub writes_in_flight: CachePadded<AtomicUsize>,
@@ -139,6 +141,7 @@ impl Node {
         Ok(Self {
             cores,
             connection_count_max,
+            unread_size_max: SEND_QUEUES_SIZE_BYTES_MAX,
             writes_in_flight: CachePadded::default(),
             shutdown: AtomicBool::new(false),
             progress: Progress::default(),
@@ -167,6 +170,12 @@ impl Node {
             core.processor = *processor;
         }
         self
+    }
+
+    /// Whether the clients of a shard leave so much unread that nothing more is done for them.
+    #[must_use]
+    pub fn is_full_of_unread(&self, shard: usize) -> bool {
+        self.cores[shard].unread_size.load(Ordering::Relaxed) >= 2 * self.unread_size_max
     }
 
     /// Whether requests are served: all cores are ready and none was told to stop.

@@ -44,11 +44,17 @@ impl Deadlines {
         (self.count > 0).then(|| self.swept_at.after_ns(SWEEP_INTERVAL_NS))
     }
 
+    /// The slots whose deadlines come until then. Looks at all.
+    pub fn until(&self, by: Monotonic) -> impl Iterator<Item = u32> + '_ {
+        let slots = self.by_slot.iter().enumerate();
+        slots.filter(move |(_, deadline)| **deadline <= by).map(|(slot, _)| u32_from(slot))
+    }
+
     /// Appends the slots whose deadline has come, and forgets these deadlines. Does nothing before
-    /// [`Deadlines::next_sweep`].
-    pub fn sweep(&mut self, now: Monotonic, overdue: &mut Vec<u32>) {
+    /// [`Deadlines::next_sweep`], and says whether it did.
+    pub fn sweep(&mut self, now: Monotonic, overdue: &mut Vec<u32>) -> bool {
         if self.next_sweep().is_none_or(|next| now < next) {
-            return;
+            return false;
         }
         self.swept_at = now;
         for (slot, deadline) in self.by_slot.iter_mut().enumerate() {
@@ -58,6 +64,7 @@ impl Deadlines {
                 overdue.push(u32_from(slot));
             }
         }
+        true
     }
 }
 
@@ -67,7 +74,7 @@ mod tests {
 
     fn sweep(deadlines: &mut Deadlines, now: u64) -> Vec<u32> {
         let mut overdue = Vec::new();
-        deadlines.sweep(Monotonic(now * NS_PER_MS), &mut overdue);
+        let _ = deadlines.sweep(Monotonic(now * NS_PER_MS), &mut overdue);
         overdue
     }
 
@@ -79,6 +86,8 @@ mod tests {
         assert!(sweep(&mut deadlines, 800).is_empty());
         assert_eq!(sweep(&mut deadlines, 1_100), [3]);
         assert!(sweep(&mut deadlines, 2_000).is_empty());
+        let until = |ms| deadlines.until(Monotonic(ms * NS_PER_MS)).count();
+        assert_eq!([4_999, 5_000].map(until), [0, 1]);
         assert_eq!(sweep(&mut deadlines, 6_000), [1]);
         assert_eq!(deadlines.next_sweep(), None);
     }

@@ -30,14 +30,14 @@ use super::service::Service;
 use super::thread_usage::OwnThread;
 use super::uring::{Completion, Key, Uring};
 use crate::base::cast::u64_from;
-use crate::base::limits::{PASS_COUNT_MAX, SHUTDOWN_NS_MAX, YIELD_INTERVAL_NS};
+use crate::base::limits::{
+    PASS_COUNT_MAX, SHUTDOWN_NS_MAX, TURN_REQUEST_COUNT_MAX, YIELD_INTERVAL_NS,
+};
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::metrics::{DropReason, LoopMetrics};
 
 /// Completions that a turn takes from the ring.
 const TURN_COMPLETION_COUNT_MAX: usize = 64;
-/// Frames after which a turn leaves the rest of its completions to the next one.
-pub(super) const TURN_FRAME_COUNT_MAX: usize = 1_024;
 /// So many bytes of answers weigh as much as a frame: else a turn of reads of the largest values
 /// would take seconds and gigabytes.
 pub(super) const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
@@ -54,6 +54,7 @@ macro_rules! output {
                 connections: &mut $event_loop.connections,
                 disk: &mut $event_loop.disk,
                 mesh: &mut $event_loop.mesh,
+                weight: &mut $event_loop.turn_frames,
                 metrics: &mut $event_loop.metrics,
             },
         )
@@ -117,7 +118,7 @@ pub struct EventLoop<S> {
     pub(super) descent: Descent,
     /// Reaped and not yet handled.
     pub(super) completions: VecDeque<Completion>,
-    /// Frames handed over in this turn.
+    /// Frames handed over in this turn, and what weighs as much.
     pub(super) turn_frames: usize,
     /// Messages of a gRPC connection on their way to the pass; empty otherwise.
     pub(super) messages: Vec<(StreamId, Bytes)>,
@@ -140,7 +141,7 @@ impl<S: Service> EventLoop<S> {
         let clock = Clock::start();
         Self {
             ring,
-            connections: Connections::new(mesh.me(), node.connection_count_max),
+            connections: Connections::new(mesh.me(), &node),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
             accept_limit: RateLimit::default(),
@@ -188,7 +189,7 @@ impl<S: Service> EventLoop<S> {
         busy |= self.take_arrivals();
         busy |= self.drain_rings();
         self.resume_stopped();
-        while self.turn_frames < TURN_FRAME_COUNT_MAX {
+        while self.turn_frames < TURN_REQUEST_COUNT_MAX {
             let Some(completion) = self.completions.pop_front() else { break };
             self.complete(completion)?;
         }
@@ -243,7 +244,7 @@ impl<S: Service> EventLoop<S> {
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
             && !self.disk.poll_news()
-            && !self.mesh.has_incoming()
+            && !self.has_incoming()
             && !self.core().has_arrivals()
             && !self.progress_is_news()
             && !shutdown_is_news
@@ -383,7 +384,7 @@ impl<S: Service> EventLoop<S> {
     fn resume_stopped(&mut self) {
         // Those that are queued meanwhile have had their part of this turn.
         for _ in 0..self.connections.resumable_count() {
-            if self.turn_frames >= TURN_FRAME_COUNT_MAX {
+            if self.turn_frames >= TURN_REQUEST_COUNT_MAX {
                 return;
             }
             let Some(key) = self.connections.next_resumable() else { return };
@@ -484,6 +485,11 @@ impl<S: Service> EventLoop<S> {
             self.shutdown_by,
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Whether a shutdown is under way.
+    pub(super) fn is_going_down(&self) -> bool {
+        self.shutdown_by.is_some()
     }
 
     /// Goes on with a shutdown, if there is one. True: it is complete.

@@ -12,11 +12,13 @@ use bytes::Bytes;
 use super::buffer_pool::ReceivedBuffer;
 use super::connection::{Phase, Protocol, Wait};
 use super::connections::Connections;
-use super::event_loop::{EventLoop, TURN_FRAME_COUNT_MAX};
+use super::event_loop::EventLoop;
 use super::grpc::{CloseReason, ConnectionState, GrpcConnection, StreamId};
 use super::service::Service;
 use super::uring::Key;
-use crate::base::limits::{HELD_SIZE_BYTES_MAX, LINGER_NS_MAX, PASS_COUNT_MAX};
+use crate::base::limits::{
+    HELD_SIZE_BYTES_MAX, LINGER_NS_MAX, PASS_COUNT_MAX, TURN_REQUEST_COUNT_MAX,
+};
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
 
@@ -43,13 +45,13 @@ impl<S: Service> EventLoop<S> {
             return;
         }
         loop {
-            if self.turn_frames + self.pass.len() >= TURN_FRAME_COUNT_MAX {
+            if self.turn_frames + self.pass.len() >= TURN_REQUEST_COUNT_MAX {
                 self.connections.resume_next_turn(key);
                 break;
             }
             if self.pass.is_full() {
                 self.deliver();
-                if self.connections.of(key).wait != Wait::None {
+                if !self.connections.of(key).given_back.is_empty() {
                     break;
                 }
             }
@@ -77,14 +79,14 @@ impl<S: Service> EventLoop<S> {
     /// Hands the messages to the pass that were given back by an earlier one. False: some have to
     /// wait.
     fn take_given_back(&mut self, key: Key) -> bool {
-        while !self.connections.of(key).given_back.is_empty() {
-            if self.turn_frames + self.pass.len() >= TURN_FRAME_COUNT_MAX {
+        while let before @ 1.. = self.connections.of(key).given_back.len() {
+            if self.turn_frames + self.pass.len() >= TURN_REQUEST_COUNT_MAX {
                 self.connections.resume_next_turn(key);
                 return false;
             }
             if self.pass.is_full() {
                 self.deliver();
-                if self.connections.of(key).wait != Wait::None {
+                if self.connections.of(key).given_back.len() > before {
                     return false;
                 }
             }

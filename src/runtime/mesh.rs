@@ -27,7 +27,7 @@ use crate::base::cast::{u16_from, u32_from, usize_from_u32};
 use crate::base::ids::{AskId, Origin, ShardId};
 use crate::base::limits::{
     PASS_COUNT_MAX, RING_INLINE_SIZE_BYTES, RING_SLOT_COUNT_MAX, RING_SLOT_COUNT_MIN,
-    RING_SLOTS_PER_SHARD, SEND_QUEUES_SIZE_BYTES_MAX,
+    RING_SLOTS_PER_SHARD,
 };
 
 /// Bytes of gathered answers at which they are handed to the rings.
@@ -106,7 +106,8 @@ pub struct Mesh {
     gathered: BytesMut,
     /// Shards to which something was published and that were not rung yet.
     bells: Vec<ShardId>,
-    /// Frames of the pass under way that can't be forwarded yet, and to whom.
+    /// Frames of the pass under way that can't be forwarded yet, and to whom; to this shard itself:
+    /// they are for the next turn.
     pub(super) deferred: ArrayVec<(usize, ShardId), PASS_COUNT_MAX>,
 }
 
@@ -198,9 +199,14 @@ impl Link {
         self.taken.store(self.taken_size, Ordering::Relaxed);
     }
 
-    fn has_incoming(&self) -> bool {
-        let has = |end: &Option<Consumer<Head>>| end.as_ref().is_some_and(Consumer::has_message);
-        has(&self.requests_in) || has(&self.answers_in)
+    /// Whether the other shard has asked for something that isn't taken in.
+    pub(super) fn has_request(&self) -> bool {
+        self.requests_in.as_ref().is_some_and(Consumer::has_message)
+    }
+
+    /// Whether the other shard has answered something.
+    pub(super) fn has_answer(&self) -> bool {
+        self.answers_in.as_ref().is_some_and(Consumer::has_message)
     }
 }
 
@@ -317,14 +323,19 @@ impl Mesh {
     }
 
     /// How many requests of `from` may be served in a pass, whose clients leave `unread_size` bytes
-    /// unread. When that is much it is one in a turn, for those that do read; when it is twice as
-    /// much it is none.
-    pub(super) fn serves_count_max(&mut self, from: ShardId, unread_size: usize) -> usize {
+    /// unread. When that is `much` it is one in a turn, for those that do read; when it is twice as
+    /// much it is none: `from` will soon have cut who is behind.
+    pub(super) fn serves_count_max(
+        &mut self,
+        from: ShardId,
+        unread_size: usize,
+        much: usize,
+    ) -> usize {
         let link = self.link(from);
         let taken = link.taken_by_other.load(Ordering::Relaxed);
         match unread_size + link.given_size.wrapping_sub(taken) {
-            0..SEND_QUEUES_SIZE_BYTES_MAX => PASS_COUNT_MAX,
-            size if size < 2 * SEND_QUEUES_SIZE_BYTES_MAX => 1,
+            size if size < much => PASS_COUNT_MAX,
+            size if size < 2 * much => 1,
             _ => 0,
         }
     }
@@ -354,6 +365,16 @@ impl Mesh {
         }
     }
 
+    /// All others are.
+    pub(super) fn ring_all_later(&mut self) {
+        let others = (0..self.links.len()).map(|shard| ShardId(u16_from(shard)));
+        for shard in others.filter(|shard| *shard != self.me) {
+            if !self.bells.contains(&shard) {
+                self.bells.push(shard);
+            }
+        }
+    }
+
     /// The shards to which something was published, each once, to be woken if they sleep.
     pub(super) fn bells(&mut self) -> impl Iterator<Item = ShardId> + '_ {
         self.bells.drain(..)
@@ -362,16 +383,13 @@ impl Mesh {
     /// Whether something has come from another shard.
     #[must_use]
     pub fn has_incoming(&self) -> bool {
-        self.links.iter().flatten().any(Link::has_incoming)
+        self.links.iter().flatten().any(|link| link.has_request() || link.has_answer())
     }
 
     /// Whether other shards have asked for nothing that isn't taken in.
     #[must_use]
     pub fn has_no_requests(&self) -> bool {
-        let has_request = |link: &Link| {
-            link.requests_in.as_ref().is_some_and(|requests_in| requests_in.has_message())
-        };
-        !self.links.iter().flatten().any(has_request)
+        !self.links.iter().flatten().any(Link::has_request)
     }
 
     /// Whether a share waits for a credit.

@@ -105,6 +105,29 @@ impl Pass {
         self.chunks.push(Chunk::Payload(payload));
     }
 
+    /// Cuts off what of the chunk being cut isn't cut yet, from `at` on, if a connection had held
+    /// it: then it needn't be copied. It is empty if it was cut off before.
+    pub fn take_rest(&mut self, at: usize) -> Option<BytesMut> {
+        assert!(self.cutting, "a chunk is being cut");
+        match self.chunks.last_mut() {
+            Some(Chunk::Held(bytes)) => Some(bytes.split_off(at.min(bytes.len()))),
+            _ => None,
+        }
+    }
+
+    /// Cuts the frames at `places` off, and all that comes after them in their chunk, if that is
+    /// one that their connection had held. With it comes where in it they begin.
+    pub fn take_frames(&mut self, places: &[usize]) -> Option<(BytesMut, usize)> {
+        let (first, last) = (&self.places[*places.first()?], &self.places[*places.last()?]);
+        let begin = first.payload.start - FRAME_PREFIX_SIZE_BYTES;
+        match &mut self.chunks[first.chunk] {
+            Chunk::Held(bytes) if first.chunk == last.chunk => {
+                Some((bytes.split_off(begin), begin))
+            }
+            _ => None,
+        }
+    }
+
     /// The chunk is cut: its memory stays until the pass was handed over.
     pub fn end(&mut self) {
         assert!(self.cutting, "a chunk is being cut");

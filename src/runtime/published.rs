@@ -133,6 +133,7 @@ impl PublishedPartition {
         let status = match state.status {
             Status::Normal => 1,
             Status::ViewChange => 2,
+            Status::Recovering => 3,
         };
         for (place, value) in [
             (&self.status, status),
@@ -166,6 +167,7 @@ impl PublishedPartition {
         let status = match read(&self.status) {
             1 => Status::Normal,
             2 => Status::ViewChange,
+            3 => Status::Recovering,
             _ => return None,
         };
         Some(PartitionState {

@@ -214,8 +214,15 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn hold_rest(&mut self, key: Key, from: usize) {
-        let rest = &self.pass.current(self.ring.buffers())[from..];
-        if !self.connections.hold(key, rest) {
+        let fits = match self.pass.take_rest(from) {
+            // Or it has come back with frames before it.
+            Some(rest) => rest.is_empty() || self.connections.hold_again(key, rest, from),
+            None => {
+                let rest = &self.pass.current(self.ring.buffers())[from..];
+                self.connections.hold(key, rest)
+            }
+        };
+        if !fits {
             self.refuse_holding(key);
         }
     }

@@ -18,10 +18,8 @@ use super::service::{Frame, Service};
 use super::uring::Key;
 use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::ShardId;
-use crate::base::limits::PASS_COUNT_MAX;
+use crate::base::limits::{PASS_COUNT_MAX, TURN_REQUEST_COUNT_MAX};
 
-/// Requests that a turn takes from all other shards together.
-const TURN_REQUEST_COUNT_MAX: usize = 1_024;
 /// Answers that a turn takes from each of them.
 const TURN_ANSWER_COUNT_MAX: usize = 1_024;
 /// Connections that a turn takes over from other cores.
@@ -106,16 +104,22 @@ impl<S: Service> EventLoop<S> {
             if available == 0 {
                 break;
             }
-            let most = self.mesh.serves_count_max(ShardId(u16_from(from)), unread_size);
+            let much = self.node.unread_size_max;
+            let most = self.mesh.serves_count_max(ShardId(u16_from(from)), unread_size, much);
+            // While the node goes down nothing may be left; what is too much is dropped there.
+            let most = most.max(usize::from(self.is_going_down()));
             let count = available.min(most);
             if count == 0 {
                 break;
             }
             busy = true;
-            self.serve(&requests, count);
+            // What they weigh is counted for them alone: this shard's own clients have their turn.
+            let own = std::mem::replace(&mut self.turn_frames, TURN_REQUEST_COUNT_MAX - *left);
+            let count = self.serve(&requests, count);
+            let weight = std::mem::replace(&mut self.turn_frames, own);
             requests.release(count);
             let given = self.mesh.give_answers();
-            *left = left.saturating_sub(count + given / TURN_FRAME_SIZE_BYTES);
+            *left = TURN_REQUEST_COUNT_MAX.saturating_sub(weight + given / TURN_FRAME_SIZE_BYTES);
             if most < PASS_COUNT_MAX {
                 break;
             }
@@ -126,11 +130,26 @@ impl<S: Service> EventLoop<S> {
         busy
     }
 
-    /// Handles the oldest `count` requests of a ring.
-    fn serve(&mut self, requests: &Consumer<Head>, count: usize) {
-        self.metrics.guests_count += u64_from(count);
+    /// Whether something has come from another shard for which anything can be done.
+    pub(super) fn has_incoming(&self) -> bool {
+        let is_served = |from| !self.node.is_full_of_unread(from) || self.is_going_down();
+        self.mesh.links.iter().enumerate().any(|(from, link)| {
+            let Some(link) = link else { return false };
+            link.has_answer() || link.has_request() && is_served(from)
+        })
+    }
+
+    /// Handles the oldest requests of a ring: `count`, or fewer if the turn has enough to do with
+    /// them. Returns how many.
+    fn serve(&mut self, requests: &Consumer<Head>, count: usize) -> usize {
+        let mut served = 0;
         let mut frames: ArrayVec<Frame<'_>, PASS_COUNT_MAX> = ArrayVec::new();
         for place in 0..count {
+            if self.turn_frames >= TURN_REQUEST_COUNT_MAX {
+                break;
+            }
+            served += 1;
+            self.turn_frames += 1;
             let (head, bytes) = requests.message(place);
             let origin = self.mesh.admit(head);
             match head.kind {
@@ -143,6 +162,8 @@ impl<S: Service> EventLoop<S> {
             }
         }
         self.serve_frames(&mut frames);
+        self.metrics.guests_count += u64_from(served);
+        served
     }
 
     fn serve_frames(&mut self, frames: &mut ArrayVec<Frame<'_>, PASS_COUNT_MAX>) {
@@ -177,14 +198,20 @@ impl<S: Service> EventLoop<S> {
             return;
         }
         self.connections.stop(key, &mut self.metrics);
+        let is_elsewhere = to != self.mesh.me();
         let connection = self.connections.of(key);
-        connection.wait = if connection.forwarded_count < connection.forwarded_count_max {
+        connection.wait = if !is_elsewhere {
+            Wait::None
+        } else if connection.forwarded_count < connection.forwarded_count_max {
             self.mesh.wait_for(to, key);
             Wait::Credit
         } else {
             Wait::Forwarded
         };
-        if matches!(connection.protocol, Protocol::Grpc(_)) {
+        if !is_elsewhere {
+            self.connections.resume_next_turn(key);
+        }
+        if matches!(self.connections.of(key).protocol, Protocol::Grpc(_)) {
             self.put_messages_back(key, places);
         } else if !self.put_frames_back(key, places) {
             self.refuse_holding(key);
@@ -193,6 +220,9 @@ impl<S: Service> EventLoop<S> {
 
     /// False: all connections together hold too much already.
     fn put_frames_back(&mut self, key: Key, places: &[usize]) -> bool {
+        if let Some((frames, begin)) = self.pass.take_frames(places) {
+            return self.connections.hold_again(key, frames, begin);
+        }
         let later = self.connections.take_held(key);
         let mut fits = true;
         for &place in places {
@@ -253,8 +283,13 @@ impl<S: Service> EventLoop<S> {
         }
         let unread_size = self.connections.queued_size();
         if unread_size != self.told_unread_size {
+            let was_full = self.node.is_full_of_unread(usize::from(self.mesh.me().0));
             self.told_unread_size = unread_size;
             self.core().unread_size.store(unread_size, Ordering::Relaxed);
+            if was_full {
+                // They may sleep although they have requests of this one.
+                self.mesh.ring_all_later();
+            }
         }
     }
 

@@ -5,25 +5,25 @@
 //! file has another name before anything is written to it, so what is found under its old name, or
 //! in a file that has lost it meanwhile, is no damage.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
-use zerocopy::IntoBytes;
-
 use super::clock::Clock;
+use super::direct_io::{open_to_read, read_blocks, read_blocks_to_end};
 use super::disk::ask_for_idle_io;
 use super::fatal::{Fatal, FatalReason};
 use super::segment_workshop::SegmentPlace;
+use crate::base::cast::u64_from;
 use crate::base::ids::{PartitionId, SegmentId};
-use crate::base::limits::WRITE_BATCH_SIZE_BYTES_MAX;
+use crate::base::limits::{CHECKPOINT_CHUNK_SIZE_BYTES, WRITE_BATCH_SIZE_BYTES_MAX};
 use crate::base::time::NS_PER_S;
 use crate::storage::block::{Block, LogKey, offset_of};
+use crate::storage::checkpoint::{
+    CHUNK_BLOCK_COUNT, CheckpointId, check_chunk, checkpoint_of_file_name,
+};
 use crate::storage::error::Damage;
 use crate::storage::record::LiveSegment;
 use crate::storage::scrub::{Scrubbed, SegmentScrub};
@@ -35,47 +35,13 @@ const PAUSE_FACTOR: u32 = 9;
 /// The lowest priority.
 const NICE: i32 = 19;
 
-/// Checks checkpoints' files, of which this module knows nothing.
-pub trait CheckpointScrub: Send + Sync + std::fmt::Debug {
-    /// The files of a shard's folder that are checkpoints.
-    fn files(&self, folder: &Path) -> Vec<PathBuf>;
-
-    /// Checks a part of a file from `offset` on.
-    ///
-    /// # Errors
-    /// If it isn't what was written. A file that is gone meanwhile is whole.
-    fn check(&self, file: &Path, offset: u64) -> Result<CheckpointPart, CheckpointDamage>;
-}
-
-/// How a checkpoint's check goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckpointPart {
-    /// It goes on from this offset.
-    More(u64),
-    /// All of it is whole.
-    Whole,
-}
-
-/// A damaged checkpoint.
-#[derive(Debug)]
-pub struct CheckpointDamage {
-    /// Of which partition.
-    pub partition: PartitionId,
-    /// Where in its file.
-    pub offset: u64,
-    /// In which way.
-    pub what: String,
-}
-
 /// How a shard's files are scrubbed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct ScrubOptions {
     /// Whose blocks they are.
     pub key: LogKey,
     /// How often; the first time after so long.
     pub interval: Duration,
-    /// Who checks checkpoints.
-    pub checkpoints: Option<Arc<dyn CheckpointScrub>>,
 }
 
 /// What the scrubber has to say.
@@ -165,20 +131,23 @@ impl<F: Fn(ScrubNews) -> bool> Thread<F> {
                 (self.say)(ScrubNews::Segment(segment.segment));
             }
         }
-        let mut checkpoint_count = 0;
-        if let Some(checkpoints) = &self.options.checkpoints {
-            for path in checkpoints.files(&self.place.directory) {
-                checkpoint_count += 1;
-                damaged_count += usize::from(!self.scrub_checkpoint(checkpoints.as_ref(), &path));
+        let checkpoints = self.checkpoints();
+        for (id, path) in &checkpoints {
+            if let Some(Found { offset, what }) = self.scrub_checkpoint(*id, path) {
+                damaged_count += 1;
+                let file = path.display();
+                tracing::error!(%file, offset, what, "scrub: a checkpoint is damaged");
+                (self.say)(ScrubNews::Checkpoint(id.partition));
             }
         }
-        let (segments, s) = (segments.len(), clock.monotonic().0 / NS_PER_S);
-        tracing::info!(segments, checkpoints = checkpoint_count, damaged_count, s, "scrubbed");
+        let (segments, checkpoints) = (segments.len(), checkpoints.len());
+        let s = clock.monotonic().0 / NS_PER_S;
+        tracing::info!(segments, checkpoints, damaged_count, s, "scrubbed");
     }
 
     /// What is wrong with a segment, if anything is.
     fn scrub_segment(&self, segment: LiveSegment, path: &Path) -> Option<Found> {
-        let file = match self.open(path) {
+        let file = match open_to_read(path, self.place.direct) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => return Some(Found { offset: 0, what: error.to_string() }),
@@ -191,7 +160,7 @@ impl<F: Fn(ScrubNews) -> bool> Thread<F> {
             let clock = Clock::start();
             let next = scrub.next_block();
             let part = &mut blocks[..READ_BLOCK_COUNT.min(block_count - next)];
-            let found = match file.read_exact_at(part.as_mut_bytes(), offset_of(next)) {
+            let found = match read_blocks(&file, offset_of(next), part) {
                 Err(error) => Some(Found { offset: offset_of(next), what: error.to_string() }),
                 Ok(()) => match scrub.on_read(part) {
                     Scrubbed::Whole => return None,
@@ -216,28 +185,36 @@ impl<F: Fn(ScrubNews) -> bool> Thread<F> {
         }
     }
 
-    fn open(&self, path: &Path) -> io::Result<File> {
-        let direct = if self.place.direct { OFlags::DIRECT } else { OFlags::empty() };
-        OpenOptions::new().read(true).custom_flags(direct.bits().cast_signed()).open(path)
+    /// The files of the folder that are checkpoints.
+    fn checkpoints(&self) -> Vec<(CheckpointId, PathBuf)> {
+        let Ok(entries) = std::fs::read_dir(&self.place.directory) else { return Vec::new() };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let id = |path: &Path| path.file_name()?.to_str().and_then(checkpoint_of_file_name);
+        paths.filter_map(|path| Some((id(&path)?, path))).collect()
     }
 
-    /// Whether a checkpoint is whole.
-    fn scrub_checkpoint(&self, checkpoints: &dyn CheckpointScrub, path: &Path) -> bool {
-        let mut offset = 0;
-        loop {
+    /// What is wrong with a checkpoint, if anything is.
+    fn scrub_checkpoint(&self, id: CheckpointId, path: &Path) -> Option<Found> {
+        let mut blocks = vec![Block::ZERO; CHUNK_BLOCK_COUNT];
+        for number in 0.. {
             let clock = Clock::start();
-            match checkpoints.check(path, offset) {
-                Ok(CheckpointPart::More(next)) => offset = next,
-                Ok(CheckpointPart::Whole) => return true,
-                Err(CheckpointDamage { partition, offset, what }) => {
-                    let file = path.display();
-                    tracing::error!(%file, offset, what, "scrub: a checkpoint is damaged");
-                    (self.say)(ScrubNews::Checkpoint(partition));
-                    return false;
-                }
+            let offset = u64::from(number) * u64_from(CHECKPOINT_CHUNK_SIZE_BYTES);
+            let mut check = || {
+                let file = open_to_read(path, self.place.direct).map_err(|e| e.to_string())?;
+                let count = read_blocks_to_end(&file, offset, &mut blocks);
+                let count = count.map_err(|error| error.to_string())?;
+                let checked = check_chunk(self.options.key.salt, id, number, &blocks[..count]);
+                checked.map(|(_, is_last)| is_last).map_err(|error| error.to_string())
+            };
+            match check() {
+                Ok(true) => return None,
+                Ok(false) => pause(&clock),
+                // It was let go meanwhile, and is being written over: it loses its name first.
+                Err(_) if !path.exists() => return None,
+                Err(what) => return Some(Found { offset, what }),
             }
-            pause(&clock);
         }
+        None
     }
 }
 
@@ -250,10 +227,14 @@ fn pause(since: &Clock) {
 mod tests {
     use std::sync::Mutex;
 
+    use zerocopy::IntoBytes;
+
     use super::*;
-    use crate::base::ids::ShardId;
+    use crate::base::chain::Chain;
+    use crate::base::ids::{Index, ShardId};
     use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
-    use crate::base::time::Monotonic;
+    use crate::base::time::{Monotonic, Timestamp};
+    use crate::storage::checkpoint::{CheckpointEncoder, CheckpointHead, checkpoint_file_name};
     use crate::storage::record::ShardSnapshot;
     use crate::storage::wal::{Durability, Wal, WalConfig, WalStart};
 
@@ -294,16 +275,20 @@ mod tests {
         }
     }
 
+    /// A scrubber of a directory, which says what it finds to `say`.
+    fn thread<F: Fn(ScrubNews) -> bool>(directory: &Path, say: F) -> Thread<F> {
+        let options = ScrubOptions { key: KEY, interval: Duration::from_secs(1) };
+        Thread { place: place(directory), options, say }
+    }
+
     /// Scrubs once and says what was said.
     fn scrub(directory: &Path, segments: &[LiveSegment]) -> Vec<ScrubNews> {
         let said = Mutex::new(Vec::new());
-        let options =
-            ScrubOptions { key: KEY, interval: Duration::from_secs(1), checkpoints: None };
         let say = |news| {
             said.lock().expect("nobody panicked").push(news);
             true
         };
-        Thread { place: place(directory), options, say }.scrub(segments);
+        thread(directory, say).scrub(segments);
         said.into_inner().expect("nobody panicked")
     }
 
@@ -325,10 +310,44 @@ mod tests {
         let segment = written(directory.path());
         let place = place(directory.path());
         let path = place.path(SegmentId(1));
-        let file = OpenOptions::new().write(true).open(&path).expect("the segment");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("the segment");
         file.set_len(100).expect("cut");
         assert_eq!(scrub(directory.path(), &[segment]), [ScrubNews::Segment(SegmentId(1))]);
         std::fs::rename(&path, place.path(SegmentId(5))).expect("another name");
         assert_eq!(scrub(directory.path(), &[segment]), []);
+    }
+    #[test]
+    fn flipped_bit_of_a_checkpoint_is_found_and_a_file_that_is_gone_is_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let id = CheckpointId { partition: PartitionId(2), index: Index(5) };
+        let (timestamp, chain) = (Timestamp(1), Chain::NONE);
+        let head = CheckpointHead { id, timestamp, chain, digest: [0; 16] };
+        let mut encoder = CheckpointEncoder::new(KEY.salt, &head);
+        encoder.body().extend_from_slice(&vec![3; 600_000]);
+        encoder.end();
+        let mut whole = Vec::new();
+        while let Some(chunk) = encoder.next_chunk(Vec::new()) {
+            whole.extend_from_slice(chunk.blocks.as_slice().as_bytes());
+        }
+        let path = directory.path().join(checkpoint_file_name(id));
+        std::fs::write(directory.path().join("spare-1.new"), "no checkpoint").expect("a file");
+        std::fs::write(&path, &whole).expect("a file");
+        assert_eq!(scrub(directory.path(), &[]), []);
+        let scrubber = thread(directory.path(), |_| true);
+        assert_eq!(scrubber.checkpoints(), [(id, path.clone())]);
+        let chunk = CHECKPOINT_CHUNK_SIZE_BYTES;
+        for (flipped, offset) in [(77, 0), (300_000, chunk), (2 * chunk + 99, 2 * chunk)] {
+            let mut bytes = whole.clone();
+            bytes[flipped] ^= 1;
+            std::fs::write(&path, &bytes).expect("a file");
+            assert_eq!(scrub(directory.path(), &[]), [ScrubNews::Checkpoint(PartitionId(2))]);
+            let found = scrubber.scrub_checkpoint(id, &path).expect("it is damaged");
+            assert_eq!(found.offset, u64_from(offset));
+        }
+        std::fs::write(&path, &whole[..2 * chunk]).expect("a file");
+        let found = scrubber.scrub_checkpoint(id, &path).expect("its end is missing");
+        assert_eq!(found.offset, u64_from(2 * chunk));
+        std::fs::remove_file(&path).expect("it was there");
+        assert!(scrubber.scrub_checkpoint(id, &path).is_none(), "it is gone: no damage");
     }
 }

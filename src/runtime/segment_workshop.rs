@@ -20,6 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use zerocopy::IntoBytes;
 
 use super::clock::Clock;
+use super::direct_io::{direct_flag, open_to_read, read_blocks};
 use super::fatal::{Fatal, FatalReason};
 use super::scrub::{ScrubNews, ScrubOptions, Scrubber};
 use crate::base::cast::{u64_from, usize_from_u32};
@@ -77,8 +78,7 @@ impl SegmentPlace {
     }
 
     fn open_flags(&self) -> OFlags {
-        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-        OFlags::WRONLY | OFlags::CLOEXEC | direct
+        OFlags::WRONLY | OFlags::CLOEXEC | direct_flag(self.direct)
     }
 }
 
@@ -186,7 +186,7 @@ impl Workshop {
         let (jobs, inbox) = channel();
         let (outbox, news) = channel();
         let notify = Arc::new(notify);
-        let scrubber = place.scrub.clone().map(|options| {
+        let scrubber = place.scrub.map(|options| {
             let (outbox, notify) = (outbox.clone(), Arc::clone(&notify));
             let say = move |news| {
                 let heard = outbox.send(News::Scrub(news)).is_ok();
@@ -261,7 +261,7 @@ impl Helper {
                 News::Prepared(Prepared { segment: wanted.segment, file })
             }
             Job::Read(read) => {
-                let blocks = match read_blocks(&self.place, read) {
+                let blocks = match self::read(&self.place, read) {
                     Ok(blocks) => Some(blocks),
                     Err(error) => {
                         let path = self.place.path(read.segment);
@@ -286,20 +286,10 @@ impl Helper {
     }
 }
 
-fn read_blocks(place: &SegmentPlace, read: SegmentRead) -> rustix::io::Result<Vec<Block>> {
-    let direct = if place.direct { OFlags::DIRECT } else { OFlags::empty() };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | direct;
-    let file = rustix::fs::open(place.path(read.segment), flags, Mode::empty())?;
+fn read(place: &SegmentPlace, read: SegmentRead) -> io::Result<Vec<Block>> {
+    let file = open_to_read(&place.path(read.segment), place.direct)?;
     let mut blocks = zero_blocks(read.block_count);
-    let bytes = blocks.as_mut_bytes();
-    let mut done = 0;
-    while done < bytes.len() {
-        let offset = offset_of(read.first_block) + u64_from(done);
-        match rustix::io::pread(&file, &mut bytes[done..], offset)? {
-            0 => return Err(rustix::io::Errno::IO),
-            count => done += count,
-        }
-    }
+    read_blocks(&file, offset_of(read.first_block), &mut blocks)?;
     Ok(blocks)
 }
 
@@ -476,12 +466,11 @@ mod tests {
         let place = place(directory.path());
         let bytes: Vec<u8> = (0..=255).cycle().step_by(4_097).take(64 << 10).collect();
         std::fs::write(place.path(SegmentId(2)), &bytes).expect("a segment");
-        let read = |first_block, block_count| {
-            read_blocks(&place, SegmentRead { segment: SegmentId(2), first_block, block_count })
-        };
-        let blocks = read(3, 5).expect("blocks");
+        let segment = SegmentId(2);
+        let at = |first_block, block_count| SegmentRead { segment, first_block, block_count };
+        let blocks = read(&place, at(3, 5)).expect("blocks");
         assert_eq!(blocks.as_bytes(), &bytes[3 * BLOCK_SIZE_BYTES..8 * BLOCK_SIZE_BYTES]);
-        read(15, 2).expect_err("it ends there");
+        read(&place, at(15, 2)).expect_err("it ends there");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::disk::PrepareError;
 use super::mesh::Mesh;
 use super::scrub::ScrubNews;
 use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
+use crate::base::limits::TURN_REQUEST_COUNT_MAX;
 use crate::base::time::{Monotonic, Now};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{LoopMetrics, ServiceMetrics};
@@ -189,6 +190,7 @@ pub struct Output<'a> {
     pub(super) connections: &'a mut Connections,
     pub(super) disk: &'a mut Disk,
     pub(super) mesh: &'a mut Mesh,
+    pub(super) weight: &'a mut usize,
     pub(super) metrics: &'a mut LoopMetrics,
 }
 
@@ -236,6 +238,23 @@ impl Output<'_> {
     pub fn defer(&mut self, place: usize, to: ShardId) {
         self.metrics.deferred_count += 1;
         self.mesh.deferred.push((place, to));
+    }
+
+    /// The frame at `place` of this pass comes again in the next turn, and all that follow it in
+    /// the same connection are to be treated likewise: this turn has enough to do.
+    pub fn postpone(&mut self, place: usize) {
+        self.mesh.deferred.push((place, self.mesh.me()));
+    }
+
+    /// What was handed over takes as long as so many requests more.
+    pub fn weigh(&mut self, requests: usize) {
+        *self.weight += requests;
+    }
+
+    /// Whether this turn has enough to do.
+    #[must_use]
+    pub fn is_turn_full(&self) -> bool {
+        *self.weight >= TURN_REQUEST_COUNT_MAX
     }
 
     /// Asks another shard for its share of something; [`Service::share_answered`] brings the

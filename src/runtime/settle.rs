@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::connection::{Phase, Protocol, Receive};
 use super::connections::Connections;
 use super::uring::{Key, Uring};
-use crate::base::limits::{LINGER_NS_MAX, UNREAD_NS_MAX};
+use crate::base::limits::{LINGER_NS_MAX, UNREAD_FULL_NS_MAX, UNREAD_NS_MAX};
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
 
@@ -108,11 +108,35 @@ impl Connections {
     /// Acts on the deadlines that have come.
     pub fn sweep(&mut self, now: Monotonic, metrics: &mut LoopMetrics) {
         let mut overdue = Vec::new();
-        self.deadlines.sweep(now, &mut overdue);
+        let has_looked = self.deadlines.sweep(now, &mut overdue);
         for slot in overdue {
             let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { continue };
             self.on_deadline(key, now, metrics);
             self.mark_dirty(slot);
+        }
+        if has_looked {
+            self.cut_those_behind(now, metrics);
+        }
+    }
+
+    /// Cuts those that have left something unread for some time while nobody is given more to read,
+    /// as many as it takes: they would keep all others waiting.
+    fn cut_those_behind(&mut self, now: Monotonic, metrics: &mut LoopMetrics) {
+        let mut left_size = self.queued_size;
+        let by = now.after_ns(UNREAD_NS_MAX - UNREAD_FULL_NS_MAX);
+        let slots: Vec<u32> = match self.is_full() {
+            true => self.deadlines.until(by).collect(),
+            false => Vec::new(),
+        };
+        for slot in slots {
+            let Some(connection) = self.in_slot(slot) else { continue };
+            let is_behind = connection.unread_by().is_some_and(|unread_by| unread_by <= by);
+            let (key, size) = (connection.key, connection.counted_queued_size);
+            if is_behind && left_size >= 2 * self.unread_size_max {
+                tracing::warn!(slot, "clients leave too much unread: one that is behind is cut");
+                self.cut(key, DropReason::Unread, metrics);
+                left_size -= size;
+            }
         }
     }
 

@@ -10,10 +10,11 @@ use super::disk::PrepareError;
 use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use super::status;
-use crate::base::ids::{AskId, Index, Origin, PartitionId, SegmentId, ShardId};
-use crate::base::limits::PASS_COUNT_MAX;
+use crate::base::ids::{AskId, Index, NodeId, Origin, PartitionId, SegmentId, ShardId};
+use crate::base::limits::{PASS_COUNT_MAX, STATUS_WEIGHT_COUNT};
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
+use crate::map::operation::QueryOperation;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
@@ -24,6 +25,7 @@ use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
+use crate::wire::peer::PeerError;
 use crate::wire::request::{
     Acceptance, Body, ColdRequest, Kind, Refusal, Request, decode_cold, decode_hot,
 };
@@ -92,6 +94,24 @@ impl ShardService {
         Some(self.config.shards.owner(partition))
     }
 
+    /// What each frame holds; `cold`: the requests that aren't of the usual shape.
+    fn parse<'a>(&self, frames: &[Frame<'a>], cold: &mut Pass<ColdRequest>) -> Pass<Parsed<'a>> {
+        let mut parsed = ArrayVec::new();
+        for frame in frames {
+            parsed.push(match decode_hot(frame.payload, self.acceptance()) {
+                Some(request) => Parsed::Request(request),
+                None => match decode_cold(frame.payload) {
+                    Ok(request) => {
+                        cold.push(request);
+                        Parsed::Cold(cold.len() - 1)
+                    }
+                    Err(error) => Parsed::Failed(error),
+                },
+            });
+        }
+        parsed
+    }
+
     /// What the request is, or why there is none.
     fn routed<'a>(
         &self,
@@ -105,6 +125,21 @@ impl ShardService {
             return Err(request.refusal(Code::Unavailable, "the node is going down".to_owned()));
         }
         Ok((request, route))
+    }
+
+    /// As how many others a request counts that all partitions of this shard have to do with, or
+    /// all cores; 0: it is one like others, or does its work little by little.
+    fn weight(&self, request: &Request<'_>, route: Route) -> usize {
+        match (route, &request.body) {
+            (Route::Node, _) => STATUS_WEIGHT_COUNT,
+            (Route::Partition(_), _) => 0,
+            (Route::All, Body::Query(query))
+                if matches!(query.operation, QueryOperation::Entries { .. }) =>
+            {
+                0
+            }
+            (Route::All, _) => self.own.len(),
+        }
     }
 
     fn acceptance(&self) -> Acceptance<'_> {
@@ -191,20 +226,7 @@ impl Service for ShardService {
 
     fn frames(&mut self, now: Now, frames: &[Frame<'_>], output: &mut Output<'_>) {
         let mut cold: Pass<ColdRequest> = ArrayVec::new();
-        let mut parsed: Pass<Parsed<'_>> = ArrayVec::new();
-        for frame in frames {
-            parsed.push(match decode_hot(frame.payload, self.acceptance()) {
-                Some(request) => Parsed::Request(request),
-                None => match decode_cold(frame.payload) {
-                    Ok(request) => {
-                        cold.push(request);
-                        Parsed::Cold(cold.len() - 1)
-                    }
-                    Err(error) => Parsed::Failed(error),
-                },
-            });
-        }
-
+        let parsed = self.parse(frames, &mut cold);
         let mut requests: Pass<RoutedRequest<'_>> = ArrayVec::new();
         let mut ended: Pass<(Origin, &WireError)> = ArrayVec::new();
         let mut stopped: Pass<(Origin, ShardId)> = ArrayVec::new();
@@ -212,7 +234,10 @@ impl Service for ShardService {
             let origin = frame.origin;
             // Nor is what comes after one that has to wait, until that had its turn.
             if let Some((_, to)) = stopped.iter().find(|(o, _)| is_same_connection(*o, origin)) {
-                output.defer(place, *to);
+                match *to == self.config.shard {
+                    true => output.postpone(place),
+                    false => output.defer(place, *to),
+                }
                 continue;
             }
             // What comes after a message that ends its stream isn't looked at.
@@ -228,7 +253,15 @@ impl Service for ShardService {
                     continue;
                 }
             };
-            match self.routed(origin, request) {
+            let routed = self.routed(origin, request);
+            let weight = routed.as_ref().map_or(0, |(request, route)| self.weight(request, *route));
+            if weight > 0 && output.is_turn_full() {
+                stopped.push((origin, self.config.shard));
+                output.postpone(place);
+                continue;
+            }
+            output.weigh(weight);
+            match routed {
                 Ok((request, Route::Node)) => self.answer_status(origin, &request, output),
                 Ok((request, route)) => {
                     let Some(to) = self.elsewhere(origin, route) else {
@@ -258,6 +291,7 @@ impl Service for ShardService {
     }
 
     fn share_asked(&mut self, now: Now, origin: Origin, request: &[u8], output: &mut Output<'_>) {
+        output.weigh(self.own.len());
         self.shard.handle(now, Input::ShareAsked { origin, request }, output);
     }
 
@@ -373,6 +407,15 @@ impl Effects for Output<'_> {
         Output::ask(self, to, ask, request);
     }
 
+    fn peer_buffer(&mut self, _: NodeId, _: PartitionId) -> Option<&mut BytesMut> {
+        // This release connects no nodes.
+        None
+    }
+
+    fn refuse_peer(&mut self, node: NodeId, error: &PeerError) {
+        tracing::error!(%node, %error, "another node sends what no member can");
+    }
+
     fn write(&mut self, write: SegmentWrite) {
         Output::write(self, write);
     }
@@ -397,3 +440,6 @@ impl Effects for Output<'_> {
         Output::checkpoint(self, step);
     }
 }
+
+#[cfg(test)]
+mod tests;

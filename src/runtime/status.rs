@@ -132,6 +132,7 @@ fn partition(node: &Node, partition: PartitionId) -> PartitionStatus {
     let activity = match state.status {
         Status::Normal => Activity::Normal,
         Status::ViewChange => Activity::ViewChange,
+        Status::Recovering => Activity::Recovering,
     };
     PartitionStatus {
         activity: activity.into(),

@@ -14,7 +14,6 @@ use crate::base::limits::{
 use crate::map::hasher::KeyHash;
 use crate::map::operation::{Command, Operation};
 use crate::metrics::ShardCounters;
-use crate::nopaxos::Status;
 use crate::proto::p2pmap::v1::error::Code;
 
 /// Memory for the commands of slots that aren't stable: cut from chunks, which are used again once
@@ -111,11 +110,12 @@ impl Core {
     /// Whether a command of `size_bytes` may be stamped in `partition`, as far as protocol and log
     /// are concerned.
     pub(super) fn admit(&self, partition: &Partition, size_bytes: usize) -> Result<(), Refused> {
-        let Partition { replica, view } = partition;
+        let Partition { member, view } = partition;
+        let replica = member.replica();
         if self.closing {
             return Err(Refused::Closing);
         }
-        if replica.status() != Status::Normal || !view.sequencer.is_active() {
+        if !member.is_stamping() {
             return Err(Refused::NoView);
         }
         let log = replica.log();
@@ -147,9 +147,12 @@ impl Core {
         command: &Command<'_>,
         hash: Option<KeyHash>,
     ) -> Result<(), Refused> {
-        let Operation::Put { key, value, .. } = command.operation else { return Ok(()) };
-        let has_pages = self.arena.pages_size_bytes_left() >= MAP_SIZE_BYTES_SPARE;
         let left = self.config.memory_size_bytes_max.saturating_sub(self.memory_size_bytes());
+        if takes_session_memory(command) && left < MEMORY_SIZE_BYTES_SPARE {
+            return Err(Refused::MemoryFull);
+        }
+        let Operation::Put { key, value, ttl, .. } = command.operation else { return Ok(()) };
+        let has_pages = self.arena.pages_size_bytes_left() >= MAP_SIZE_BYTES_SPARE;
         let most = MEMORY_SIZE_BYTES_SPARE + PUT_GROWTH_SIZE_BYTES + 2 * u64_from(value.len());
         if has_pages && left >= most {
             return Ok(());
@@ -157,7 +160,7 @@ impl Core {
         let hash = hash.unwrap_or_else(|| self.hasher.hash(command.map, key));
         let put = (command.map, key, value.len());
         let map = &partition.view.map;
-        let growth = map.put_growth(&self.arena, put, hash, self.now.wall);
+        let growth = map.put_growth(&self.arena, put, (hash, ttl), self.now.wall);
         match growth.fits_freed {
             true => Ok(()),
             false if !has_pages => Err(Refused::MapFull),
@@ -176,6 +179,14 @@ impl Core {
         let before = std::mem::replace(&mut view.own_size_bytes, view.map.own_size_bytes());
         self.maps_own_size_bytes = self.maps_own_size_bytes + view.own_size_bytes - before;
     }
+}
+
+/// Whether a command leaves something beside an entry: a session, or a result. So do removals and
+/// clears in a session, but what their results take, their entries give back.
+fn takes_session_memory(command: &Command<'_>) -> bool {
+    let is_put = matches!(command.operation, Operation::Put { .. });
+    matches!(command.operation, Operation::OpenSession { .. })
+        || command.session.is_some() && is_put
 }
 
 /// No put takes more from the system than this and twice its value: a page for records with its

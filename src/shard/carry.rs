@@ -69,8 +69,19 @@ impl Core {
         }
     }
 
-    /// A chunk was read.
+    /// Blocks of a segment were read, to be carried over or for a peer. (If both have asked for the
+    /// same, each gets them once.)
     pub(super) fn on_segment_read(&mut self, read: &SegmentBlocks, effects: &mut impl Effects) {
+        if !self.old_slots.awaits(&read.read) {
+            self.on_carry_read(read, effects);
+        } else if let Some((segment, offset)) = self.old_slots.on_read(&self.log, read) {
+            effects.report_damage(segment, offset);
+            self.on_damage(segment);
+        }
+    }
+
+    /// A chunk was read.
+    fn on_carry_read(&mut self, read: &SegmentBlocks, effects: &mut impl Effects) {
         let Some(mut under_way) = self.carrying.under_way.take() else { return };
         assert_eq!(under_way.carrier.wants(), Some(read.read), "one chunk is under way");
         if self.closing {
@@ -129,9 +140,7 @@ impl Core {
         self.counters.damaged += 1;
         self.log.on_damaged(segment);
         for partition in self.log.partitions_up_to(segment) {
-            if !self.checkpoints_wanted.contains(&partition) {
-                self.checkpoints_wanted.push_back(partition);
-            }
+            self.want_checkpoint(partition);
         }
     }
 
@@ -139,6 +148,11 @@ impl Core {
     pub(super) fn on_checkpoint_damage(&mut self, partition: PartitionId) {
         self.counters.damaged += 1;
         self.log.on_checkpoint_damaged();
+        self.want_checkpoint(partition);
+    }
+
+    /// The partition is to take a checkpoint, whatever it has logged.
+    fn want_checkpoint(&mut self, partition: PartitionId) {
         if !self.checkpoints_wanted.contains(&partition) {
             self.checkpoints_wanted.push_back(partition);
         }

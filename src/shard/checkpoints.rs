@@ -46,8 +46,9 @@ pub(super) struct Checkpoints {
     /// When the map was walked last: slices keep their distance, so that a turn of many passes
     /// doesn't hold many of them.
     walked_at: Monotonic,
-    /// The state of the log's books for which nobody kept a segment that it wants back.
-    no_pin_at: Option<u64>,
+    /// The state of the log's books for which it was asked who keeps a segment that it wants back:
+    /// whoever that is has its checkpoint due, or under way.
+    pin_asked_at: Option<u64>,
     /// Memory of chunks that were written.
     spare: Vec<Vec<Block>>,
 }
@@ -89,6 +90,13 @@ impl Checkpoints {
         }
     }
 
+    /// The state of a partition is another one from here on.
+    pub(super) fn on_replaced(&mut self, partition: PartitionId) {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.is_void |= under_way.encoder.id().partition == partition;
+        }
+    }
+
     /// When to go on though nothing happened.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         match &self.under_way {
@@ -120,6 +128,9 @@ impl UnderWay {
 impl Shard {
     /// The writer of checkpoints has got on.
     pub(super) fn on_checkpoint(&mut self, progress: CheckpointProgress) {
+        if self.core.exchange.is_receiving() && self.on_receiving(&progress) {
+            return;
+        }
         let now = self.core.now.monotonic;
         let checkpoints = &mut self.core.checkpoints;
         let under_way = checkpoints.under_way.as_mut();
@@ -130,6 +141,11 @@ impl Shard {
                     // A chunk of one that was given up may come back while the next is written:
                     // the count is of what the writer holds, whosever it is.
                     under_way.chunks_in_flight = under_way.chunks_in_flight.saturating_sub(1);
+                }
+            }
+            CheckpointProgress::Read(found) => {
+                if let Some(partition) = self.core.serving.on_read(&found) {
+                    self.core.on_checkpoint_damage(partition);
                 }
             }
             CheckpointProgress::Finished(id) => {
@@ -173,6 +189,11 @@ impl Shard {
         if self.core.checkpoints.under_way.as_ref().is_some_and(|under_way| under_way.is_void) {
             self.give_checkpoint_up();
         }
+        if self.core.exchange.is_receiving() {
+            // The writer has one file in hand.
+            self.give_checkpoint_up();
+            return;
+        }
         if self.core.checkpoints.under_way.is_none() {
             self.begin_checkpoint(effects);
         }
@@ -185,10 +206,10 @@ impl Shard {
     /// segments are damaged: what is in memory makes good for them.
     fn require_checkpoints(&mut self) {
         let changes = self.core.log.changes_count();
-        if self.core.checkpoints.no_pin_at != Some(changes) {
-            match self.core.log.pinned() {
-                Some(pinned) => self.require_checkpoint(pinned.partition),
-                None => self.core.checkpoints.no_pin_at = Some(changes),
+        if self.core.checkpoints.pin_asked_at != Some(changes) {
+            self.core.checkpoints.pin_asked_at = Some(changes);
+            if let Some(pinned) = self.core.log.pinned() {
+                self.require_checkpoint(pinned.partition);
             }
         }
         while let Some(partition) = self.core.checkpoints_wanted.pop_front() {
@@ -208,8 +229,18 @@ impl Shard {
     }
 
     fn remove_superseded(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now.monotonic;
         while let Some((partition, index)) = self.core.log.superseded_checkpoint() {
-            effects.checkpoint(CheckpointStep::Remove(CheckpointId { partition, index }));
+            let id = CheckpointId { partition, index };
+            if self.core.serving.on_superseded(now, id) {
+                effects.checkpoint(CheckpointStep::Remove(id));
+            }
+        }
+        while let Some(id) = self.core.serving.released(now) {
+            effects.checkpoint(CheckpointStep::Remove(id));
+        }
+        if let Some(read) = self.core.serving.wants() {
+            effects.checkpoint(CheckpointStep::Read(read));
         }
         // The first record of a boot comes after a snapshot that names what this boot needs.
         if self.core.log.durable().0 > 0 {
@@ -225,13 +256,21 @@ impl Shard {
             return;
         }
         let Some(partition) = self.core.checkpoints.due.pop_front() else { return };
-        self.core.checkpoints.rests_until = None;
         let place = self.place(partition);
-        let Partition { replica, view } = &mut self.partitions[place];
+        if self.partitions[place].view.map.has_released_checkpoint() {
+            // What is left of the last one is freed little by little: its turn comes again.
+            self.core.checkpoints.due.push_back(partition);
+            return;
+        }
+        self.core.checkpoints.rests_until = None;
+        let Partition { member, view } = &mut self.partitions[place];
+        let replica = member.replica();
         view.checkpoint_due = false;
         let index = replica.applied();
         if replica.status() != Status::Normal || index == Index(0) {
-            // Between two views what is executed may yet be undone: its next write asks again.
+            // Between two views what is executed may yet be undone: its next write asks again, and
+            // so does a log that wants a segment back.
+            self.core.checkpoints.pin_asked_at = None;
             return;
         }
         let (chain, timestamp) = replica.log().at(index).expect("what is executed is in the log");
@@ -295,7 +334,8 @@ impl Shard {
         let Some(under_way) = &self.core.checkpoints.under_way else { return };
         let CheckpointId { partition, index } = under_way.encoder.id();
         let place = self.place(partition);
-        let Partition { replica, view } = &mut self.partitions[place];
+        let Partition { member, view } = &mut self.partitions[place];
+        let replica = member.replica();
         if under_way.stage != Stage::Durable || replica.sync_point() < index {
             return;
         }
@@ -312,7 +352,7 @@ impl Shard {
     }
 
     /// Ends what is under way; its partition comes again.
-    fn give_checkpoint_up(&mut self) {
+    pub(super) fn give_checkpoint_up(&mut self) {
         let Some(under_way) = self.core.checkpoints.under_way.take() else { return };
         let partition = under_way.encoder.id().partition;
         let place = self.place(partition);

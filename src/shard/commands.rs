@@ -1,5 +1,6 @@
 //! A client's command on its way to a slot.
 
+use super::admission::Refused;
 use super::execute::{Parsed, World};
 use super::partition::{Asker, Partition, Waiter};
 use super::{Effects, RoutedRequest, Shard};
@@ -46,23 +47,24 @@ impl Shard {
         let admitted = self.core.admit(&self.partitions[place], bytes.len());
         let admitted =
             admitted.and_then(|()| self.core.admit_growth(&self.partitions[place], command, hash));
-        let Partition { replica, view } = &mut self.partitions[place];
+        let Partition { member, view } = &mut self.partitions[place];
         if let Err(refused) = admitted {
             refused.count(&mut self.core.counters);
+            let sequencer = member.sequencer();
             let mut world = World::new(view, &mut self.core, effects);
-            world.fail(waiter, refused.code(), refused.message());
+            match refused {
+                Refused::NoView => world.refuse_to_lead(waiter, sequencer),
+                _ => world.fail(waiter, refused.code(), refused.message()),
+            }
             return;
         }
         self.core.counters.commands += 1;
-        let stamp =
-            view.sequencer.stamp(self.core.now.wall).expect("an admitted command is stamped");
-        view.collector.register(stamp.message_id, waiter);
+        let index = member.next_index().expect("an admitted command is stamped");
         let value = self.core.payloads.copy(bytes);
-        let parsed = Parsed { index: stamp.index, command, hash };
-        let before = replica.results_size_bytes();
+        let (now, parsed) = (self.core.now, Parsed { index, command, hash });
         let mut world = World::new(view, &mut self.core, effects).with_parsed(parsed);
-        replica.on_command(stamp, value, &mut world);
-        self.core.results_size_bytes += replica.results_size_bytes() - before;
+        member.submit(now, value, waiter, &mut world);
+        self.core.after_step(&mut self.partitions[place]);
         if self.core.config.durability == Durability::Sync {
             self.core.sweep_later();
         } else {
@@ -84,9 +86,9 @@ impl Shard {
     pub(super) fn give_up_expired(&mut self, effects: &mut impl Effects) {
         let now = self.core.now.monotonic;
         let mut waiting = false;
-        for Partition { view, .. } in &mut self.partitions {
-            let expired = view.collector.give_up(|waiter| waiter.deadline() <= now);
-            waiting |= view.collector.waiting_count() > 0;
+        for Partition { member, view } in &mut self.partitions {
+            let expired = member.give_up(|waiter| waiter.deadline() <= now);
+            waiting |= member.waiting_count() > 0;
             let mut world = World::new(view, &mut self.core, effects);
             for waiter in expired {
                 world.fail(
@@ -96,6 +98,7 @@ impl Shard {
                 );
             }
         }
+        waiting |= self.give_up_round_reads(effects);
         waiting |= self.core.give_up_shares(effects);
         waiting |= self.give_up_asked_streams(effects);
         if waiting || !self.core.waiting_reads.is_empty() {

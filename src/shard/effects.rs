@@ -2,12 +2,13 @@
 
 use bytes::BytesMut;
 
-use crate::base::ids::{AskId, Origin, SegmentId, ShardId};
+use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::CheckpointStep;
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
+use crate::wire::peer::PeerError;
 
 /// The world as a [`Shard`](super::Shard) sees it: the runtime and the simulator implement it.
 /// Calls are synchronous and do no I/O themselves; a host performs them after the call.
@@ -21,6 +22,13 @@ pub trait Effects {
     /// there. What is answered comes back as
     /// [`Input::ShareAnswered`](super::Input::ShareAnswered).
     fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]);
+
+    /// Where to append the next frame for the shard of a node that holds a partition; `None` if
+    /// there is no connection to it: what is not said now is said again later.
+    fn peer_buffer(&mut self, to: NodeId, partition: PartitionId) -> Option<&mut BytesMut>;
+
+    /// Says that a node sends what no member can, and ends the connection to it.
+    fn refuse_peer(&mut self, node: NodeId, error: &PeerError);
 
     /// Writes a batch of the log durably. The host hands it back with
     /// [`Input::Written`](super::Input::Written); a failure ends the node.

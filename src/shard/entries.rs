@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use bytes::BytesMut;
 
-use super::fanout::encoded_query;
+use super::fanout::{BEHIND, encoded_query};
 use super::partition::{Asker, Partition};
 use super::share::{Part, ShareAnswer, ShareRequest};
 use super::{Effects, Shard};
@@ -22,7 +22,7 @@ use crate::base::limits::{
 use crate::base::payload::ResultBytes;
 use crate::map::operation::{Consistency, Query, QueryOperation};
 use crate::map::outcome::Outcome;
-use crate::map::reads::Scan;
+use crate::map::reads::{AsOf, Scan};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::wire::request::Kind;
 use crate::wire::response::{self, ErrorOutcome};
@@ -126,6 +126,15 @@ impl Shard {
             return;
         }
         let (first, last) = (partitions.start().0, partitions.end().0);
+        let is_own = [first, last].iter().all(|p| self.core.config.partitions.contains(p));
+        if let Reader::Client(asker) = reader
+            && !is_own
+            && !self.core.may_ask_others()
+        {
+            let prefix = self.core.prefix.clone();
+            self.core.fail(asker, &prefix, Code::ResourceExhausted, BEHIND, effects);
+            return;
+        }
         let part = Part {
             correlation: reader.correlation(),
             first,
@@ -136,10 +145,29 @@ impl Shard {
         self.begin_stream(reader, part, query);
     }
 
-    /// Goes on with the answer of another shard's client.
-    pub(super) fn stream_part(&mut self, origin: Origin, part: Part, query: &Query<'_>) {
+    /// Goes on with the answer of another shard's client. Each shard may have as many of them here
+    /// as it may have at all; there are more if it has given some up that aren't done.
+    pub(super) fn stream_part(
+        &mut self,
+        origin: Origin,
+        part: Part,
+        query: &Query<'_>,
+        effects: &mut impl Effects,
+    ) {
         let Part { correlation, .. } = part;
-        let reader = Reader::Shard { origin, correlation, frames: BytesMut::new() };
+        let is_of_same = |stream: &&EntryStream| match &stream.reader {
+            Reader::Shard { origin: other, .. } => other.home == origin.home,
+            Reader::Client(_) => false,
+        };
+        let mut frames = BytesMut::new();
+        if self.core.streams.iter().filter(is_of_same).count() >= ENTRY_STREAM_COUNT_MAX {
+            let error = ErrorOutcome { code: Code::ResourceExhausted, message: BEHIND, hint: None };
+            let prefix = &self.core.prefix;
+            response::encode_error(&mut frames, prefix, correlation, Kind::Query, error);
+            Reader::Shard { origin, correlation, frames }.end(true, effects);
+            return;
+        }
+        let reader = Reader::Shard { origin, correlation, frames };
         self.begin_stream(reader, part, query);
     }
 
@@ -215,7 +243,7 @@ impl Shard {
         let asked = AskedStream { stream, asker, shard, number };
         let place = u32_from(self.core.asked_streams.insert(asked));
         self.core.sweep_later();
-        effects.ask(shard, AskId { place, number }, &request);
+        self.core.ask(shard, AskId { place, number }, &request, effects);
     }
 
     /// Another shard's part of a streamed answer. It may come when nobody waits for it any more.
@@ -304,7 +332,8 @@ impl Shard {
             visited_count_max: ENTRIES_VISITED_COUNT_MAX,
             cursor_tag: &view.cursor_tag,
         };
-        let mut page = view.map.entries(&self.core.arena, as_of, &stream.map, &scan);
+        let at = AsOf { index: as_of, time: self.core.now.wall };
+        let mut page = view.map.entries(&self.core.arena, at, &stream.map, &scan);
         // A partition without entries still costs something.
         *visits_left = visits_left.saturating_sub(page.visited_count.max(1));
         stream.items_left -= page.items.len();

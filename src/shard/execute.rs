@@ -1,23 +1,28 @@
-//! The world as a partition's replica sees it: what the protocol wants done is done here, on the
-//! map, the log, the collector and the host.
+//! The world as a partition's member sees it: what the protocol wants done is done here, on the
+//! map, the log and the host.
 
 use super::partition::{Asker, PartitionView, Waiter};
+use super::reads::WaitingRead;
 use super::{Awaiting, Core, Effects};
 use crate::base::chain::Chain;
-use crate::base::ids::{AppendId, Index, PartitionId, TermId};
+use crate::base::ids::{AppendId, Index, MemberId, PartitionId, TermId};
 use crate::base::limits::SWEEP_COUNT_MAX;
 use crate::base::payload::ResultBytes;
 use crate::map::hasher::KeyHash;
-use crate::map::operation::{Command, with_command};
+use crate::map::operation::{Command, QueryOperation, decode_query, with_command};
+use crate::map::outcome::{Failure, Outcome};
 use crate::map::partition::{Execution, Undo};
+use crate::map::reads::AsOf;
+use crate::nopaxos::message::{CheckpointPart, Message};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{self, Persist, Persisted, ViewStarted};
+use crate::nopaxos::{self, GivenBack, Persist, Persisted, Round, Stored, ViewStarted};
 use crate::proto::p2pmap::v1::error::Code;
-use crate::storage::record::{Entry, Record};
+use crate::storage::record::{Adopted, Entry, Record};
 use crate::storage::wal::Durability;
-use crate::wire::response::{self, ErrorOutcome, ResponsePrefix, View};
+use crate::wire::peer::EncodeError;
+use crate::wire::response::{self, ErrorOutcome, Hint, ResponsePrefix, View};
 
-/// The world of one partition's replica, for the time of one step.
+/// The world of one partition's member, for the time of one step.
 pub(super) struct World<'a, E> {
     pub(super) view: &'a mut PartitionView,
     pub(super) core: &'a mut Core,
@@ -51,10 +56,11 @@ impl<'a, E: Effects> World<'a, E> {
     }
 
     /// Answers whoever waits for a command.
-    fn answer(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
+    fn answer_waiter(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
         match waiter {
             Waiter::Client(asker) => self.reply(asker, index, result),
             Waiter::Gather { gather, .. } => self.core.gathered(gather, result, self.effects),
+            Waiter::Nobody => {}
         }
     }
 
@@ -62,6 +68,42 @@ impl<'a, E: Effects> World<'a, E> {
     pub(super) fn reply(&mut self, asker: Asker, index: Index, result: &[u8]) {
         self.core.counters.answers += 1;
         asker.reply(&self.view.prefix, index, result, self.effects);
+    }
+
+    /// Answers a read that has waited for its round.
+    pub(super) fn answer_read(&mut self, read: &WaitingRead, index: Index) {
+        if index < read.min_index {
+            let message = "min_index is not reached; try again";
+            return self.fail(Waiter::Client(read.asker), Code::Unavailable, message);
+        }
+        let query = read.query();
+        let key = query.operation.key().unwrap_or_default();
+        let hash = self.core.hasher.hash(query.map, key);
+        self.core.counters.answers += 1;
+        self.core.counters.reads += 1;
+        let asked = (query.map, &query.operation);
+        let at = AsOf { index, time: self.core.now.wall };
+        let outcome = self.view.map.answer(&self.core.arena, at, asked, hash);
+        read.asker.reply_with(&self.view.prefix, index, &outcome, self.effects);
+    }
+
+    /// Tells whoever waits that another member stamps, or that there is no view.
+    pub(super) fn refuse_to_lead(&mut self, waiter: Waiter, sequencer: Option<MemberId>) {
+        let Waiter::Client(asker) = waiter else {
+            return self.fail(waiter, Code::Unavailable, "another member leads the partition");
+        };
+        let Some(sequencer) = sequencer.filter(|member| *member != self.view.group.me()) else {
+            let message = "the partition is between two views; try again";
+            return self.fail(waiter, Code::Unavailable, message);
+        };
+        self.core.counters.failures += 1;
+        let Some(buffer) = self.effects.reply_buffer(asker.origin, true) else { return };
+        let member = self.view.group.name(sequencer);
+        let hint = Some(Hint { term: self.view.term, member, address: "" });
+        let message = "another member leads the partition";
+        let error = ErrorOutcome { code: Code::Unavailable, message, hint };
+        let Asker { correlation, kind, .. } = asker;
+        response::encode_error(buffer, &self.view.prefix, correlation, kind, error);
     }
 
     /// Tells whoever waits that nothing came of it, or that nobody knows what did.
@@ -73,6 +115,7 @@ impl<'a, E: Effects> World<'a, E> {
             Waiter::Gather { gather, .. } => {
                 self.core.gather_failed(gather, code, message, self.effects);
             }
+            Waiter::Nobody => {}
         }
     }
 }
@@ -102,27 +145,33 @@ impl Core {
         slot: &Slot,
         command: &Command<'_>,
         hash: Option<KeyHash>,
+        undo: Undo,
     ) -> ResultBytes {
         let hash = hash.unwrap_or_else(|| {
             self.hasher.hash(command.map, command.operation.key().unwrap_or_default())
         });
-        // A group of one whose slots count as durable at once never undoes one.
-        let certain = view.group.count() == 1 && self.config.durability != Durability::Sync;
-        let undo = if certain { Undo::Discard } else { Undo::Keep };
         let run = Execution { index, time: slot.timestamp, undo };
         let mut result = ResultBytes::new();
         view.map.execute(&mut self.arena, run, command, hash, &mut result);
+        self.expect_expiry(&view.map);
         result
     }
 }
 
-impl<E: Effects> nopaxos::Effects for World<'_, E> {
+impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
     fn persist(&mut self, record: Persist<'_>) {
         let partition = self.view.group.partition();
+        if let Persist::Adopt { term, base, kept, chain: Chain(chain) } = record
+            && self.view.installed.is_some()
+        {
+            let adopted = Adopted { term, base, chain };
+            return self.core.record_installed(self.view, Some((kept, adopted)));
+        }
+        if !matches!(record, Persist::Stage { .. } | Persist::Checkpoint { .. }) {
+            self.core.record_installed(self.view, None);
+        }
         let (append, persisted) = match record {
             Persist::Slot(index, slot) => {
-                self.view.unsynced_size_bytes += slot.size_bytes();
-                self.core.unsynced_size_bytes += slot.size_bytes();
                 let append = self.core.log.append(&slot_record(partition, index, slot));
                 // Without `sync` nobody waits for the device.
                 let sync = self.core.config.durability == Durability::Sync;
@@ -139,6 +188,24 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
                 self.core.log.append(&Record::SyncPoint { partition, index });
                 return;
             }
+            Persist::NoOp(index, slot) => {
+                let append = self.core.log.append(&slot_record(partition, index, slot));
+                (append, Persisted::NoOp(index))
+            }
+            Persist::Stage { term, index, slot } => {
+                let record = Record::Stage { adopting: term, entry: entry(partition, index, slot) };
+                self.core.log.append(&record);
+                return;
+            }
+            // Recorded with what follows: see `record_installed`.
+            Persist::Checkpoint { .. } => return,
+            Persist::Lives { incarnation, crash_vector, is_lost } => {
+                let crash_vector = crash_vector.to_vec();
+                let is_recovering = is_lost;
+                let record =
+                    Record::CrashVector { partition, incarnation, crash_vector, is_recovering };
+                (self.core.log.append(&record), Persisted::Lives)
+            }
         };
         let since = self.core.now.monotonic;
         self.core.awaiting.push_back(Awaiting { append, partition, persisted, since });
@@ -146,13 +213,18 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
     }
 
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes {
+        // A group of one whose slots count as durable at once never undoes one.
+        let is_certain =
+            self.view.group.is_alone() && self.core.config.durability != Durability::Sync;
+        let undo = if is_certain { Undo::Discard } else { Undo::Keep };
         if let Some(parsed) = self.parsed.filter(|parsed| parsed.index == index) {
-            return self.core.execute_command(self.view, index, slot, parsed.command, parsed.hash);
+            let Parsed { command, hash, .. } = parsed;
+            return self.core.execute_command(self.view, index, slot, command, hash, undo);
         }
         let value = slot.value.as_ref().expect("no-ops are not executed");
         with_command(value, usize::MAX, |command| {
             let command = command.expect("commands are checked before they are stamped");
-            self.core.execute_command(self.view, index, slot, &command, None)
+            self.core.execute_command(self.view, index, slot, &command, None, undo)
         })
     }
 
@@ -162,9 +234,7 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
         self.core.account_map(self.view);
     }
 
-    fn stabilise(&mut self, index: Index, size_bytes: usize) {
-        self.view.unsynced_size_bytes -= size_bytes;
-        self.core.unsynced_size_bytes -= size_bytes;
+    fn stabilise(&mut self, index: Index) {
         self.mark_changed();
         self.view.map.commit(&mut self.core.arena, index);
         if !self.view.sweeping && self.view.map.sweep(&mut self.core.arena, SWEEP_COUNT_MAX) {
@@ -174,35 +244,115 @@ impl<E: Effects> nopaxos::Effects for World<'_, E> {
         self.core.account_map(self.view);
     }
 
-    fn respond(&mut self, index: Index, result: ResultBytes) {
-        let (me, term) = (self.view.group.me(), self.view.term);
-        self.view.collector.on_command_response(me, term, index, Some(result));
-        while let Some(completed) = self.view.collector.next_completed() {
-            if let Some(waiter) = completed.waiter {
-                self.answer(waiter, completed.index, &completed.result);
+    fn apply(&mut self, index: Index, slot: &Slot) {
+        let value = slot.value.as_ref().expect("no-ops are not executed");
+        with_command(value, usize::MAX, |command| {
+            let command = command.expect("commands are checked before they are stamped");
+            self.core.execute_command(self.view, index, slot, &command, None, Undo::Discard);
+        });
+    }
+
+    fn answer(&mut self, waiter: Waiter, index: Index, result: ResultBytes) {
+        self.answer_waiter(waiter, index, &result);
+    }
+
+    fn give_back(&mut self, waiter: Waiter, why: GivenBack) {
+        match why {
+            GivenBack::NotTaken => {
+                let message = "the partition is between two views; try again";
+                self.fail(waiter, Code::Unavailable, message);
+            }
+            GivenBack::Unknown => {
+                let message = "the view changed before a quorum answered";
+                self.fail(waiter, Code::OutcomeUnknown, message);
             }
         }
     }
 
-    fn view_started(&mut self, started: ViewStarted) {
-        let ViewStarted { term, base, last_timestamp, sequencing } = started;
-        let view = &mut self.view;
-        view.term = term;
-        view.prefix = prefix(&self.core.config, &view.group, term);
-        if sequencing {
-            view.sequencer.activate(term, base, last_timestamp);
-            view.collector.activate(&view.group, term, base);
+    fn readable(&mut self, round: Round, index: Index) {
+        self.view.round_done = (round, index);
+        while self.view.round_reads.front().is_some_and(|(waits_for, _)| *waits_for <= round) {
+            let Some((_, read)) = self.view.round_reads.pop_front() else { return };
+            self.core.round_reads_count -= 1;
+            self.answer_read(&read, index);
         }
+    }
+
+    fn unreadable(&mut self) {
+        for (_, read) in std::mem::take(&mut self.view.round_reads) {
+            self.core.round_reads_count -= 1;
+            let message = "the partition is between two views; try again";
+            self.fail(Waiter::Client(read.asker), Code::Unavailable, message);
+        }
+    }
+
+    fn evaluate(&mut self, index: Index, query: &[u8]) -> ResultBytes {
+        let mut result = ResultBytes::new();
+        // What another member has stamped was checked there, but by another release perhaps.
+        match decode_query(query) {
+            Some(query) if !matches!(query.operation, QueryOperation::Entries { .. }) => {
+                let key = query.operation.key().unwrap_or_default();
+                let hash = self.core.hasher.hash(query.map, key);
+                let asked = (query.map, &query.operation);
+                let at = AsOf { index, time: self.core.now.wall };
+                self.view.map.answer(&self.core.arena, at, asked, hash).encode(&mut result);
+            }
+            _ => {
+                let message = "the leader can't answer this query";
+                let failure = Failure { code: Code::Unimplemented, message, current: None };
+                Outcome::Failed(failure).encode(&mut result);
+            }
+        }
+        result
+    }
+
+    fn answer_query(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
+        self.answer_waiter(waiter, index, result);
+    }
+
+    fn send(&mut self, to: MemberId, message: Message) {
+        let node = self.view.nodes[usize::from(to.0)];
+        if !self.core.peers[usize::from(node.0)].is_connected {
+            self.core.counters.peer_unsent += 1;
+            return;
+        }
+        let partition = self.view.group.partition();
+        let Some(buffer) = self.effects.peer_buffer(node, partition) else {
+            self.core.counters.peer_unsent += 1;
+            return;
+        };
+        match self.view.encoder.encode(buffer, &self.view.group, &message) {
+            Ok(()) => self.core.counters.peer_sent += 1,
+            // Somebody asks again, and a checkpoint makes it smaller meanwhile.
+            Err(
+                EncodeError::TooLong { .. }
+                | EncodeError::TooManyNoOps { .. }
+                | EncodeError::TooManyRanges { .. },
+            ) => self.core.counters.peer_unsent += 1,
+        }
+    }
+
+    fn send_stored(&mut self, to: MemberId, stored: Stored) {
+        let newest = (self.view.group.partition(), self.view.checkpoint_size_bytes);
+        self.core.read_for_peer(newest, to, stored);
+    }
+
+    fn receive_chunk(&mut self, part: CheckpointPart) {
+        self.core.keep_part(self.view.group.partition(), &part);
+    }
+
+    fn install(&mut self, index: Index) {
+        self.core.install_received(self.view, index);
+    }
+
+    fn view_started(&mut self, started: ViewStarted) {
+        let view = &mut self.view;
+        view.term = started.term;
+        view.prefix = prefix(&self.core.config, &view.group, started.term);
         self.mark_changed();
     }
 
-    fn view_left(&mut self) {
-        self.view.sequencer.deactivate();
-        let waiters: Vec<Waiter> = self.view.collector.deactivate().collect();
-        for waiter in waiters {
-            self.fail(waiter, Code::OutcomeUnknown, "the view changed before a quorum answered");
-        }
-    }
+    fn view_left(&mut self) {}
 }
 
 /// What all responses of a partition in a term begin with.
@@ -212,20 +362,25 @@ pub(super) fn prefix(
     term: TermId,
 ) -> ResponsePrefix {
     let view = View { leader: group.name(group.leader(term)), term };
-    ResponsePrefix::new(&config.cluster, Some(group.partition()), &config.member, Some(view))
+    ResponsePrefix::new(&config.cluster, Some(group.partition()), config.member(), Some(view))
 }
 
 fn slot_record(partition: PartitionId, index: Index, slot: &Slot) -> Record<'_> {
     let (term, message_id) = (slot.term, slot.message_id);
     match &slot.value {
-        Some(value) => Record::Entry(Entry {
-            partition,
-            index,
-            term,
-            message_id,
-            timestamp: slot.timestamp,
-            value,
-        }),
+        Some(_) => Record::Entry(entry(partition, index, slot)),
         None => Record::NoOp { partition, index, term, message_id },
+    }
+}
+
+/// A slot as records have it; an empty value is a no-op.
+fn entry(partition: PartitionId, index: Index, slot: &Slot) -> Entry<'_> {
+    Entry {
+        partition,
+        index,
+        term: slot.term,
+        message_id: slot.message_id,
+        timestamp: slot.timestamp,
+        value: slot.value.as_deref().unwrap_or_default(),
     }
 }

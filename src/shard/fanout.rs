@@ -12,7 +12,7 @@ use super::share::{ShareAnswer, ShareRequest};
 use super::{Core, Effects, RoutedRequest, Shard};
 use crate::base::cast::{u32_from, usize_from_u32};
 use crate::base::ids::{AskId, Index, Origin, PartitionId, ShardId};
-use crate::base::limits::GATHER_COUNT_MAX;
+use crate::base::limits::{GATHER_COUNT_MAX, SHARE_COUNT_MAX};
 use crate::base::payload::ResultBytes;
 use crate::base::time::Monotonic;
 use crate::map::operation::{
@@ -23,6 +23,8 @@ use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::{self, result};
 use crate::wire::request::Body;
 
+/// Why nothing more is asked.
+pub(super) const BEHIND: &str = "a shard of the node is behind with whole maps; try again";
 /// Why a part of an answer is missing.
 const NO_ANSWER: &str = "a shard of the node did not answer in time";
 /// The same where it may have done what it was asked for.
@@ -80,6 +82,10 @@ impl Shard {
             self.core.fail_whole(asker, Code::ResourceExhausted, message, effects);
             return;
         }
+        if !streams && !self.core.may_ask_others() {
+            self.core.fail_whole(asker, Code::ResourceExhausted, BEHIND, effects);
+            return;
+        }
         match request.request.body {
             Body::Command { bytes, command } => {
                 let to = Recipient::Client(asker);
@@ -126,7 +132,7 @@ impl Shard {
                 self.sum_sizes(Recipient::Shard(origin), &query(bytes), effects);
             }
             ShareRequest::Entries(part, bytes) => {
-                self.stream_part(origin, part, &query(bytes));
+                self.stream_part(origin, part, &query(bytes), effects);
             }
         }
     }
@@ -138,6 +144,7 @@ impl Shard {
         answer: &[u8],
         effects: &mut impl Effects,
     ) {
+        self.core.shares_pending -= 1;
         let answer = ShareAnswer::decode(answer);
         if let ShareAnswer::More { .. } | ShareAnswer::Ended { .. } = answer {
             self.on_part(ask, &answer, effects);
@@ -229,23 +236,42 @@ impl Core {
         self.asks_count
     }
 
+    /// Whether other shards may be asked for something: what they haven't answered is bounded,
+    /// whether or not those for whom they were asked still wait.
+    pub(super) fn may_ask_others(&self) -> bool {
+        let others = usize::from(self.config.shard_count - 1);
+        others == 0 || self.shares_pending + others <= SHARE_COUNT_MAX * others
+    }
+
+    /// Asks another shard for its share of something.
+    pub(super) fn ask(
+        &mut self,
+        to: ShardId,
+        ask: AskId,
+        request: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        self.shares_pending += 1;
+        effects.ask(to, ask, request);
+    }
+
     /// Asks all other shards for their shares of what a client wants.
     fn ask_others(&mut self, place: usize, request: &ShareRequest<'_>, effects: &mut impl Effects) {
-        let gather = &mut self.gathers[place];
-        if let Recipient::Shard(_) = gather.to {
+        let Gather { to, number, .. } = self.gathers[place];
+        if let Recipient::Shard(_) = to {
             return;
         }
         let me = self.config.shard;
         let others = (0..self.config.shard_count).map(ShardId).filter(|shard| *shard != me);
-        let ask = AskId { place: u32_from(place), number: gather.number };
+        let ask = AskId { place: u32_from(place), number };
         let mut bytes = BytesMut::new();
         request.encode(&mut bytes);
         for other in others {
-            gather.remaining += 1;
-            gather.shares_pending += 1;
-            effects.ask(other, ask, &bytes);
+            self.gathers[place].remaining += 1;
+            self.gathers[place].shares_pending += 1;
+            self.ask(other, ask, &bytes, effects);
         }
-        if gather.shares_pending > 0 {
+        if self.gathers[place].shares_pending > 0 {
             self.sweep_later();
         }
     }
@@ -400,7 +426,8 @@ impl Gather {
 
 /// A command to all partitions in the usual encoding, whatever the client's was.
 fn encoded_command(command: &Command<'_>) -> Vec<u8> {
-    let Command { map, timeout_ms, operation } = *command;
+    let Command { map, session, timeout_ms, operation } = *command;
+    assert!(session.is_none(), "the router refuses it: a session belongs to one partition");
     assert!(operation == Operation::Clear, "only this is asked of all partitions");
     let operation = Some(v1::command::Operation::Clear(v1::Clear {}));
     let message =

@@ -1,7 +1,11 @@
 //! What a host tells a shard.
 
 use super::carry::SegmentBlocks;
-use crate::base::ids::{AskId, Origin, PartitionId, SegmentId};
+use bytes::Bytes;
+
+use super::PartitionLives;
+use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId};
+use crate::base::time::Timestamp;
 use crate::storage::block::SegmentWrite;
 use crate::storage::checkpoint::CheckpointProgress;
 use crate::wire::request::Request;
@@ -45,7 +49,32 @@ pub enum Input<'a> {
     DiskSpace(u64),
     /// A step of a checkpoint was done.
     Checkpoint(CheckpointProgress),
-    /// Time has passed: the shard's deadline is due.
+    /// A message of another node, over the connection that is present.
+    Peer {
+        /// The node.
+        from: NodeId,
+        /// The frame's payload.
+        payload: Bytes,
+    },
+    /// A connection to the shards of another node that hold partitions of this one is there: what
+    /// is said from here on arrives, in order, until it is gone.
+    PeerConnected {
+        /// The node.
+        node: NodeId,
+        /// What its clock says.
+        clock: Timestamp,
+        /// What it has said of the partitions that both hold.
+        lives: &'a [PartitionLives],
+    },
+    /// The connection to another node is gone.
+    PeerDisconnected {
+        /// The node.
+        node: NodeId,
+        /// Its host says that the process is gone, too.
+        refused: bool,
+    },
+    /// Time has passed: the shard's deadline is due. It is at once while somebody waits for what
+    /// is done little by little, so that a host does as much of that in a turn as in any other.
     Deadline,
     /// The node is going down: nothing more will be asked; make everything durable.
     Close,

@@ -75,7 +75,8 @@ impl Shard {
         for _ in 0..count_max {
             let Some(partition) = self.core.changed.pop_front() else { return };
             let place = self.place(partition);
-            let Partition { replica, view } = &mut self.partitions[place];
+            let Partition { member, view } = &mut self.partitions[place];
+            let replica = member.replica();
             view.changed = false;
             let size = view.map.total_size();
             let state = PartitionState {

@@ -17,14 +17,19 @@ mod checkpoints;
 mod commands;
 mod effects;
 mod entries;
+mod exchange;
 mod execute;
 mod fanout;
 mod input;
 mod measure;
+mod old_slots;
 mod partition;
+mod peers;
 mod reads;
 mod recovery;
 mod share;
+mod ticks;
+mod transfer;
 
 use std::collections::VecDeque;
 
@@ -35,13 +40,22 @@ pub use self::carry::SegmentBlocks;
 use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
 use self::entries::{AskedStream, Streams};
+use self::exchange::Exchange;
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 pub use self::measure::PartitionState;
-use self::partition::Partition;
+pub use self::old_slots::{OldSlots, SlotAnswer, SlotAsk, SlotsEnd};
+use self::partition::{Partition, Waiter};
+pub use self::peers::PartitionLives;
+use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
+pub use self::transfer::{
+    CheckpointReceiver, CheckpointServer, PartAnswer, PartAsk, Received, TransferError,
+    TransferRefused,
+};
 use crate::base::cast::usize_from_u32;
+use crate::base::cluster::Cluster;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
 use crate::base::limits::{PASS_COUNT_MAX, SWEEP_COUNT_MAX};
 use crate::base::shards::ShardMap;
@@ -51,8 +65,9 @@ use crate::map::digest::StateDigest;
 use crate::map::hasher::KeyHasher;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
-use crate::nopaxos::{Persisted, Status};
+use crate::nopaxos::{Member, Persisted, Settings, Status};
 use crate::storage::wal::{Durability, Wal};
+use crate::wire::peer::PeerDrop;
 use crate::wire::request::Body;
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::{Route, Router};
@@ -62,8 +77,14 @@ use crate::wire::route::{Route, Router};
 pub struct Config {
     /// The cluster's name.
     pub cluster: String,
-    /// This node's name as a member.
-    pub member: String,
+    /// The nodes of the cluster, this one among them.
+    pub nodes: Cluster,
+    /// How many places after its leader a partition's sequencer stands.
+    pub sequencer_offset: u8,
+    /// How the members of a partition behave.
+    pub settings: Settings,
+    /// Of timeouts and nonces: another one for each process.
+    pub seed: u64,
     /// Which shard of the node this is.
     pub shard: ShardId,
     /// The partitions that it owns: a contiguous range.
@@ -87,6 +108,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// This node's name as a member.
+    #[must_use]
+    pub fn member(&self) -> &str {
+        self.nodes.name(self.nodes.me())
+    }
+
+    /// Whether partitions have more members than this one.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.nodes.replication_factor() > 1
+    }
+
     /// Who owns which partition.
     #[must_use]
     pub fn shards(&self) -> ShardMap {
@@ -112,9 +145,19 @@ struct Core {
     hasher: KeyHasher,
     arena: Arena,
     log: Wal,
+    /// The other nodes, by their ids.
+    peers: Vec<Peer>,
+    /// Frames of other nodes that were not taken, by reason.
+    peer_drops: [u64; PeerDrop::ALL.len()],
+    timers: Timers,
+    exchange: Exchange,
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
     carrying: Carrying,
+    /// Old slots that peers have asked for.
+    old_slots: OldSlots,
+    /// Checkpoints that peers take.
+    serving: CheckpointServer,
     /// Partitions that should take a checkpoint whatever they have logged: a segment that they need
     /// is damaged.
     checkpoints_wanted: VecDeque<PartitionId>,
@@ -124,7 +167,9 @@ struct Core {
     /// Bytes of results that may not be given out yet.
     results_size_bytes: usize,
     gathers: Slab<Gather>,
-    waiting_reads: Vec<WaitingRead>,
+    waiting_reads: VecDeque<WaitingRead>,
+    /// Reads that wait for a round of their partition's members.
+    round_reads_count: usize,
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
@@ -132,6 +177,8 @@ struct Core {
     checkpoint_metrics: CheckpointMetrics,
     /// Streams with which another shard goes on.
     asked_streams: Slab<AskedStream>,
+    /// What other shards were asked for and haven't given, be it that nobody waits for it any more.
+    shares_pending: usize,
     /// How often other shards were asked for something; it wraps around.
     asks_count: u32,
     /// Partitions in which cleared maps have left entries that are to be freed.
@@ -140,6 +187,8 @@ struct Core {
     maps_own_size_bytes: u64,
     /// When to look for operations whose time is up.
     sweep_due: Option<Monotonic>,
+    /// When to look for partitions in which something has expired.
+    tick_due: Option<Monotonic>,
     counters: ShardCounters,
     /// From stamping a command to its answer, with durability `sync`.
     commit_waits: Histogram,
@@ -167,6 +216,7 @@ impl Shard {
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
         self.core.now = now;
+        let is_deadline = matches!(input, Input::Deadline);
         match input {
             Input::Request(request) => {
                 self.handle_batch(now, std::slice::from_ref(&request), effects);
@@ -185,12 +235,22 @@ impl Shard {
             Input::Checkpoint(progress) => self.on_checkpoint(progress),
             Input::ShareAsked { origin, request } => self.on_share_asked(origin, request, effects),
             Input::ShareAnswered { ask, answer } => self.on_share_answered(ask, answer, effects),
+            Input::Peer { from, payload } => self.on_peer_frame(from, &payload, effects),
+            Input::PeerConnected { node, clock, lives } => {
+                self.on_peer_connected(node, clock, lives, effects);
+            }
+            Input::PeerDisconnected { node, refused } => {
+                self.on_peer_disconnected(node, refused, effects);
+            }
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
         self.settle(effects);
         self.on_time(effects);
         self.close_when_settled(effects);
+        if is_deadline {
+            self.serve_those_who_wait(effects);
+        }
         self.finish(effects);
     }
 
@@ -229,16 +289,22 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let core = &self.core;
-        let goes_on = !core.streams.is_empty() || !core.sweeping.is_empty();
+        let goes_on =
+            self.keeps_somebody_waiting() || !core.sweeping.is_empty() || core.exchange.is_due();
         let at_once = goes_on.then_some(core.now.monotonic);
         let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
-        [at_once, core.sweep_due, checkpoint, core.log.next_deadline()].into_iter().flatten().min()
+        let tick = core.tick_due.filter(|_| !core.closing);
+        let log = core.log.next_deadline();
+        let timer = core.timers.next();
+        [at_once, core.sweep_due, timer, tick, checkpoint, log].into_iter().flatten().min()
     }
 
     /// Whether every partition is part of a view and can be written to.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.replica.status() == Status::Normal)
+        self.partitions
+            .iter()
+            .all(|partition| partition.member.replica().status() == Status::Normal)
     }
 
     /// Whether everything has come to its end after [`Input::Close`]: no request without an
@@ -278,15 +344,15 @@ impl Shard {
         usize_from_u32(partition.0 - self.core.config.partitions.start)
     }
 
-    /// A partition's replica, and the rest of the world as it sees it.
+    /// A partition's member, and the rest of the world as it sees it.
     fn partition<'a, E: Effects>(
         &'a mut self,
         partition: PartitionId,
         effects: &'a mut E,
-    ) -> (&'a mut crate::nopaxos::Replica, execute::World<'a, E>) {
+    ) -> (&'a mut Member<Waiter>, execute::World<'a, E>) {
         let place = self.place(partition);
-        let Partition { replica, view } = &mut self.partitions[place];
-        (replica, execute::World::new(view, &mut self.core, effects))
+        let Partition { member, view } = &mut self.partitions[place];
+        (member, execute::World::new(view, &mut self.core, effects))
     }
 
     /// Tells the replicas what has become durable, until nothing more follows from it.
@@ -303,25 +369,38 @@ impl Shard {
                 self.core.count_wait(&mut answered, since);
             }
             self.core.reads_due = true;
-            let (replica, mut world) = self.partition(partition, effects);
-            let before = replica.results_size_bytes();
-            replica.on_persisted(persisted, &mut world);
-            let after = replica.results_size_bytes();
-            self.core.results_size_bytes = self.core.results_size_bytes + after - before;
+            let now = self.core.now;
+            let (member, mut world) = self.partition(partition, effects);
+            member.on_persisted(now, persisted, &mut world);
+            let place = self.place(partition);
+            self.core.after_step(&mut self.partitions[place]);
             self.consider_checkpoint(partition);
         }
         self.core.count_waits(answered);
     }
 
-    /// What follows from the inputs once all of them were taken: a bounded piece of work.
-    fn finish(&mut self, effects: &mut impl Effects) {
+    /// Whether a stream can go on, or a read may have waited long enough.
+    fn keeps_somebody_waiting(&self) -> bool {
+        let core = &self.core;
+        !core.streams.is_empty() || core.reads_due && !core.waiting_reads.is_empty()
+    }
+
+    /// Goes on with streams and waiting reads for a bounded piece of work. A host that has a turn
+    /// of many passes does so once in it.
+    fn serve_those_who_wait(&mut self, effects: &mut impl Effects) {
         if std::mem::take(&mut self.core.reads_due) {
             self.answer_waiting_reads(effects);
         }
         if !self.core.streams.is_empty() {
             self.stream(effects);
         }
+    }
+
+    /// What follows from the inputs once all of them were taken: a bounded piece of work.
+    fn finish(&mut self, effects: &mut impl Effects) {
+        self.run_timers(effects);
         self.sweep();
+        self.exchange(effects);
         self.checkpoint(effects);
         self.pump_log(effects);
     }
@@ -341,6 +420,7 @@ impl Shard {
     fn pump_log(&mut self, effects: &mut impl Effects) {
         let now = self.core.now.monotonic;
         self.core.carry(effects);
+        self.core.old_slots.go_on(&self.core.log, effects);
         while let Some(write) = self.core.log.poll_write(now) {
             effects.write(write);
         }
@@ -356,6 +436,9 @@ impl Shard {
             self.core.reads_due = true;
             self.give_up_expired(effects);
         }
+        if self.core.tick_due.is_some_and(|due| due <= now) {
+            self.tick(effects);
+        }
     }
 
     /// Once nothing waits for the log any more it ends with what a restart wants to know.
@@ -365,8 +448,10 @@ impl Shard {
         }
         self.core.closed = true;
         self.core.reads_due = true;
-        for Partition { replica, view } in &mut self.partitions {
-            replica.write_sync_point(&mut execute::World::new(view, &mut self.core, effects));
+        let now = self.core.now;
+        for Partition { member, view } in &mut self.partitions {
+            let mut world = execute::World::new(view, &mut self.core, effects);
+            member.write_sync_point(now, &mut world);
         }
         self.core.log.close();
     }
@@ -393,6 +478,17 @@ impl Core {
         if count > 0 {
             self.commit_waits.record_many(self.now.monotonic.since_ns(since), count);
         }
+    }
+
+    /// Counts what a partition has in memory after a step.
+    fn account(&mut self, partition: &mut Partition) {
+        let Partition { member, view } = partition;
+        let unsynced = member.unsynced_size_bytes();
+        let before = std::mem::replace(&mut view.unsynced_size_bytes, unsynced);
+        self.unsynced_size_bytes = self.unsynced_size_bytes + unsynced - before;
+        let results = member.replica().results_size_bytes();
+        let before = std::mem::replace(&mut view.results_size_bytes, results);
+        self.results_size_bytes = self.results_size_bytes + results - before;
     }
 
     /// Makes sure that operations whose time is up are looked for.

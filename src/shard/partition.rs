@@ -1,27 +1,30 @@
 //! One partition of a shard: the machines of its protocol and its slice of the maps.
 
+use std::collections::VecDeque;
+
 use super::Effects;
-use crate::base::ids::{Index, Origin, TermId};
+use super::exchange::Installed;
+use super::reads::WaitingRead;
+use crate::base::ids::{Incarnation, Index, NodeId, Origin, TermId};
 use crate::base::time::Monotonic;
 use crate::map::outcome::Outcome;
 use crate::map::partition::PartitionMap;
-use crate::nopaxos::{Collector, Group, Replica, Sequencer};
+use crate::nopaxos::{Group, Member, Round};
+use crate::wire::peer::PeerEncoder;
 use crate::wire::request::Kind;
 use crate::wire::response::{self, ResponsePrefix};
 
-/// A partition. Its replica stands apart from what the replica acts upon.
+/// A partition. The machine of its protocol stands apart from what that acts upon.
 #[derive(Debug)]
 pub(super) struct Partition {
-    pub(super) replica: Replica,
+    pub(super) member: Member<Waiter>,
     pub(super) view: PartitionView,
 }
 
-/// What a replica acts upon.
+/// What a member acts upon.
 #[derive(Debug)]
 pub(super) struct PartitionView {
     pub(super) group: Group,
-    pub(super) sequencer: Sequencer,
-    pub(super) collector: Collector<Waiter>,
     pub(super) map: PartitionMap,
     /// Strings that begin with this belong to the partition.
     pub(super) cursor_tag: Box<[u8]>,
@@ -33,6 +36,8 @@ pub(super) struct PartitionView {
     pub(super) sweeping: bool,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
+    /// Bytes of results that may not be given out yet.
+    pub(super) results_size_bytes: usize,
     /// A checkpoint is due, and in the shard's queue.
     pub(super) checkpoint_due: bool,
     /// The length of the last one; 0: there was none.
@@ -41,6 +46,20 @@ pub(super) struct PartitionView {
     pub(super) own_size_bytes: u64,
     /// It waits to be shown anew.
     pub(super) changed: bool,
+    /// Which nodes the members are.
+    pub(super) nodes: Vec<NodeId>,
+    /// Writes what is said to them.
+    pub(super) encoder: PeerEncoder,
+    /// Which life of each of them is at the other end of its connection.
+    pub(super) lives: Vec<Incarnation>,
+    /// When something is due, as it stands in the shard's table.
+    pub(super) timer: Option<Monotonic>,
+    /// A checkpoint of another member was put in the place of the map; the log doesn't know yet.
+    pub(super) installed: Option<Installed>,
+    /// The last round that is complete, and what its reads reflect.
+    pub(super) round_done: (Round, Index),
+    /// Reads that wait for a round of the members, in the order of rounds.
+    pub(super) round_reads: VecDeque<(Round, WaitingRead)>,
 }
 
 /// Who waits for a command.
@@ -55,6 +74,8 @@ pub(super) enum Waiter {
         /// When it gives up.
         deadline: Monotonic,
     },
+    /// Nobody.
+    Nobody,
 }
 
 /// A client that waits for the answer to one request.
@@ -124,14 +145,7 @@ impl Waiter {
         match self {
             Self::Client(asker) => asker.deadline,
             Self::Gather { deadline, .. } => *deadline,
+            Self::Nobody => Monotonic(u64::MAX),
         }
-    }
-}
-
-impl Partition {
-    /// The index that a linearizable read reflects: everything that was answered, and everything
-    /// that is stable (3.7). What is above it isn't durable, and a restart might lose it.
-    pub(super) fn readable(&self) -> Index {
-        self.view.collector.commit().max(self.replica.sync_point())
     }
 }

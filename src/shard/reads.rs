@@ -3,13 +3,16 @@
 //! round of its members.
 
 use super::entries::Reader;
-use super::partition::{Asker, Partition};
+use super::execute::World;
+use super::partition::{Asker, Partition, Waiter};
 use super::{Effects, RoutedRequest, Shard};
 use crate::base::ids::{Index, PartitionId};
 use crate::base::limits::{PASS_COUNT_MAX, WAITING_READ_COUNT_MAX};
 use crate::map::hasher::KeyHash;
+use crate::map::operation::cold::encode_query;
 use crate::map::operation::{Consistency, Query, QueryOperation};
-use crate::nopaxos::Status;
+use crate::map::reads::AsOf;
+use crate::nopaxos::{Round, Status};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::wire::request::Kind;
 use crate::wire::route::Route;
@@ -17,21 +20,49 @@ use crate::wire::route::Route;
 /// A read of a key that must reflect an index that isn't reached yet.
 #[derive(Debug)]
 pub(super) struct WaitingRead {
-    asker: Asker,
+    pub(super) asker: Asker,
     partition: PartitionId,
-    min_index: Index,
+    pub(super) min_index: Index,
     consistency: Consistency,
     map: Box<str>,
     key: Box<[u8]>,
-    wants_entry: bool,
+    wants: Wants,
+}
+
+/// What a waiting read asks for.
+#[derive(Clone, Copy, Debug)]
+enum Wants {
+    Entry,
+    Existence,
+    Size,
 }
 
 impl WaitingRead {
-    fn query(&self) -> Query<'_> {
+    /// A copy of a query; `None` if its answer is a stream.
+    fn new(asker: Asker, partition: PartitionId, query: &Query<'_>) -> Option<Self> {
+        let wants = match query.operation {
+            QueryOperation::Get { .. } => Wants::Entry,
+            QueryOperation::Exists { .. } => Wants::Existence,
+            QueryOperation::Size => Wants::Size,
+            QueryOperation::Entries { .. } => return None,
+        };
+        Some(Self {
+            asker,
+            partition,
+            min_index: query.min_index,
+            consistency: query.consistency,
+            map: query.map.into(),
+            key: query.operation.key().unwrap_or_default().into(),
+            wants,
+        })
+    }
+
+    pub(super) fn query(&self) -> Query<'_> {
         let key = &*self.key;
-        let operation = match self.wants_entry {
-            true => QueryOperation::Get { key },
-            false => QueryOperation::Exists { key },
+        let operation = match self.wants {
+            Wants::Entry => QueryOperation::Get { key },
+            Wants::Existence => QueryOperation::Exists { key },
+            Wants::Size => QueryOperation::Size,
         };
         Query {
             map: &self.map,
@@ -87,6 +118,9 @@ impl Shard {
             deadline: self.deadline(query.timeout_ms),
         };
         self.core.counters.queries += 1;
+        if query.consistency == Consistency::Linearizable && self.core.config.is_replicated() {
+            return self.read_in_round(partition, asker, query, effects);
+        }
         let as_of = match self.as_of(partition, query.consistency) {
             Ok(index) if index >= query.min_index => index,
             Ok(_) => return self.wait(partition, asker, query, effects),
@@ -112,10 +146,14 @@ impl Shard {
         consistency: Consistency,
     ) -> Result<Index, &'static str> {
         let partition = &self.partitions[self.place(partition)];
+        let replica = partition.member.replica();
         match consistency {
-            Consistency::Stale => Ok(partition.replica.sync_point()),
-            Consistency::Linearizable if partition.replica.status() == Status::Normal => {
-                Ok(partition.readable())
+            Consistency::Stale => Ok(replica.sync_point()),
+            Consistency::Linearizable if self.core.config.is_replicated() => {
+                Err("ask one partition for this, by its number")
+            }
+            Consistency::Linearizable if replica.status() == Status::Normal => {
+                Ok(partition.member.readable())
             }
             Consistency::Linearizable => Err("the partition is between two views; try again"),
         }
@@ -137,7 +175,8 @@ impl Shard {
         });
         let asked = (query.map, &query.operation);
         self.core.counters.answers += 1;
-        let outcome = view.map.answer(&self.core.arena, as_of, asked, hash);
+        let at = AsOf { index: as_of, time: self.core.now.wall };
+        let outcome = view.map.answer(&self.core.arena, at, asked, hash);
         // Straight to where it goes: a value is copied once.
         asker.reply_with(&view.prefix, as_of, &outcome, effects);
     }
@@ -170,28 +209,95 @@ impl Shard {
         }
         self.core.sweep_later();
         self.core.reads_due |= self.core.closed;
-        self.core.waiting_reads.push(WaitingRead {
-            asker,
-            partition,
-            min_index: query.min_index,
-            consistency: query.consistency,
-            map: query.map.into(),
-            key: query.operation.key().unwrap_or_default().into(),
-            wants_entry: matches!(query.operation, QueryOperation::Get { .. }),
-        });
+        if let Some(read) = WaitingRead::new(asker, partition, query) {
+            self.core.waiting_reads.push_back(read);
+        }
     }
 
-    /// Answers the waiting reads whose index is reached, and those that have no time left.
+    /// Keeps a linearizable query until a quorum has said, after it came, that it is still in the
+    /// view (3.7).
+    fn read_in_round(
+        &mut self,
+        partition: PartitionId,
+        asker: Asker,
+        query: &Query<'_>,
+        effects: &mut impl Effects,
+    ) {
+        let place = self.place(partition);
+        let now = self.core.now;
+        let has_room = self.core.round_reads_count < WAITING_READ_COUNT_MAX;
+        let Partition { member, view } = &mut self.partitions[place];
+        let me = view.group.me();
+        let mut world = World::new(view, &mut self.core, effects);
+        let waiter = Waiter::Client(asker);
+        if !has_room {
+            let message = "too many reads wait for their round";
+            return world.fail(waiter, Code::ResourceExhausted, message);
+        }
+        let Some(read) = WaitingRead::new(asker, partition, query) else {
+            let message = "entries are listed from a stale state only: set the consistency";
+            return world.fail(waiter, Code::Unimplemented, message);
+        };
+        if let Some(round) = member.barrier(now, &mut world) {
+            let (done, index) = world.view.round_done;
+            if round <= done {
+                // A quorum of one's own ends a round at once.
+                world.answer_read(&read, index);
+            } else {
+                world.view.round_reads.push_back((round, read));
+                world.core.round_reads_count += 1;
+            }
+            self.core.sweep_later();
+        } else if member.sequencer() == Some(me) {
+            member.query(now, encode_query(&read.query()), waiter, &mut world);
+            self.core.sweep_later();
+        } else {
+            world.refuse_to_lead(waiter, member.sequencer());
+        }
+        self.core.after_step(&mut self.partitions[place]);
+    }
+
+    /// Gives up the reads whose round has not come in time; whether others wait.
+    pub(super) fn give_up_round_reads(&mut self, effects: &mut impl Effects) -> bool {
+        if self.core.round_reads_count == 0 {
+            return false;
+        }
+        let now = self.core.now.monotonic;
+        for Partition { view, .. } in &mut self.partitions {
+            let waiting = std::mem::take(&mut view.round_reads);
+            let is_late = |read: &WaitingRead| read.asker.deadline <= now;
+            let (late, waiting) = waiting.into_iter().partition(|(_, read)| is_late(read));
+            view.round_reads = waiting;
+            let late: std::collections::VecDeque<(Round, WaitingRead)> = late;
+            self.core.round_reads_count -= late.len();
+            let mut world = World::new(view, &mut self.core, effects);
+            for (_, read) in late {
+                let message = "a quorum has not answered in time; try again";
+                world.fail(Waiter::Client(read.asker), Code::Unavailable, message);
+            }
+        }
+        self.core.round_reads_count > 0
+    }
+
+    /// Answers the waiting reads whose index is reached, and those that have no time left: as many
+    /// as a pass has. If there are more it is due again.
     pub(super) fn answer_waiting_reads(&mut self, effects: &mut impl Effects) {
         let (now, closed) = (self.core.now.monotonic, self.core.closed);
-        let waiting = std::mem::take(&mut self.core.waiting_reads);
-        for read in waiting {
+        let mut answers_left = PASS_COUNT_MAX;
+        for _ in 0..self.core.waiting_reads.len() {
+            if answers_left == 0 {
+                self.core.reads_due = true;
+                return;
+            }
+            let Some(read) = self.core.waiting_reads.pop_front() else { return };
             let query = read.query();
             match self.as_of(read.partition, read.consistency) {
                 Ok(as_of) if as_of >= read.min_index => {
+                    answers_left -= 1;
                     self.answer(read.partition, read.asker, &query, None, as_of, effects);
                 }
                 _ if closed || read.asker.deadline <= now => {
+                    answers_left -= 1;
                     let prefix = &self.partitions[self.place(read.partition)].view.prefix;
                     let message = match closed {
                         true => "the node is going down",
@@ -199,7 +305,7 @@ impl Shard {
                     };
                     self.core.fail(read.asker, prefix, Code::Unavailable, message, effects);
                 }
-                _ => self.core.waiting_reads.push(read),
+                _ => self.core.waiting_reads.push_back(read),
             }
         }
     }

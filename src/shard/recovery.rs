@@ -1,6 +1,6 @@
 //! From what the log holds to a running shard.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 
@@ -9,33 +9,38 @@ use slab::Slab;
 use super::admission::Payloads;
 use super::carry::Carrying;
 use super::checkpoints::Checkpoints;
+use super::exchange::Exchange;
 use super::execute::prefix;
 use super::partition::{Partition, PartitionView};
-use super::{Config, Core, Effects, Shard};
+use super::peers::{Peer, Timers};
+use super::{CheckpointServer, Config, Core, Effects, OldSlots, Shard};
 use crate::base::cast::u64_from;
 use crate::base::chain::Chain;
-use crate::base::ids::{Index, MessageId, PartitionId, TermId};
+use crate::base::ids::{Incarnation, Index, MessageId, PartitionId, TermId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, CHECKPOINT_CHUNK_SIZE_BYTES, CHECKPOINT_SLICE_COUNT};
 use crate::base::payload::ResultBytes;
 use crate::base::time::{Now, Timestamp};
 use crate::map::arena::Arena;
 use crate::map::checkpoint::{LoadError, MapLoader, Progress, SliceBudget};
 use crate::map::digest::StateDigest;
+use crate::map::footprint::Footprint;
 use crate::map::hasher::KeyHasher;
 use crate::map::operation::with_command;
 use crate::map::partition::{Execution, PartitionMap, Undo};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{Collector, Group, Replica, Restored, Sequencer};
+use crate::nopaxos::{Group, Member, Restored, Round, Settings};
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
     CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointDecoder, CheckpointEncoder, CheckpointError,
     CheckpointHead, CheckpointId, CheckpointSource,
 };
 use crate::storage::record::PartitionSnapshot;
+use crate::storage::recovery::Salvage;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
 use crate::storage::wal::Wal;
+use crate::wire::peer::{PeerDrop, PeerEncoder};
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
 
@@ -56,6 +61,23 @@ struct LoadedPartition {
     timestamp: Timestamp,
     /// The length of the checkpoint that was installed; 0: none was.
     checkpoint_size_bytes: u64,
+    /// The slot after the checkpoint, and the no-ops from there on.
+    first: Index,
+    no_ops: BTreeSet<Index>,
+}
+
+impl LoadedPartition {
+    fn empty(hasher: KeyHasher, arena: &mut Arena) -> Self {
+        Self {
+            map: PartitionMap::new(hasher, arena),
+            applied: Index(0),
+            chain: Chain::default(),
+            timestamp: Timestamp(0),
+            checkpoint_size_bytes: 0,
+            first: Index(1),
+            no_ops: BTreeSet::new(),
+        }
+    }
 }
 
 impl Loading {
@@ -64,16 +86,10 @@ impl Loading {
     pub fn new(config: Config) -> Self {
         let hasher = KeyHasher::new(config.hash_key);
         let mut arena = Arena::new();
-        let partitions = config.partitions.clone().map(|partition| {
-            let loaded = LoadedPartition {
-                map: PartitionMap::new(hasher, &mut arena),
-                applied: Index(0),
-                chain: Chain::default(),
-                timestamp: Timestamp(0),
-                checkpoint_size_bytes: 0,
-            };
-            (PartitionId(partition), loaded)
-        });
+        let partitions = config
+            .partitions
+            .clone()
+            .map(|partition| (PartitionId(partition), LoadedPartition::empty(hasher, &mut arena)));
         let partitions = partitions.collect();
         Self { config, hasher, arena, partitions }
     }
@@ -94,6 +110,15 @@ impl Loading {
     #[must_use]
     pub fn digest(&self, partition: PartitionId) -> StateDigest {
         self.partitions[&partition].map.digest()
+    }
+
+    /// What a partition's entries take of an arena.
+    ///
+    /// # Panics
+    /// If it isn't one of the shard's.
+    #[must_use]
+    pub fn footprint(&self, partition: PartitionId) -> Footprint {
+        self.partitions[&partition].map.footprint(&self.arena)
     }
 
     /// Writes the checkpoint of what was executed of a partition, chunk by chunk.
@@ -144,7 +169,8 @@ pub struct Installing<'a, S> {
     loading: &'a mut Loading,
     source: &'a mut S,
     salt: u32,
-    failed: Option<InstallError>,
+    /// Partitions whose checkpoints can't be installed: nothing can follow there.
+    failed: Vec<InstallError>,
 }
 
 /// Why a checkpoint can't be installed.
@@ -186,7 +212,7 @@ impl std::error::Error for InstallError {}
 impl<'a, S: CheckpointSource> Installing<'a, S> {
     /// `salt`: that of the logs.
     pub fn new(loading: &'a mut Loading, source: &'a mut S, salt: u32) -> Self {
-        Self { loading, source, salt, failed: None }
+        Self { loading, source, salt, failed: Vec::new() }
     }
 
     /// To be asked when the log was read: only if all is well may the shard be made.
@@ -194,7 +220,11 @@ impl<'a, S: CheckpointSource> Installing<'a, S> {
     /// # Errors
     /// The first checkpoint that was needed and could not be installed.
     pub fn finish(self) -> Result<(), InstallError> {
-        self.failed.map_or(Ok(()), Err)
+        self.failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn has_failed(&self, partition: PartitionId) -> bool {
+        self.failed.iter().any(|failed| failed.id.partition == partition)
     }
 
     fn load(&mut self, id: CheckpointId) -> Result<LoadedPartition, InstallReason> {
@@ -219,20 +249,22 @@ impl<'a, S: CheckpointSource> Installing<'a, S> {
         }
         let head = *decoder.head().expect("a complete checkpoint has a head");
         let digest = StateDigest(u128::from_le_bytes(head.digest));
-        let map = loader.finish(id.index, digest).map_err(InstallReason::State)?;
+        let map = loader.finish(id.index, head.timestamp, digest).map_err(InstallReason::State)?;
         Ok(LoadedPartition {
             map,
             applied: id.index,
             chain: head.chain,
             timestamp: head.timestamp,
             checkpoint_size_bytes: size_bytes,
+            first: id.index.next(),
+            no_ops: BTreeSet::new(),
         })
     }
 }
 
 impl<S: CheckpointSource> Apply for Installing<'_, S> {
     fn install(&mut self, partition: PartitionId, index: Index) {
-        if self.failed.is_some() {
+        if self.has_failed(partition) {
             return;
         }
         let id = CheckpointId { partition, index };
@@ -240,9 +272,10 @@ impl<S: CheckpointSource> Apply for Installing<'_, S> {
             Ok(loaded) => {
                 let replaced = self.loading.partitions.insert(partition, loaded);
                 let replaced = replaced.expect("recovery checks the owner");
-                assert_eq!(replaced.applied, Index(0), "a partition is installed before its slots");
+                assert!(replaced.applied < index, "what is installed replaces what was before it");
+                replaced.map.discard(&mut self.loading.arena);
             }
-            Err(reason) => self.failed = Some(InstallError { id, reason }),
+            Err(reason) => self.failed.push(InstallError { id, reason }),
         }
     }
 
@@ -256,13 +289,42 @@ impl<S: CheckpointSource> Apply for Installing<'_, S> {
         value: Option<&[u8]>,
     ) {
         // Without its checkpoint a partition has nothing that its slots could follow.
-        if self.failed.is_none() {
+        if !self.has_failed(partition) {
             self.loading.apply(partition, index, term, message_id, timestamp, value);
         }
     }
 }
 
+impl<S: CheckpointSource> Salvage for Installing<'_, S> {
+    fn is_whole(&self, partition: PartitionId) -> bool {
+        !self.has_failed(partition)
+    }
+
+    fn reset(&mut self, partition: PartitionId, checkpoint: Index) -> bool {
+        self.failed.retain(|failed| failed.id.partition != partition);
+        self.loading.clear(partition);
+        if checkpoint == Index(0) {
+            return true;
+        }
+        match self.load(CheckpointId { partition, index: checkpoint }) {
+            Ok(loaded) => {
+                self.loading.partitions.insert(partition, loaded);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
 impl Loading {
+    /// Forgets what was executed of a partition.
+    fn clear(&mut self, partition: PartitionId) {
+        let empty = LoadedPartition::empty(self.hasher, &mut self.arena);
+        if let Some(loaded) = self.partitions.insert(partition, empty) {
+            loaded.map.discard(&mut self.arena);
+        }
+    }
+
     fn apply(
         &mut self,
         partition: PartitionId,
@@ -279,7 +341,10 @@ impl Loading {
         loaded.applied = index;
         loaded.chain = loaded.chain.extended(index, message_id, timestamp, value);
         loaded.timestamp = timestamp;
-        let Some(value) = value else { return };
+        let Some(value) = value else {
+            loaded.no_ops.insert(index);
+            return;
+        };
         with_command(value, usize::MAX, |command| {
             let command = command.expect("commands are checked before they are logged");
             let key = command.operation.key().unwrap_or_default();
@@ -302,14 +367,17 @@ impl Shard {
     pub fn new(
         loading: Loading,
         mut recovered: Vec<RecoveredPartition>,
-        log: Wal,
+        mut log: Wal,
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
         let Loading { config, hasher, arena, partitions } = loading;
         let own = config.shards().partitions_of(config.shard);
         assert_eq!(config.partitions, own, "a shard owns what the others think it owns");
         let router = Router::new(config.partition_count);
-        let whole = ResponsePrefix::new(&config.cluster, None, &config.member, None);
+        let whole = ResponsePrefix::new(&config.cluster, None, config.member(), None);
+        for (partition, loaded) in &partitions {
+            log.know_checkpoint_size(*partition, loaded.checkpoint_size_bytes);
+        }
         let partitions: Vec<Partition> = partitions
             .into_iter()
             .map(|(partition, loaded)| {
@@ -322,6 +390,8 @@ impl Shard {
         let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
         let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
+        let config_nodes_count = config.nodes.count();
+        let serving = CheckpointServer::new(config.checkpoint_salt);
         let core = Core {
             config,
             router,
@@ -330,23 +400,32 @@ impl Shard {
             hasher,
             arena,
             log,
+            peers: vec![Peer::default(); config_nodes_count],
+            peer_drops: [0; PeerDrop::ALL.len()],
+            timers: Timers::default(),
+            exchange: Exchange::default(),
             awaiting: VecDeque::new(),
             carrying: Carrying::default(),
+            old_slots: OldSlots::default(),
+            serving,
             checkpoints_wanted: VecDeque::new(),
             payloads: Payloads::default(),
             unsynced_size_bytes: unsynced,
             results_size_bytes: 0,
             gathers: Slab::new(),
-            waiting_reads: Vec::new(),
+            waiting_reads: VecDeque::new(),
+            round_reads_count: 0,
             reads_due: false,
             streams: VecDeque::new(),
             checkpoints: Checkpoints::new(stale_checkpoints),
             checkpoint_metrics: CheckpointMetrics::default(),
             asked_streams: Slab::new(),
+            shares_pending: 0,
             asks_count: 0,
             sweeping: VecDeque::new(),
             maps_own_size_bytes: own_size_bytes,
             sweep_due: None,
+            tick_due: None,
             counters: ShardCounters::default(),
             commit_waits: Histogram::default(),
             changed,
@@ -362,8 +441,11 @@ impl Shard {
         self.core.now = now;
         for partition in self.core.config.partitions.clone() {
             let first_term = self.core.config.first_term;
-            let (replica, mut world) = self.partition(PartitionId(partition), effects);
-            replica.start(first_term, &mut world);
+            let (member, mut world) = self.partition(PartitionId(partition), effects);
+            member.start(now, first_term, &mut world);
+            let place = self.place(PartitionId(partition));
+            self.core.after_step(&mut self.partitions[place]);
+            self.core.expect_expiry(&self.partitions[place].view.map);
         }
         self.settle(effects);
         self.pump_log(effects);
@@ -376,30 +458,46 @@ fn restore(
     loaded: LoadedPartition,
     found: Option<RecoveredPartition>,
 ) -> Partition {
-    let group = Group::new(partition, vec![config.member.clone()], &config.member);
+    let nodes = config.nodes.members(partition);
+    let names: Vec<String> = nodes.iter().map(|node| config.nodes.name(*node).to_owned()).collect();
+    let group = Group::new(partition, names, config.member())
+        .with_sequencer_offset(config.sequencer_offset);
     let restored = found.map_or_else(Restored::default, |found| restored(&loaded, found));
     assert_eq!(loaded.applied, restored.sync_point, "what is stable was executed");
-    let replica = Replica::new(group.clone(), restored);
+    let retained_size_bytes =
+        if group.is_alone() { 0 } else { config.settings.retained_size_bytes };
+    let settings = Settings { retained_size_bytes, ..config.settings };
+    let seed = config.seed ^ u64::from(partition.0);
+    let member = Member::new(group.clone(), settings, restored, seed);
     let view = PartitionView {
-        sequencer: Sequencer::default(),
-        collector: Collector::new(&group),
         own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
         cursor_tag,
         sweeping: false,
         term: TermId(0),
         prefix: prefix(config, &group, TermId(0)),
-        unsynced_size_bytes: replica.log().size_bytes(),
+        unsynced_size_bytes: member.unsynced_size_bytes(),
+        results_size_bytes: 0,
         checkpoint_due: false,
         checkpoint_size_bytes: loaded.checkpoint_size_bytes,
         changed: true,
+        encoder: PeerEncoder::new(&config.cluster, &group),
+        lives: vec![Incarnation(0); group.count()],
+        nodes,
+        timer: None,
+        installed: None,
+        round_done: (Round(0), Index(0)),
+        round_reads: VecDeque::new(),
         group,
     };
-    Partition { replica, view }
+    Partition { member, view }
 }
 
 fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
-    let PartitionSnapshot { view, last_normal, base, first, sync_point, .. } = found.state;
+    let PartitionSnapshot { view, last_normal, base, sync_point, .. } = found.state;
+    let PartitionSnapshot { incarnation, crash_vector, .. } = found.state;
+    let first = loaded.first;
+    let no_ops = loaded.no_ops.clone();
     let mut timestamp = loaded.timestamp;
     let slots = found.log.into_iter().map(|entry| {
         // A no-op has no time of its own.
@@ -416,5 +514,9 @@ fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
         chain: loaded.chain,
         timestamp: loaded.timestamp,
         slots: slots.collect(),
+        no_ops,
+        incarnation,
+        crash_vector,
+        is_lost: found.state.is_recovering,
     }
 }

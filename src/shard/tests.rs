@@ -1,4 +1,5 @@
 mod checkpoints;
+mod peers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -7,7 +8,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::{AskId, BootEpoch, Index, Origin, SegmentId};
+use crate::base::ids::{AskId, BootEpoch, Index, NodeId, Origin, SegmentId};
 use crate::base::limits::{
     FRAME_PREFIX_SIZE_BYTES, MEMORY_SIZE_BYTES_MIN, SEGMENT_SIZE_BYTES_MIN, UNSYNCED_SIZE_BYTES_MAX,
 };
@@ -20,16 +21,20 @@ use crate::proto::p2pmap::v1::{self, command, query};
 use crate::storage::block::{Block, LogKey, SegmentWrite};
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{
-    CheckpointChunk, CheckpointId, CheckpointProgress, CheckpointSource, CheckpointStep,
+    CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress,
+    CheckpointSource, CheckpointStep,
 };
 use crate::storage::record::LiveSegment;
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
 use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
+use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
 
+mod cluster;
 mod several;
 
 mod measure;
+mod ticks;
 
 const PARTITION_COUNT: u32 = 8;
 const SEGMENT_SIZE: usize = SEGMENT_SIZE_BYTES_MIN;
@@ -52,6 +57,8 @@ struct Asked {
     /// The shard.
     me: ShardId,
     asks: VecDeque<(ShardId, AskId, BytesMut)>,
+    /// Frames for other nodes.
+    sent: BTreeMap<NodeId, BytesMut>,
     /// Answers to other shards' requests, by place, and whether they have ended.
     guests: BTreeMap<u32, (BytesMut, bool)>,
 }
@@ -71,6 +78,14 @@ impl Effects for Asked {
     fn ask(&mut self, to: ShardId, ask: AskId, request: &[u8]) {
         assert_ne!(to, self.me, "a shard knows its own share");
         self.asks.push_back((to, ask, request.into()));
+    }
+
+    fn peer_buffer(&mut self, to: NodeId, _: PartitionId) -> Option<&mut BytesMut> {
+        Some(self.sent.entry(to).or_default())
+    }
+
+    fn refuse_peer(&mut self, node: NodeId, error: &PeerError) {
+        panic!("node {node} sends what no member can: {error}");
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -139,6 +154,13 @@ impl Disk {
                 self.checkpoints.remove(&id).expect("it is there, and removed once");
                 None
             }
+            CheckpointStep::Read(read) => {
+                let blocks = self.checkpoints.get(&read.id).map(|file| {
+                    let begin = usize_from(read.offset()) / size_of::<Block>();
+                    file[begin..file.len().min(begin + CHUNK_BLOCK_COUNT)].to_vec()
+                });
+                Some(CheckpointProgress::Read(CheckpointBlocks { read, blocks }))
+            }
         }
     }
 }
@@ -199,17 +221,39 @@ impl Host {
 
     /// One of several shards.
     fn boot_one(
-        (me, shard_count): (ShardId, u16),
+        shard: (ShardId, u16),
         disk: Disk,
         durability: Durability,
         boot: u64,
+        memory_size_bytes_max: u64,
+    ) -> Self {
+        let alone = Cluster::alone("a");
+        let mut host =
+            Self::boot_member(alone, shard, disk, (durability, boot), memory_size_bytes_max);
+        while !host.shard.is_ready() {
+            while host.log_step(0) {}
+            host.wait();
+        }
+        while host.log_step(0) {}
+        host
+    }
+
+    /// A shard of a node of a cluster. It isn't ready yet.
+    fn boot_member(
+        nodes: Cluster,
+        (me, shard_count): (ShardId, u16),
+        disk: Disk,
+        (durability, boot): (Durability, u64),
         memory_size_bytes_max: u64,
     ) -> Self {
         let key = LogKey { shard: me, salt: SALT };
         let own = ShardMap::new(PARTITION_COUNT, shard_count).partitions_of(me);
         let config = Config {
             cluster: "test".into(),
-            member: "a".into(),
+            seed: boot * 100 + u64::from(nodes.me().0),
+            nodes,
+            sequencer_offset: 0,
+            settings: Settings::default(),
             shard: me,
             partitions: own.clone(),
             partition_count: PARTITION_COUNT,
@@ -247,7 +291,7 @@ impl Host {
             writes_in_flight: 2,
             durability,
         };
-        let start: WalStart = recovered.start;
+        let start = WalStart { serves_peers: true, ..recovered.start };
         let needed = |id: &CheckpointId| {
             let partition = start.state.partition(id.partition).expect("it is the shard's");
             partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))
@@ -259,11 +303,6 @@ impl Host {
         let mut host =
             Self { shard, asked: Asked { me, ..Asked::default() }, disk, now, next_correlation: 0 };
         host.shard.start(host.now, &mut host.asked);
-        while !host.shard.is_ready() {
-            while host.log_step(0) {}
-            host.wait();
-        }
-        while host.log_step(0) {}
         host
     }
 
@@ -344,6 +383,10 @@ impl Host {
 
     fn handle(&mut self, input: Input<'_>) {
         self.shard.handle(self.now, input, &mut self.asked);
+        // A host comes to that in the same turn.
+        while self.shard.keeps_somebody_waiting() {
+            self.shard.handle(self.now, Input::Deadline, &mut self.asked);
+        }
     }
 
     fn command(&mut self, operation: command::Operation) -> u64 {
@@ -550,6 +593,34 @@ fn read_waits_for_the_index_that_it_asks_for() {
     host.advance(2 * NS_PER_S);
     host.handle(Input::Deadline);
     assert_eq!(error_code(&host.answers()[&hopeless]), Some(Code::Unavailable));
+}
+
+#[test]
+fn reads_and_streams_that_wait_are_served_once_in_a_turn_however_many_inputs_it_has() {
+    let mut host = Host::start(Durability::Sync);
+    let query = v1::Query {
+        map: "m".into(),
+        min_index: 1,
+        operation: Some(get("k")),
+        ..v1::Query::default()
+    };
+    for _ in 0..3 * PASS_COUNT_MAX {
+        host.send_query(&query);
+    }
+    host.put("k", "v");
+    host.advance(1_000);
+    let write = host.asked.writes.pop_front().expect("the put is written");
+    host.disk.write(&write);
+    host.shard.handle(host.now, Input::Written(write), &mut host.asked);
+    host.shard.handle(host.now, Input::DiskSpace(1 << 40), &mut host.asked);
+    assert_eq!(host.answers().len(), 1, "the put's: reads aren't looked at with each input");
+    for _ in 0..3 {
+        assert_eq!(host.shard.next_deadline(), Some(host.now.monotonic), "at once");
+        host.shard.handle(host.now, Input::Deadline, &mut host.asked);
+        assert_eq!(host.answers().len(), PASS_COUNT_MAX);
+    }
+    assert_ne!(host.shard.next_deadline(), Some(host.now.monotonic));
+    assert!(host.shard.core.waiting_reads.is_empty());
 }
 
 #[test]

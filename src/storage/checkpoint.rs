@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! file     chunks of 256 KiB; the last one is cut to whole blocks
-//! chunk    a header of 32 bytes, payload, zeros to the end of its last block
+//! chunk    a header of 48 bytes, payload, zeros to the end of its last block
 //!           0  crc32      u32  over all that follows in the chunk, begun with the directory's salt
 //!           4  partition  u32
 //!           8  index      u64
@@ -12,6 +12,7 @@
 //!          24  flags      u8   bit 0: the last chunk
 //!          25  version    u8
 //!          26  zeros
+//!          32  digest     16   of the payload of this chunk and all before it
 //! payload  of all chunks together: the head of 64 bytes, then the state as `map` encodes it
 //!           0  timestamp  u64  of the slot
 //!           8  chain      16   of the log there
@@ -23,6 +24,9 @@
 //! that is written over an older checkpoint may go on behind its last chunk; what lies there is
 //! never looked at. Every chunk names partition, slot and place: a chunk of another checkpoint, or
 //! in another place, is damage.
+//!
+//! To a peer goes the payload of all chunks together, cut as the chunks are: part *n* is the
+//! payload of chunk *n*. The last chunk says how long the whole is, and what its digest is.
 
 use std::fmt;
 use std::io;
@@ -33,18 +37,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::block::{BATCH_BLOCK_COUNT_MAX, Block};
 use crate::base::cast::{u32_from, u64_from, usize_from_u32};
 use crate::base::chain::Chain;
-use crate::base::checksum::crc32_salted;
+use crate::base::checksum::{Digest128, crc32_salted};
 use crate::base::ids::{Index, PartitionId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, CHECKPOINT_CHUNK_SIZE_BYTES};
 use crate::base::time::Timestamp;
 
 /// What this release writes and reads.
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 const FLAG_LAST: u8 = 1;
-const CHUNK_HEADER_SIZE_BYTES: usize = 32;
+const CHUNK_HEADER_SIZE_BYTES: usize = 48;
 const HEAD_SIZE_BYTES: usize = 64;
 /// The payload of a full chunk.
-const PAYLOAD_SIZE_BYTES: usize = CHUNK_BLOCK_COUNT * BLOCK_SIZE_BYTES - CHUNK_HEADER_SIZE_BYTES;
+pub const PAYLOAD_SIZE_BYTES: usize =
+    CHUNK_BLOCK_COUNT * BLOCK_SIZE_BYTES - CHUNK_HEADER_SIZE_BYTES;
 /// Blocks of a full chunk.
 pub const CHUNK_BLOCK_COUNT: usize = CHECKPOINT_CHUNK_SIZE_BYTES / BLOCK_SIZE_BYTES;
 
@@ -96,6 +101,34 @@ pub enum CheckpointStep {
     Finish,
     /// Nothing needs this finished one any more: its room may be used for others.
     Remove(CheckpointId),
+    /// Read a part of a finished one; [`CheckpointProgress::Read`] follows.
+    Read(CheckpointRead),
+}
+
+/// Blocks of a checkpoint's file that the host should read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointRead {
+    /// Which checkpoint.
+    pub id: CheckpointId,
+    /// The number of the chunk.
+    pub chunk: u32,
+}
+
+impl CheckpointRead {
+    /// Where the chunk begins in the file, in bytes. It has up to [`CHUNK_BLOCK_COUNT`] blocks.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.chunk as u64 * u64_from(CHECKPOINT_CHUNK_SIZE_BYTES)
+    }
+}
+
+/// Blocks of a checkpoint's file as they were read.
+#[derive(Debug)]
+pub struct CheckpointBlocks {
+    /// What was asked for.
+    pub read: CheckpointRead,
+    /// What is there, fewer than a full chunk at the file's end; `None`: it can't be read.
+    pub blocks: Option<Vec<Block>>,
 }
 
 /// What became of it.
@@ -103,6 +136,8 @@ pub enum CheckpointStep {
 pub enum CheckpointProgress {
     /// A part was written; its memory comes back.
     Written(Vec<Block>),
+    /// A part was read, or can't be.
+    Read(CheckpointBlocks),
     /// It is durable, and has its name.
     Finished(CheckpointId),
     /// A step failed, for want of space as a rule. Nothing further is done until another begins.
@@ -120,6 +155,7 @@ struct RawHeader {
     flags: u8,
     version: u8,
     zeros: [u8; 6],
+    digest: [u8; 16],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -155,6 +191,8 @@ pub struct CheckpointEncoder {
     pending: Vec<u8>,
     chunk_count: u32,
     size_bytes: u64,
+    /// Of the payload of all chunks.
+    running: Digest128,
     /// The state has come to its end.
     ended: bool,
     /// So has the file.
@@ -177,6 +215,7 @@ impl CheckpointEncoder {
             pending: raw.as_bytes().to_vec(),
             chunk_count: 0,
             size_bytes: 0,
+            running: Digest128::default(),
             ended: false,
             complete: false,
         }
@@ -218,6 +257,7 @@ impl CheckpointEncoder {
         let block_count = (CHUNK_HEADER_SIZE_BYTES + used).div_ceil(BLOCK_SIZE_BYTES);
         blocks.clear();
         blocks.resize(block_count, Block::ZERO);
+        self.running.update(&self.pending[..used]);
         let header = RawHeader {
             crc: U32::ZERO,
             partition: U32::new(self.id.partition.0),
@@ -227,6 +267,7 @@ impl CheckpointEncoder {
             flags: if last { FLAG_LAST } else { 0 },
             version: FORMAT_VERSION,
             zeros: [0; 6],
+            digest: self.running.value().to_le_bytes(),
         };
         let bytes = blocks.as_mut_slice().as_mut_bytes();
         bytes[..CHUNK_HEADER_SIZE_BYTES].copy_from_slice(header.as_bytes());
@@ -261,14 +302,16 @@ pub struct CheckpointDecoder {
     salt: u32,
     head: Option<CheckpointHead>,
     chunk_count: u32,
+    running: Digest128,
     complete: bool,
 }
 
 impl CheckpointDecoder {
     /// The decoder of the checkpoint `id`. `salt`: that of the logs.
     #[must_use]
-    pub const fn new(salt: u32, id: CheckpointId) -> Self {
-        Self { id, salt, head: None, chunk_count: 0, complete: false }
+    pub fn new(salt: u32, id: CheckpointId) -> Self {
+        let running = Digest128::default();
+        Self { id, salt, head: None, chunk_count: 0, running, complete: false }
     }
 
     /// Takes the next chunk: what lies in the file from where the last one ended, up to
@@ -277,20 +320,20 @@ impl CheckpointDecoder {
     /// # Errors
     /// If it isn't that chunk, or is damaged.
     pub fn chunk<'a>(&mut self, blocks: &'a [Block]) -> Result<&'a [u8], CheckpointError> {
-        let (payload, last) = check_chunk(self.salt, self.id, self.chunk_count, blocks)?;
+        let number = self.chunk_count;
+        let Chunk { payload, is_last, digest } = checked_chunk(self.salt, self.id, number, blocks)?;
+        self.running.update(payload);
+        if self.running.value() != digest {
+            return Err(CheckpointError::Checksum { chunk: number });
+        }
         self.chunk_count += 1;
-        self.complete = last;
+        self.complete = is_last;
         if self.head.is_some() {
             return Ok(payload);
         }
         let bad = CheckpointError::Checksum { chunk: 0 };
-        let (raw, state) = RawHead::ref_from_prefix(payload).map_err(|_| bad)?;
-        self.head = Some(CheckpointHead {
-            id: self.id,
-            timestamp: Timestamp(raw.timestamp.get()),
-            chain: Chain(raw.chain),
-            digest: raw.digest,
-        });
+        let (head, state) = CheckpointHead::decode(self.id, payload).ok_or(bad)?;
+        self.head = Some(head);
         Ok(state)
     }
 
@@ -307,17 +350,53 @@ impl CheckpointDecoder {
     }
 }
 
-/// Checks the chunk `number` of a checkpoint: what lies in its file from where the one before it
-/// ends, up to [`CHUNK_BLOCK_COUNT`] blocks. Returns its payload, and whether it is the last.
+impl CheckpointHead {
+    /// The head of a checkpoint out of the beginning of its payload, and the rest of that; `None`:
+    /// it is too short.
+    #[must_use]
+    pub fn decode(id: CheckpointId, payload: &[u8]) -> Option<(Self, &[u8])> {
+        let (raw, state) = RawHead::ref_from_prefix(payload).ok()?;
+        let timestamp = Timestamp(raw.timestamp.get());
+        let (chain, digest) = (Chain(raw.chain), raw.digest);
+        Some((Self { id, timestamp, chain, digest }, state))
+    }
+}
+
+/// A chunk of a checkpoint that is what was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// What it holds.
+    pub payload: &'a [u8],
+    /// Whether it is the last.
+    pub is_last: bool,
+    /// The digest of the payload up to its end, as it says.
+    pub digest: u128,
+}
+
+/// Checks the chunk `number` of a checkpoint, and returns its payload, and whether it is the last.
 ///
 /// # Errors
-/// If it isn't that chunk, or is damaged.
+/// As [`checked_chunk`].
 pub fn check_chunk(
     salt: u32,
     id: CheckpointId,
     number: u32,
     blocks: &[Block],
 ) -> Result<(&[u8], bool), CheckpointError> {
+    checked_chunk(salt, id, number, blocks).map(|chunk| (chunk.payload, chunk.is_last))
+}
+
+/// Checks the chunk `number` of a checkpoint: what lies in its file from where the one before it
+/// ends, up to [`CHUNK_BLOCK_COUNT`] blocks.
+///
+/// # Errors
+/// If it isn't that chunk, or is damaged.
+pub fn checked_chunk(
+    salt: u32,
+    id: CheckpointId,
+    number: u32,
+    blocks: &[Block],
+) -> Result<Chunk<'_>, CheckpointError> {
     let bytes = blocks.as_bytes();
     let Ok((header, _)) = RawHeader::ref_from_prefix(bytes) else {
         return Err(CheckpointError::Cut { chunk: number });
@@ -342,7 +421,8 @@ pub fn check_chunk(
     if !last && used != PAYLOAD_SIZE_BYTES {
         return Err(bad);
     }
-    Ok((&bytes[CHUNK_HEADER_SIZE_BYTES..][..used], last))
+    let payload = &bytes[CHUNK_HEADER_SIZE_BYTES..][..used];
+    Ok(Chunk { payload, is_last: last, digest: u128::from_le_bytes(header.digest) })
 }
 
 /// Reads checkpoints; the files stay with the host.

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use super::record::{Entry, LiveSegment, PartitionSnapshot, Record, ShardSnapshot};
+use super::record::{Adopted, Entry, LiveSegment, PartitionSnapshot, Record, ShardSnapshot};
 use crate::base::cast::u64_from;
 use crate::base::ids::{
     BatchId, BootEpoch, Incarnation, Index, MessageId, PartitionId, SegmentId, TermId,
@@ -24,8 +24,11 @@ pub const RECORD_SIZE_BYTES_MAX: usize = 7 << 19;
 const HEAD_SIZE_BYTES_MAX: usize = 160;
 const LENGTH_SIZE_BYTES_MAX: usize = 4;
 const VARINT_SIZE_BYTES_MAX: usize = 10;
+/// A partition's number.
+const PARTITION_SIZE_BYTES_MAX: usize = 5;
+/// A chain, a partition, a flag, a count of members, and numbers.
 const PARTITION_SNAPSHOT_SIZE_BYTES_MAX: usize =
-    16 + VARINT_SIZE_BYTES_MAX * (10 + MEMBER_COUNT_MAX);
+    16 + PARTITION_SIZE_BYTES_MAX + 2 + VARINT_SIZE_BYTES_MAX * (10 + MEMBER_COUNT_MAX);
 
 // A length fits its varint; the longest command fits a record; a crash vector fits a head; a
 // snapshot of the most partitions fits a record; a segment takes a snapshot and any record.
@@ -50,7 +53,9 @@ mod kind {
     pub(super) const CARRY: u8 = 9;
     pub(super) const OPEN_BOOT: u8 = 10;
     pub(super) const CLOSE_BOOT: u8 = 11;
-    pub(super) const SNAPSHOT: u8 = 12;
+    // 12 was a snapshot without counts of records.
+    pub(super) const SNAPSHOT: u8 = 13;
+    pub(super) const INSTALL: u8 = 14;
 }
 
 /// Why bytes are no record. They were whole when they were written (their blocks' checksums fit),
@@ -156,6 +161,15 @@ impl<'a> Frame<'a> {
         self.value = entry.value;
     }
 
+    fn adopted(&mut self, adopted: Option<&Adopted>) {
+        self.bytes(&[u8::from(adopted.is_some())]);
+        if let Some(Adopted { term, base, chain }) = adopted {
+            self.number(term.0);
+            self.number(base.0);
+            self.bytes(chain);
+        }
+    }
+
     /// Puts the length, right-aligned, before the kind; `more` bytes follow the frame.
     #[inline]
     fn finish(&mut self, more: usize) {
@@ -220,7 +234,15 @@ pub(super) fn frame<'a>(record: &Record<'a>) -> Frame<'a> {
             frame.number(*size_bytes);
             frame.bytes(digest);
         }
-        Record::CrashVector { partition, incarnation, crash_vector } => {
+        Record::Install { partition, index, size_bytes, digest, kept, adopted } => {
+            frame.partition(*partition);
+            frame.number(index.0);
+            frame.number(*size_bytes);
+            frame.bytes(digest);
+            frame.number(kept.0);
+            frame.adopted(adopted.as_ref());
+        }
+        Record::CrashVector { partition, incarnation, crash_vector, is_recovering } => {
             assert!(crash_vector.len() <= MEMBER_COUNT_MAX);
             frame.partition(*partition);
             frame.number(incarnation.0);
@@ -228,6 +250,7 @@ pub(super) fn frame<'a>(record: &Record<'a>) -> Frame<'a> {
             for incarnation in crash_vector {
                 frame.number(incarnation.0);
             }
+            frame.number(u64::from(*is_recovering));
         }
         Record::Carry(entry) => frame.entry(entry),
         Record::OpenBoot { boot_epoch, clean } => {
@@ -250,6 +273,7 @@ const fn kind_of(record: &Record<'_>) -> u8 {
         Record::Adopt { .. } => kind::ADOPT,
         Record::SyncPoint { .. } => kind::SYNC_POINT,
         Record::CheckpointDone { .. } => kind::CHECKPOINT_DONE,
+        Record::Install { .. } => kind::INSTALL,
         Record::CrashVector { .. } => kind::CRASH_VECTOR,
         Record::Carry(_) => kind::CARRY,
         Record::OpenBoot { .. } => kind::OPEN_BOOT,
@@ -291,6 +315,8 @@ fn put_partition(into: &mut Vec<u8>, partition: &PartitionSnapshot) {
         partition.first.0,
         partition.last.0,
         partition.incarnation.0,
+        partition.record_count,
+        partition.begins.0,
         u64_from(partition.crash_vector.len()),
     ] {
         put_number(into, number);
@@ -299,6 +325,7 @@ fn put_partition(into: &mut Vec<u8>, partition: &PartitionSnapshot) {
         put_number(into, incarnation.0);
     }
     into.extend_from_slice(&partition.chain);
+    into.push(partition.is_recovering.into());
 }
 
 fn put_number(into: &mut Vec<u8>, mut value: u64) {
@@ -382,20 +409,24 @@ fn decode_body(body: &[u8]) -> Result<Record<'_>, RecordError> {
             size_bytes: reader.number()?,
             digest: reader.array()?,
         },
+        kind::INSTALL => Record::Install {
+            partition: reader.partition()?,
+            index: reader.number().map(Index)?,
+            size_bytes: reader.number()?,
+            digest: reader.array()?,
+            kept: reader.number().map(Index)?,
+            adopted: reader.adopted()?,
+        },
         kind::CRASH_VECTOR => Record::CrashVector {
             partition: reader.partition()?,
             incarnation: reader.number().map(Incarnation)?,
             crash_vector: reader.crash_vector()?,
+            is_recovering: reader.flag()?,
         },
         kind::CARRY => Record::Carry(reader.entry()?),
-        kind::OPEN_BOOT => Record::OpenBoot {
-            boot_epoch: reader.number().map(BootEpoch)?,
-            clean: match reader.byte()? {
-                0 => false,
-                1 => true,
-                _ => return Err(RecordError::Number),
-            },
-        },
+        kind::OPEN_BOOT => {
+            Record::OpenBoot { boot_epoch: reader.number().map(BootEpoch)?, clean: reader.flag()? }
+        }
         kind::CLOSE_BOOT => Record::CloseBoot { boot_epoch: reader.number().map(BootEpoch)? },
         kind::SNAPSHOT => Record::Snapshot(reader.snapshot()?),
         unknown => return Err(RecordError::Kind(unknown)),
@@ -412,6 +443,14 @@ impl<'a> Reader<'a> {
         let (&first, rest) = self.rest.split_first().ok_or(RecordError::Short)?;
         self.rest = rest;
         Ok(first)
+    }
+
+    fn flag(&mut self) -> Result<bool, RecordError> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(RecordError::Number),
+        }
     }
 
     fn array<const SIZE: usize>(&mut self) -> Result<[u8; SIZE], RecordError> {
@@ -453,6 +492,18 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// The view that is adopted with a checkpoint, if one is.
+    fn adopted(&mut self) -> Result<Option<Adopted>, RecordError> {
+        if !self.flag()? {
+            return Ok(None);
+        }
+        Ok(Some(Adopted {
+            term: self.number().map(TermId)?,
+            base: self.number().map(Index)?,
+            chain: self.array()?,
+        }))
+    }
+
     /// How many items of at least `size_bytes` follow; more than there are bytes is an error before
     /// anything is allocated for them.
     fn count(&mut self, size_bytes: usize) -> Result<usize, RecordError> {
@@ -479,7 +530,7 @@ impl<'a> Reader<'a> {
             })
             .collect::<Result<_, _>>()?;
         let partitions =
-            (0..self.count(26)?).map(|_| self.partition_snapshot()).collect::<Result<_, _>>()?;
+            (0..self.count(29)?).map(|_| self.partition_snapshot()).collect::<Result<_, _>>()?;
         Ok(ShardSnapshot { boot_epoch, segments, partitions })
     }
 
@@ -494,8 +545,11 @@ impl<'a> Reader<'a> {
             first: self.number().map(Index)?,
             last: self.number().map(Index)?,
             incarnation: self.number().map(Incarnation)?,
+            record_count: self.number()?,
+            begins: self.number().map(SegmentId)?,
             crash_vector: self.crash_vector()?,
             chain: self.array()?,
+            is_recovering: self.flag()?,
         })
     }
 }

@@ -117,6 +117,10 @@ pub enum Damage {
     Unended,
     /// The snapshot is of other partitions than this shard has.
     Partitions,
+    /// The device couldn't read it.
+    Unreadable,
+    /// The file isn't there, or not all of it.
+    Missing,
 }
 
 impl fmt::Display for Damage {
@@ -137,6 +141,8 @@ impl fmt::Display for Damage {
             Self::Snapshot => f.write_str("a segment doesn't begin with its only snapshot"),
             Self::Segments => f.write_str("the segments counted aren't those that are there"),
             Self::Unended => f.write_str("the segment ends within a record"),
+            Self::Unreadable => f.write_str("the device can't read it"),
+            Self::Missing => f.write_str("the file isn't there, or not all of it"),
             Self::Partitions => f.write_str("the log is of other partitions than this shard's"),
         }
     }
@@ -181,6 +187,36 @@ impl fmt::Display for StorageError {
                 let batch = batch_name(*batch);
                 write!(f, "{file}: damaged at byte {offset}, batch {batch}: {damage}; {CURE}")
             }
+        }
+    }
+}
+
+impl StorageError {
+    /// What is damaged, and where; `None`: this isn't damage, but a log of another release, of
+    /// other partitions or from another time, of which nothing may be touched.
+    #[must_use]
+    pub fn damage(&self) -> Option<(Place, Damage)> {
+        let (batch, whole) = (BatchId(0), 0);
+        let at = |shard: &ShardId, segment: &SegmentId, offset: u64| Place {
+            shard: *shard,
+            segment: *segment,
+            offset,
+            batch,
+        };
+        match self {
+            Self::Read { shard, segment, offset, .. } => {
+                Some((at(shard, segment, *offset), Damage::Unreadable))
+            }
+            Self::Cut { shard, segment, size_bytes, .. } => {
+                Some((at(shard, segment, *size_bytes), Damage::Missing))
+            }
+            Self::Missing { shard, segment } => Some((at(shard, segment, whole), Damage::Missing)),
+            Self::Duplicate { shard, segment } => {
+                Some((at(shard, segment, whole), Damage::Segments))
+            }
+            Self::FromTheFuture { .. }
+            | Self::Damaged { damage: Damage::Version(_) | Damage::Partitions, .. } => None,
+            Self::Damaged { place, damage } => Some((*place, *damage)),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::base::ids::BootEpoch;
 use crate::base::limits::{BLOCK_SIZE_BYTES, MEMBER_NAME_SIZE_BYTES_MAX};
 
 /// The version of all formats of a data directory; another one is refused.
-pub const DATA_FORMAT_VERSION: u16 = 1;
+pub const DATA_FORMAT_VERSION: u16 = 2;
 /// The size of each of these files: two copies.
 pub const FILE_SIZE_BYTES: usize = 2 * BLOCK_SIZE_BYTES;
 

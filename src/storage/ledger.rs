@@ -45,6 +45,8 @@ pub(super) struct Pin {
     end_block: u32,
     /// The highest of them; 0: there is none.
     pub(super) highest: Index,
+    /// What the partition had logged with the last of them.
+    logged: u64,
 }
 
 impl Pin {
@@ -153,6 +155,20 @@ impl Ledger {
                 self.changes_count += 1;
                 return;
             }
+            Record::Install { index, size_bytes, kept, adopted, .. } => {
+                if *kept < last || adopted.is_some() && logged.staged.is_some() {
+                    let base = adopted.map_or(*index, |adopted| adopted.base);
+                    logged.rewritten = logged.rewritten.max(last).max(base);
+                }
+                if adopted.is_some() {
+                    logged.staged = None;
+                }
+                logged.cover(*index);
+                logged.carried_whole = false;
+                logged.checkpoint_size_bytes = *size_bytes;
+                self.changes_count += 1;
+                return;
+            }
             Record::SyncPoint { .. }
             | Record::CrashVector { .. }
             | Record::OpenBoot { .. }
@@ -174,6 +190,7 @@ impl Ledger {
         }
         pin.end_block = end;
         pin.highest = pin.highest.max(index);
+        pin.logged = self.partitions[position].total;
     }
 
     /// A boot ended: what it had staged is never adopted.
@@ -211,6 +228,25 @@ impl Ledger {
                     && !account.pins.iter().any(|pin| pin.holds(&states[pin.place()]))
             })
             .count()
+    }
+
+    /// How many of the oldest segments before the one being filled no partition wants to keep for
+    /// its peers: it has logged `size_bytes` and more between them and its checkpoint.
+    pub(super) fn unwanted_count(&self, size_bytes: u64) -> usize {
+        let is_wanted = |pin: &Pin| {
+            let covered = self.partitions[pin.place()].covered;
+            covered.saturating_sub(pin.logged) < size_bytes
+        };
+        self.closed.iter().take_while(|account| !account.pins.iter().any(is_wanted)).count()
+    }
+
+    /// What lies in old segments of a partition is void.
+    pub(super) fn forget(&mut self, position: usize) {
+        for account in &mut self.closed {
+            account.pins.retain(|pin| pin.place() != position);
+        }
+        self.partitions[position] = Logged::default();
+        self.changes_count += 1;
     }
 
     /// The segment is let go; it is the oldest, and was releasable. What lay in it.
@@ -272,6 +308,14 @@ impl Ledger {
     /// Counts what may change who keeps which segment, but for new slots.
     pub(super) const fn changes_count(&self) -> u64 {
         self.changes_count
+    }
+
+    /// The partition's newest checkpoint is of this size, unless a record says otherwise.
+    pub(super) fn know_checkpoint_size(&mut self, position: usize, size_bytes: u64) {
+        let known = &mut self.partitions[position].checkpoint_size_bytes;
+        if *known == 0 {
+            *known = size_bytes;
+        }
     }
 
     /// The size of the largest checkpoint that was taken.

@@ -18,12 +18,15 @@
 //! | [`wal`] | writing: records in, writes out, completions in, durability out |
 //! | [`ledger`] | which partition needs which segment, and how much it has logged |
 //! | [`carry`] | slots out of an old segment, to be appended again |
+//! | [`slot_index`] | where slots lie in the segments |
+//! | [`old_slots`] | old slots read back, for peers |
 //! | `supply` | the segments' files: written, ready, free to be used again |
 //! | [`recovery`] | reading: which segments count, where the log ends, torn or damaged |
 //! | [`scrub`] | reading what was written once more, while all is well |
 //! | [`replay`] | from records to partitions: what is stable is handed on, the rest kept |
 //! | [`checkpoint`] | the file of a partition's state at one slot |
 //! | [`identity`] | IDENTITY, BOOT, CURRENT |
+//! | [`witness`] | what is remembered of another member's disk |
 //! | [`error`] | what can be wrong, whose fault it is, what to do |
 //!
 //! # Which rule answers which failure
@@ -54,12 +57,15 @@ pub mod codec;
 pub mod error;
 pub mod identity;
 pub mod ledger;
+pub mod old_slots;
 pub mod record;
 pub mod recovery;
 pub mod replay;
 mod scan;
 pub mod scrub;
 pub mod segment_name;
+pub mod slot_index;
 pub mod state;
 mod supply;
 pub mod wal;
+pub mod witness;

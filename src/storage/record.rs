@@ -68,6 +68,22 @@ pub enum Record<'a> {
         /// Its digest.
         digest: [u8; 16],
     },
+    /// A checkpoint that came from a peer is durable and takes the place of the log below it (W6).
+    /// With `adopted` a view is adopted on top of it, in the same instant (W2).
+    Install {
+        /// The partition.
+        partition: PartitionId,
+        /// The last slot that the checkpoint covers.
+        index: Index,
+        /// Its length in bytes.
+        size_bytes: u64,
+        /// Its digest.
+        digest: [u8; 16],
+        /// Own slots above this one are dropped; not below `index`.
+        kept: Index,
+        /// The view that is adopted.
+        adopted: Option<Adopted>,
+    },
     /// Lives of members grew: from here on, what an older life of one said is void (W7).
     CrashVector {
         /// The partition.
@@ -76,6 +92,9 @@ pub enum Record<'a> {
         incarnation: Incarnation,
         /// The highest incarnation known of each member, in the order of members.
         crash_vector: Vec<Incarnation>,
+        /// What the log holds isn't all that the member has promised: it recovers from the others,
+        /// until a later record says that it has.
+        is_recovering: bool,
     },
     /// An entry of an old segment, appended again so that the segment can be recycled.
     Carry(Entry<'a>),
@@ -108,10 +127,22 @@ impl Record<'_> {
             | Self::Adopt { partition, .. }
             | Self::SyncPoint { partition, .. }
             | Self::CheckpointDone { partition, .. }
+            | Self::Install { partition, .. }
             | Self::CrashVector { partition, .. } => Some(*partition),
             Self::OpenBoot { .. } | Self::CloseBoot { .. } | Self::Snapshot(_) => None,
         }
     }
+}
+
+/// A view that is adopted on top of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// The view.
+    pub term: TermId,
+    /// The last slot of the log with which the view starts; it may be below the checkpoint.
+    pub base: Index,
+    /// The chain digest at `base`; zeros: not kept, so not checked.
+    pub chain: [u8; 16],
 }
 
 /// A slot with its value; in [`Record::Stage`] and [`Record::Carry`] an empty value is a no-op.
@@ -177,4 +208,11 @@ pub struct PartitionSnapshot {
     pub incarnation: Incarnation,
     /// The highest incarnation known of each member, in the order of members.
     pub crash_vector: Vec<Incarnation>,
+    /// How many records of it were ever appended: one that is missing is missed.
+    pub record_count: u64,
+    /// The first segment whose records count for it: what lies in older ones is void, because some
+    /// of it was damaged. 0: all count.
+    pub begins: SegmentId,
+    /// It has lost what it had promised, and has adopted no view since: it must not take part.
+    pub is_recovering: bool,
 }

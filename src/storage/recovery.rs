@@ -17,8 +17,14 @@
 //!   flight, and who waited for the first was never told of the second. All from there is void, and
 //!   stays so because the next boot's snapshot counts only what was found.
 
+mod empty;
+mod salvage;
+
 use std::io;
 use std::ops::Range;
+
+use self::empty::begin_empty;
+pub use self::salvage::{Salvage, Suspect, Suspicion, recover_partly};
 
 use super::block::{BATCH_BLOCK_COUNT_MAX, Block, LogKey, boot_of, first_batch, offset_of};
 use super::codec::decode;
@@ -82,6 +88,8 @@ pub struct Recovered {
     pub record_count: u64,
     /// The tail that was cut, if there was one.
     pub torn: Option<TornTail>,
+    /// Partitions that must not go on from what is here, but recover from their other members.
+    pub suspects: Vec<Suspect>,
     /// Files that count for nothing and never will: the host may delete them.
     pub garbage: Vec<SegmentId>,
     /// The checkpoints that were installed: the newest durable snapshot names them, so they stay
@@ -262,43 +270,6 @@ fn next_segments(
     (next, prepared)
 }
 
-/// No boot ever got as far as to complete its first batch.
-fn begin_empty(
-    folder: &LogFolder<'_>,
-    reader: &mut Reader<'_, impl SegmentSource>,
-    newer: &[Segment],
-) -> Result<Recovered, StorageError> {
-    check_names(folder, SegmentId(0), newer)?;
-    let mut tail = Tail::new(folder.boot_epoch, None, &[]);
-    reader.set_chunk(READ_BLOCK_COUNT);
-    for segment in newer {
-        tail.scan_begun(reader, segment)?;
-    }
-    let (next_segment, prepared) =
-        next_segments(SegmentId(0), newer, |segment| !tail.is_used(segment));
-    let partitions: Vec<_> =
-        folder.partitions.iter().map(|&p| PartitionSnapshot::empty(p)).collect();
-    let recovered = partitions.iter().map(|state| RecoveredPartition {
-        state: state.clone(),
-        chain: Some(crate::base::chain::Chain::NONE),
-        log: Vec::new(),
-    });
-    Ok(Recovered {
-        partitions: recovered.collect(),
-        start: WalStart {
-            state: ShardSnapshot { partitions, ..ShardSnapshot::default() },
-            prepared,
-            next_segment,
-            clean: !tail.is_torn(),
-            ..WalStart::default()
-        },
-        record_count: 0,
-        torn: tail.torn(),
-        garbage: Vec::new(),
-        checkpoints: Vec::new(),
-    })
-}
-
 impl LogFolder<'_> {
     const fn block_count(&self) -> usize {
         self.segment_size_bytes / crate::base::limits::BLOCK_SIZE_BYTES
@@ -328,6 +299,23 @@ struct Progress<'r, A> {
     /// In which block that begins, or before which.
     stream_block: usize,
     last_batch: Option<BatchId>,
+    /// Segments may be missing among those that were read.
+    is_partial: bool,
+}
+
+impl<'r, A> Progress<'r, A> {
+    const fn new(apply: &'r mut A, is_partial: bool) -> Self {
+        Self {
+            replay: None,
+            apply: Some(apply),
+            live: Vec::new(),
+            snapshot_due: true,
+            stream: Vec::new(),
+            stream_block: 0,
+            last_batch: None,
+            is_partial,
+        }
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -338,14 +326,30 @@ impl<'a> Plan<'a> {
         snapshot: ShardSnapshot,
         newer: Vec<Segment>,
     ) -> Result<Self, StorageError> {
-        let shard = folder.key.shard;
+        let is_missing = |live: &&LiveSegment| {
+            segments.binary_search_by_key(&live.segment, |segment| segment.id).is_err()
+        };
+        if let Some(live) = snapshot.segments.iter().find(is_missing) {
+            let shard = folder.key.shard;
+            return Err(StorageError::Missing { shard, segment: live.segment });
+        }
+        Self::of_present(folder, segments, newest, snapshot, newer)
+    }
+
+    /// As [`Plan::new`], whatever is missing.
+    fn of_present(
+        folder: &'a LogFolder<'a>,
+        segments: &[Segment],
+        newest: Segment,
+        snapshot: ShardSnapshot,
+        newer: Vec<Segment>,
+    ) -> Result<Self, StorageError> {
         let mut counted = Vec::with_capacity(snapshot.segments.len());
         for live in &snapshot.segments {
             let found = segments.binary_search_by_key(&live.segment, |segment| segment.id);
-            let Ok(position) = found else {
-                return Err(StorageError::Missing { shard, segment: live.segment });
-            };
-            counted.push((segments[position], live.last_batch));
+            if let Ok(position) = found {
+                counted.push((segments[position], live.last_batch));
+            }
         }
         let is_counted = |id| counted.iter().any(|(segment, _)| segment.id == id);
         let left_over =
@@ -369,15 +373,7 @@ impl<'a> Plan<'a> {
     ) -> Result<Recovered, StorageError> {
         self.check_partitions(reader)?;
         reader.set_chunk(READ_BLOCK_COUNT);
-        let mut progress = Progress {
-            replay: None,
-            apply: Some(apply),
-            live: Vec::new(),
-            snapshot_due: true,
-            stream: Vec::new(),
-            stream_block: 0,
-            last_batch: None,
-        };
+        let mut progress = Progress::new(apply, false);
         let counted = std::mem::take(&mut self.counted);
         let order = counted.iter().map(|(segment, _)| segment).chain([&self.newest]);
         reader.set_order(order.map(|segment| segment.file).collect());
@@ -488,8 +484,14 @@ impl<'a> Plan<'a> {
                         Some((last, before)) if last.segment == segment.id => before,
                         _ => &progress.live,
                     };
-                    if !snapshot.segments.ends_with(before) {
-                        return Err(Damage::Segments);
+                    match snapshot.segments.ends_with(before) {
+                        true => {}
+                        false if !progress.is_partial => return Err(Damage::Segments),
+                        // One between was missing at an earlier start, and isn't counted since.
+                        false => {
+                            let place = self.place(segment.id, 0, first_batch(boot));
+                            replay.on_hole(place, Damage::Missing);
+                        }
                     }
                     let ended = before.last().ok_or(Damage::Segments)?.segment;
                     replay.on_snapshot(ended, &snapshot)?;
@@ -543,7 +545,8 @@ impl<'a> Plan<'a> {
         let last = progress.live.last().map_or(segment.id, |live| live.segment);
         let replayed =
             replay.finish(last).map_err(|damage| StorageError::Damaged { place, damage })?;
-        let Replayed { state, partitions, ledger, closed, record_count } = replayed;
+        let Replayed { state, partitions, ledger, slots, suspects, closed, record_count } =
+            replayed;
         let (next_segment, prepared) =
             next_segments(segment.id, &behind, |segment| !tail.is_used(segment));
         let checkpoints = self.snapshot.partitions.iter().map(|p| (p.partition, p.checkpoint));
@@ -552,13 +555,32 @@ impl<'a> Plan<'a> {
             state.partition(partition).is_some_and(|found| found.checkpoint > old)
         };
         let superseded = checkpoints.iter().copied().filter(newer).collect();
-        let clean = closed;
+        let suspects = suspects.into_iter().map(|(position, place, damage)| Suspect {
+            partition: state.partitions[position].partition,
+            suspicion: Suspicion::Damaged { place, damage },
+        });
+        let mut suspects: Vec<Suspect> = suspects.collect();
+        for found in state.partitions.iter().filter(|found| found.is_recovering) {
+            let suspicion = Suspicion::Unrecovered;
+            suspects.push(Suspect { partition: found.partition, suspicion });
+        }
         let state = ShardSnapshot { segments: progress.live, ..state };
+        let start = WalStart {
+            state,
+            prepared,
+            next_segment,
+            clean: closed,
+            ledger,
+            superseded,
+            slots,
+            ..WalStart::default()
+        };
         Ok(Recovered {
             partitions,
-            start: WalStart { state, prepared, next_segment, clean, ledger, superseded },
+            start,
             record_count,
             torn: tail.torn(),
+            suspects,
             garbage: self.garbage,
             checkpoints,
         })

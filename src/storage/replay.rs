@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::error::Damage;
+use super::error::{Damage, Place};
 use super::ledger::{Ledger, Placed};
-use super::record::{Entry, PartitionSnapshot, Record, ShardSnapshot};
+use super::record::{Adopted, Entry, PartitionSnapshot, Record, ShardSnapshot};
+use super::slot_index::SlotIndex;
 use super::state::StateError;
 use crate::base::cast::usize_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, SegmentId, TermId};
+use crate::base::limits::ADOPTED_HOLE_COUNT_MAX;
 use crate::base::time::Timestamp;
 
 /// Slots that a snapshot may promise to follow; more is no log but a defect.
@@ -67,6 +69,13 @@ pub(super) struct Replay<'a, A> {
     state: ShardSnapshot,
     partitions: Vec<PartitionReplay>,
     ledger: Ledger,
+    slots: SlotIndex,
+    /// All segments of the present boot are replayed: what it staged is known.
+    boot_is_whole: bool,
+    /// Something is missing since the last snapshot: the first of it.
+    hole: Option<(Place, Damage)>,
+    /// The first of all.
+    first_hole: Option<(Place, Damage)>,
     apply: &'a mut A,
     closed: bool,
     record_count: u64,
@@ -81,6 +90,10 @@ pub(super) struct Replayed {
     pub(super) partitions: Vec<RecoveredPartition>,
     /// Which partition needs which segment.
     pub(super) ledger: Ledger,
+    /// Where the slots lie.
+    pub(super) slots: SlotIndex,
+    /// The partitions of which something is missing, by their positions.
+    pub(super) suspects: Vec<(usize, Place, Damage)>,
     /// Whether the last boot was closed.
     pub(super) closed: bool,
     /// How many records said so.
@@ -90,6 +103,8 @@ pub(super) struct Replayed {
 #[derive(Debug)]
 struct PartitionReplay {
     partition: PartitionId,
+    /// The checkpoint with which it began: what becomes of slots up to here doesn't matter.
+    covered: Index,
     /// The last slot handed on.
     applied: Index,
     /// The digest there.
@@ -99,6 +114,14 @@ struct PartitionReplay {
     /// The view being adopted, and its slots so far.
     adopting: TermId,
     staged: BTreeMap<Index, LoggedEntry>,
+    /// The segment from which on its records count, while it hasn't come.
+    begins: Option<SegmentId>,
+    /// A record of it is missing since the last snapshot; those after it are left out.
+    is_unsure: bool,
+    /// Because of what is missing it isn't known what the present boot has staged.
+    lost_staged: Option<(Place, Damage)>,
+    /// What is missing of it.
+    suspect: Option<(Place, Damage)>,
 }
 
 impl<'a, A: Apply> Replay<'a, A> {
@@ -111,11 +134,25 @@ impl<'a, A: Apply> Replay<'a, A> {
     ) -> Result<Self, Damage> {
         let mut partitions = Vec::with_capacity(oldest.partitions.len());
         for state in &oldest.partitions {
-            let checkpoint = newest.partition(state.partition).map_or(Index(0), |p| p.checkpoint);
-            partitions.push(PartitionReplay::begin(state, checkpoint, apply)?);
+            let known = newest.partition(state.partition).unwrap_or(state);
+            partitions.push(PartitionReplay::begin(state, known, apply)?);
         }
         let ledger = Ledger::new(partitions.len());
-        Ok(Self { state: oldest, partitions, ledger, apply, closed: false, record_count: 0 })
+        let slots = SlotIndex::new(partitions.len());
+        let (boot_is_whole, closed) = (false, false);
+        let (hole, first_hole, record_count, state) = (None, None, 0, oldest);
+        Ok(Self {
+            state,
+            partitions,
+            ledger,
+            slots,
+            boot_is_whole,
+            hole,
+            first_hole,
+            apply,
+            closed,
+            record_count,
+        })
     }
 
     /// A segment after the oldest begins, and `before` has ended: the snapshot must say what the
@@ -126,27 +163,87 @@ impl<'a, A: Apply> Replay<'a, A> {
         snapshot: &ShardSnapshot,
     ) -> Result<(), Damage> {
         self.ledger.close(before);
-        let same_partitions = self.state.partitions.len() == snapshot.partitions.len();
-        let pairs = self.state.partitions.iter().zip(&snapshot.partitions);
-        let differing = pairs.clone().find(|(folded, said)| !folded.agrees_with(said));
-        if let Some((folded, _)) = differing {
-            return Err(Damage::State(Some(folded.partition), StateError::Snapshot));
-        }
-        if !same_partitions {
+        if self.state.partitions.len() != snapshot.partitions.len() {
             return Err(Damage::Partitions);
         }
-        if snapshot.boot_epoch != self.state.boot_epoch {
-            self.ledger.on_boot();
-            for partition in &mut self.partitions {
-                // What was staged by a process that is gone is never adopted.
-                partition.staged.clear();
-            }
+        for (position, said) in snapshot.partitions.iter().enumerate() {
+            self.compare(position, said)?;
         }
-        self.state.boot_epoch = snapshot.boot_epoch;
+        self.hole = None;
+        self.begin_boot(snapshot.boot_epoch);
         for (folded, said) in self.state.partitions.iter_mut().zip(&snapshot.partitions) {
             folded.first = said.first;
         }
         self.closed = false;
+        Ok(())
+    }
+
+    /// A snapshot says where a partition stands: as the records before it do, unless some are
+    /// missing. That doesn't matter if its checkpoint covers all slots that there were; otherwise
+    /// the partition is suspect from here on, and the snapshot is what is known of it.
+    fn compare(&mut self, position: usize, said: &PartitionSnapshot) -> Result<(), Damage> {
+        let folded = &mut self.state.partitions[position];
+        let replay = &mut self.partitions[position];
+        if replay.begins.is_some_and(|begins| begins != said.begins) {
+            return Ok(());
+        }
+        let refuse = |error| Damage::State(Some(said.partition), error);
+        if replay.begins.take().is_some() {
+            replay.check_reach(said).map_err(refuse)?;
+            let unknown_count = said.last.since(replay.applied);
+            replay.log = (0..unknown_count).map(|_| None).collect();
+        } else if !std::mem::take(&mut replay.is_unsure) && folded.agrees_with(said) {
+            return Ok(());
+        } else if replay.suspect.is_none() {
+            let Some(hole) = self.hole else { return Err(refuse(StateError::Snapshot)) };
+            replay.log.clear();
+            replay.staged.clear();
+            replay.lost_staged = Some(hole);
+            if replay.covered < said.last {
+                replay.suspect = Some(hole);
+            }
+        }
+        self.slots.forget(position, said.last);
+        folded.clone_from(said);
+        Ok(())
+    }
+
+    /// Something is missing before the next record that comes: partitions of which a record is
+    /// missing are found out by the next snapshot.
+    pub(super) fn on_hole(&mut self, place: Place, damage: Damage) {
+        self.hole.get_or_insert((place, damage));
+        self.first_hole.get_or_insert((place, damage));
+    }
+
+    /// A segment begins, but its snapshot is missing. `boot`: who wrote it.
+    pub(super) fn on_lost_snapshot(&mut self, before: SegmentId, boot: BootEpoch) {
+        self.ledger.close(before);
+        self.begin_boot(boot);
+    }
+
+    fn begin_boot(&mut self, boot: BootEpoch) {
+        if boot == self.state.boot_epoch {
+            return;
+        }
+        self.state.boot_epoch = boot;
+        self.ledger.on_boot();
+        self.slots.on_boot();
+        self.boot_is_whole = false;
+        for partition in &mut self.partitions {
+            // What was staged by a process that is gone is never adopted.
+            partition.staged.clear();
+            partition.lost_staged = None;
+        }
+    }
+
+    /// What follows from a record that doesn't fit those before it.
+    fn mistrust(&mut self, position: usize, error: Damage) -> Result<(), Damage> {
+        let replay = &mut self.partitions[position];
+        match (self.hole, replay.lost_staged) {
+            (Some(_), _) => replay.is_unsure = true,
+            (None, Some(hole)) => replay.suspect = Some(hole),
+            (None, None) => return Err(error),
+        }
         Ok(())
     }
 
@@ -157,28 +254,48 @@ impl<'a, A: Apply> Replay<'a, A> {
         let refuse = |error| Damage::State(Some(partition), error);
         let unknown = || refuse(StateError::UnknownPartition);
         let position = self.state.position(partition).ok_or_else(unknown)?;
+        let replay = &self.partitions[position];
+        if replay.begins.is_some() || replay.is_unsure || replay.suspect.is_some() {
+            return Ok(());
+        }
         let last = self.state.partitions[position].last;
-        self.state.fold(record).map_err(refuse)?;
+        if let Err(error) = self.state.fold(record) {
+            return self.mistrust(position, refuse(error));
+        }
+        let adopts = matches!(record, Record::Adopt { .. } | Record::Install { .. });
+        if adopts && let Some(hole) = replay.lost_staged {
+            self.partitions[position].suspect = Some(hole);
+            return Ok(());
+        }
         self.ledger.on_record(position, last, record, placed);
+        self.slots.on_record(position, record, placed);
+        match self.replay(position, record) {
+            Ok(()) => Ok(()),
+            Err(error) => self.mistrust(position, refuse(error)),
+        }
+    }
+
+    fn replay(&mut self, position: usize, record: &Record<'_>) -> Result<(), StateError> {
         let state = &self.state.partitions[position];
         let replay = &mut self.partitions[position];
         match record {
             Record::Entry(entry) => replay.write(LoggedEntry::of(entry)),
-            Record::NoOp { index, term, message_id, .. } => replay.write(LoggedEntry {
-                index: *index,
-                term: *term,
-                message_id: *message_id,
-                timestamp: Timestamp(0),
-                value: None,
-            }),
+            Record::NoOp { index, term, message_id, .. } => {
+                replay.write(LoggedEntry::no_op(*index, *term, *message_id));
+            }
             Record::Stage { adopting, entry } => replay.stage(*adopting, LoggedEntry::of(entry)),
             Record::Adopt { term, base, kept, chain, .. } => {
-                replay.adopt(*term, *base, *kept, Chain(*chain)).map_err(refuse)?;
+                let adopted = Adopted { term: *term, base: *base, chain: *chain };
+                replay.adopt(&adopted, *kept, self.boot_is_whole)?;
             }
-            Record::SyncPoint { .. } => replay.advance(state.sync_point, self.apply),
-            Record::CheckpointDone { index, .. } => {
-                if *index > last && *index > replay.applied {
-                    replay.install(*index, self.apply);
+            Record::SyncPoint { .. } | Record::CheckpointDone { .. } => {
+                replay.advance(state.sync_point, self.apply);
+            }
+            Record::Install { index, kept, adopted, .. } => {
+                replay.install(*index, *kept, self.apply);
+                if let Some(adopted) = adopted {
+                    let kept = (*kept).min(adopted.base);
+                    replay.adopt(adopted, kept.max(*index), self.boot_is_whole)?;
                 }
                 replay.advance(state.sync_point, self.apply);
             }
@@ -197,48 +314,84 @@ impl<'a, A: Apply> Replay<'a, A> {
     /// Nothing follows; `last` was the last segment.
     pub(super) fn finish(mut self, last: SegmentId) -> Result<Replayed, Damage> {
         self.ledger.close(last);
-        let partitions = std::iter::zip(&self.state.partitions, self.partitions)
-            .map(|(state, replay)| {
-                replay.finish(state).map_err(|error| Damage::State(Some(state.partition), error))
-            })
-            .collect::<Result<_, _>>()?;
-        let Self { state, ledger, closed, record_count, .. } = self;
-        Ok(Replayed { state, partitions, ledger, closed, record_count })
+        let mut suspects = Vec::new();
+        let mut partitions = Vec::with_capacity(self.partitions.len());
+        for (position, replay) in self.partitions.into_iter().enumerate() {
+            let state = &self.state.partitions[position];
+            let suspect = replay.suspect;
+            let empty = || RecoveredPartition { state: state.clone(), chain: None, log: vec![] };
+            let finished = match suspect {
+                Some(_) => Ok(empty()),
+                None => replay.finish(state),
+            };
+            match (finished, suspect.or(self.first_hole)) {
+                (Ok(partition), _) => {
+                    suspects.extend(suspect.map(|(place, damage)| (position, place, damage)));
+                    partitions.push(partition);
+                }
+                (Err(_), Some((place, damage))) => {
+                    suspects.push((position, place, damage));
+                    partitions.push(empty());
+                }
+                (Err(error), None) => return Err(Damage::State(Some(state.partition), error)),
+            }
+        }
+        let Self { state, ledger, slots, closed, record_count, .. } = self;
+        Ok(Replayed { state, partitions, ledger, slots, suspects, closed, record_count })
     }
 
-    fn on_boot(&self, record: &Record<'_>) -> Result<(), Damage> {
+    fn on_boot(&mut self, record: &Record<'_>) -> Result<(), Damage> {
         let said: Option<BootEpoch> = match record {
             Record::OpenBoot { boot_epoch, .. } | Record::CloseBoot { boot_epoch } => {
                 Some(*boot_epoch)
             }
             _ => None,
         };
+        self.boot_is_whole |= matches!(record, Record::OpenBoot { .. });
         if said == Some(self.state.boot_epoch) { Ok(()) } else { Err(Damage::Snapshot) }
     }
 }
 
 impl PartitionReplay {
+    /// Begins with where the partition stood when the oldest segment began; `known` is what the
+    /// newest snapshot says.
     fn begin(
         state: &PartitionSnapshot,
-        checkpoint: Index,
+        known: &PartitionSnapshot,
         apply: &mut impl Apply,
     ) -> Result<Self, Damage> {
-        let unknown_count = state.last.since(checkpoint);
-        if state.first > checkpoint.next() || unknown_count > SLOT_COUNT_MAX {
-            let hole = StateError::Hole { last: checkpoint, found: state.first };
-            return Err(Damage::State(Some(state.partition), hole));
+        let checkpoint = known.checkpoint;
+        let mut replay = Self {
+            partition: state.partition,
+            covered: checkpoint,
+            applied: checkpoint,
+            chain: (checkpoint == Index(0)).then_some(Chain::NONE),
+            log: VecDeque::new(),
+            adopting: TermId(0),
+            staged: BTreeMap::new(),
+            begins: (state.begins != known.begins).then_some(known.begins),
+            is_unsure: false,
+            lost_staged: None,
+            suspect: None,
+        };
+        if replay.begins.is_none() {
+            let refuse = |error| Damage::State(Some(state.partition), error);
+            replay.check_reach(state).map_err(refuse)?;
+            replay.log = (0..state.last.since(checkpoint)).map(|_| None).collect();
         }
         if checkpoint > Index(0) {
             apply.install(state.partition, checkpoint);
         }
-        Ok(Self {
-            partition: state.partition,
-            applied: checkpoint,
-            chain: (checkpoint == Index(0)).then_some(Chain::NONE),
-            log: (0..unknown_count).map(|_| None).collect(),
-            adopting: TermId(0),
-            staged: BTreeMap::new(),
-        })
+        Ok(replay)
+    }
+
+    /// The log goes on where the checkpoint ends.
+    fn check_reach(&self, state: &PartitionSnapshot) -> Result<(), StateError> {
+        let checkpoint = self.applied;
+        if state.first > checkpoint.next() || state.last.since(checkpoint) > SLOT_COUNT_MAX {
+            return Err(StateError::Hole { last: checkpoint, found: state.first });
+        }
+        Ok(())
     }
 
     /// Where a slot lies in `log`; `None`: it was handed on or is in the checkpoint.
@@ -273,13 +426,11 @@ impl PartitionReplay {
         self.staged.insert(entry.index, entry);
     }
 
-    fn adopt(
-        &mut self,
-        term: TermId,
-        base: Index,
-        kept: Index,
-        chain: Chain,
-    ) -> Result<(), StateError> {
+    /// A view is adopted (W2): own slots up to `kept` stay but for staged ones, those above are
+    /// dropped. What was staged in a segment that is gone was carried over, and comes later;
+    /// `is_whole`: there is no such segment.
+    fn adopt(&mut self, adopted: &Adopted, kept: Index, is_whole: bool) -> Result<(), StateError> {
+        let Adopted { term, base, chain } = *adopted;
         let mut staged = std::mem::take(&mut self.staged);
         if self.adopting != term {
             staged.clear();
@@ -293,20 +444,26 @@ impl PartitionReplay {
                 // A checkpoint that was taken later covers it.
                 continue;
             }
-            if index > self.last().next() {
-                return Err(StateError::Unstaged { index: self.last().next() });
-            }
+            self.expect_carried(index.previous(), is_whole)?;
             self.write(entry);
         }
-        if base > self.last() {
-            return Err(StateError::Unstaged { index: self.last().next() });
-        }
+        self.expect_carried(base, is_whole)?;
         match self.chain_at(base) {
-            Some(own) if own != chain && chain != Chain::NONE => {
+            Some(own) if own != Chain(chain) && chain != Chain::NONE.0 => {
                 Err(StateError::Chain { index: base })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Slots up to `index` that aren't known yet will come as carried ones.
+    fn expect_carried(&mut self, index: Index, is_whole: bool) -> Result<(), StateError> {
+        let count = index.since(self.last());
+        if count > 0 && (is_whole || count > ADOPTED_HOLE_COUNT_MAX) {
+            return Err(StateError::Unstaged { index: self.last().next() });
+        }
+        self.log.extend((0..count).map(|_| None));
+        Ok(())
     }
 
     fn last(&self) -> Index {
@@ -322,8 +479,16 @@ impl PartitionReplay {
             .try_fold(self.chain?, |chain, entry| entry.as_ref().map(|entry| entry.extend(chain)))
     }
 
-    fn install(&mut self, checkpoint: Index, apply: &mut impl Apply) {
-        self.log.clear();
+    /// A checkpoint of a peer takes the place of all slots up to it; own ones above `kept` are
+    /// dropped.
+    fn install(&mut self, checkpoint: Index, kept: Index, apply: &mut impl Apply) {
+        self.log.truncate(usize_from(kept.since(self.applied)));
+        if checkpoint <= self.applied {
+            // A later one was loaded already.
+            return;
+        }
+        let covered = usize_from(checkpoint.since(self.applied)).min(self.log.len());
+        self.log.drain(..covered);
         self.applied = checkpoint;
         self.chain = None;
         apply.install(self.partition, checkpoint);
@@ -355,7 +520,13 @@ impl PartitionReplay {
 }
 
 impl LoggedEntry {
-    fn of(entry: &Entry<'_>) -> Self {
+    /// A slot without a value.
+    pub(super) const fn no_op(index: Index, term: TermId, message_id: MessageId) -> Self {
+        Self { index, term, message_id, timestamp: Timestamp(0), value: None }
+    }
+
+    /// A slot as a record has it.
+    pub(super) fn of(entry: &Entry<'_>) -> Self {
         let value = (!entry.value.is_empty()).then(|| Bytes::copy_from_slice(entry.value));
         Self {
             index: entry.index,

@@ -233,6 +233,29 @@ impl<'s, S: SegmentSource> Reader<'s, S> {
         Ok(Step::End { bad_block: end })
     }
 
+    /// A block that should be whole and of a segment, however little else is; or what is wrong with
+    /// it.
+    pub(super) fn block_if_whole(
+        &mut self,
+        segment: &Segment,
+        number: usize,
+    ) -> Result<(BlockHeader, &Block), Damage> {
+        let key = self.key;
+        let chunk = self.chunk;
+        if self.block(segment, number).is_err() {
+            // One block that can't be read spoils all that are read with it.
+            self.chunk = 1;
+            let alone = self.block(segment, number).is_ok();
+            self.chunk = chunk;
+            if !alone {
+                return Err(Damage::Unreadable);
+            }
+        }
+        let block = self.block(segment, number).map_err(|_| Damage::Unreadable)?;
+        let state = BlockState::of(block, key.salt);
+        expected_block(key, segment.id, number, state).map(|header| (header, block))
+    }
+
     /// In which way a block is damaged that should be part of a complete batch.
     pub(super) fn damage_at(
         &mut self,

@@ -4,9 +4,9 @@
 
 use std::fmt;
 
-use super::record::{PartitionSnapshot, Record, ShardSnapshot};
+use super::record::{Adopted, PartitionSnapshot, Record, ShardSnapshot};
 use crate::base::cast::usize_from_u32;
-use crate::base::ids::{Incarnation, Index, PartitionId, TermId};
+use crate::base::ids::{Incarnation, Index, PartitionId, SegmentId, TermId};
 
 /// Why a record can't follow what came before it. When writing, a broken invariant of the caller;
 /// when reading, damage.
@@ -98,6 +98,22 @@ impl PartitionSnapshot {
         Self { partition, first: Index(1), ..Self::default() }
     }
 
+    /// The partition after it was damaged: of what it held only a checkpoint is left, if one is;
+    /// what lies in segments before `begins` is void. What it had promised is a lower bound.
+    pub(super) fn anew(&self, checkpoint: Index, begins: SegmentId) -> Self {
+        Self {
+            base: self.base.min(checkpoint),
+            sync_point: checkpoint,
+            checkpoint,
+            first: checkpoint.next(),
+            last: checkpoint,
+            chain: [0; 16],
+            begins,
+            is_recovering: true,
+            ..self.clone()
+        }
+    }
+
     /// Whether `self` says what `other` says, but for `first`, which no record raises.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         *self == Self { first: self.first, ..other.clone() }
@@ -130,16 +146,31 @@ impl PartitionSnapshot {
         kept: Index,
         chain: [u8; 16],
     ) -> Result<(), StateError> {
-        if term <= self.last_normal {
-            return Err(StateError::View { promised: self.last_normal, found: term });
-        }
-        if kept > base || kept > self.last || kept < self.sync_point {
+        self.check_entry(term)?;
+        // What is stable may reach beyond the base: a checkpoint of the view itself was installed.
+        let is_possible = kept <= base.max(self.sync_point) && kept <= self.last;
+        if !is_possible || kept < self.sync_point {
             return Err(StateError::Adopt { base, kept });
         }
+        self.enter(&Adopted { term, base, chain })?;
+        self.last = base.max(kept);
+        Ok(())
+    }
+
+    /// A view is adopted once; but for a member that has lost what it held of it.
+    fn check_entry(&self, term: TermId) -> Result<(), StateError> {
+        let is_again = term == self.last_normal && self.is_recovering;
+        if term > self.last_normal || is_again {
+            return Ok(());
+        }
+        Err(StateError::View { promised: self.last_normal, found: term })
+    }
+
+    fn enter(&mut self, adopted: &Adopted) -> Result<(), StateError> {
+        let Adopted { term, base, chain } = *adopted;
         self.promise(term)?;
         self.last_normal = term;
         self.base = base;
-        self.last = base;
         self.chain = chain;
         Ok(())
     }
@@ -151,6 +182,32 @@ impl PartitionSnapshot {
         if adopting < self.view {
             return Err(StateError::View { promised: self.view, found: adopting });
         }
+        self.check_entry(adopting)
+    }
+
+    /// A checkpoint of a peer takes the place of all slots up to `index`.
+    fn install(
+        &mut self,
+        index: Index,
+        kept: Index,
+        adopted: Option<&Adopted>,
+    ) -> Result<(), StateError> {
+        if index <= self.sync_point {
+            return Err(StateError::Stable { index, sync_point: self.sync_point });
+        }
+        let base = adopted.map_or(self.base, |adopted| adopted.base);
+        let last = adopted.map_or(kept, |adopted| adopted.base.max(index));
+        if kept < index || kept > last.min(self.last.max(index)) || last < base {
+            return Err(StateError::Adopt { base, kept });
+        }
+        if let Some(adopted) = adopted {
+            self.check_entry(adopted.term)?;
+            self.enter(adopted)?;
+        }
+        self.last = last;
+        self.sync_point = index;
+        self.checkpoint = index;
+        self.first = index.next();
         Ok(())
     }
 
@@ -162,14 +219,10 @@ impl PartitionSnapshot {
         Ok(())
     }
 
-    fn checkpoint(&mut self, index: Index) {
-        if index > self.last {
-            // Received from a peer: it replaces a log that ends below it.
-            self.last = index;
-            self.first = index.next();
-        }
-        self.sync_point = self.sync_point.max(index);
+    fn checkpoint(&mut self, index: Index) -> Result<(), StateError> {
+        self.sync(index)?;
         self.checkpoint = self.checkpoint.max(index);
+        Ok(())
     }
 
     fn live(
@@ -192,6 +245,30 @@ impl PartitionSnapshot {
             Ok(())
         } else {
             Err(StateError::Carry { index })
+        }
+    }
+
+    fn fold(&mut self, record: &Record<'_>) -> Result<(), StateError> {
+        match record {
+            Record::Entry(entry) => self.write(entry.index),
+            Record::NoOp { index, .. } => self.write(*index),
+            Record::View { term, .. } => self.promise(*term),
+            Record::Stage { adopting, entry } => self.check_stage(*adopting, entry.index),
+            Record::Adopt { term, base, kept, chain, .. } => {
+                self.adopt(*term, *base, *kept, *chain)
+            }
+            Record::SyncPoint { index, .. } => self.sync(*index),
+            Record::CheckpointDone { index, .. } => self.checkpoint(*index),
+            Record::Install { index, kept, adopted, .. } => {
+                self.install(*index, *kept, adopted.as_ref())
+            }
+            Record::CrashVector { incarnation, crash_vector, is_recovering, .. } => {
+                self.live(*incarnation, crash_vector)?;
+                self.is_recovering = *is_recovering;
+                Ok(())
+            }
+            Record::Carry(entry) => self.check_carry(entry.index),
+            Record::OpenBoot { .. } | Record::CloseBoot { .. } | Record::Snapshot(_) => Ok(()),
         }
     }
 }
@@ -223,28 +300,13 @@ impl ShardSnapshot {
     }
 
     /// Takes note of a record; of snapshots and boots the log itself does.
+    #[inline]
     pub(super) fn fold(&mut self, record: &Record<'_>) -> Result<(), StateError> {
-        match record {
-            Record::Entry(entry) => self.partition_mut(entry.partition)?.write(entry.index),
-            Record::NoOp { partition, index, .. } => self.partition_mut(*partition)?.write(*index),
-            Record::View { partition, term } => self.partition_mut(*partition)?.promise(*term),
-            Record::Stage { adopting, entry } => {
-                self.partition_mut(entry.partition)?.check_stage(*adopting, entry.index)
-            }
-            Record::Adopt { partition, term, base, kept, chain } => {
-                self.partition_mut(*partition)?.adopt(*term, *base, *kept, *chain)
-            }
-            Record::SyncPoint { partition, index } => self.partition_mut(*partition)?.sync(*index),
-            Record::CheckpointDone { partition, index, .. } => {
-                self.partition_mut(*partition)?.checkpoint(*index);
-                Ok(())
-            }
-            Record::CrashVector { partition, incarnation, crash_vector } => {
-                self.partition_mut(*partition)?.live(*incarnation, crash_vector)
-            }
-            Record::Carry(entry) => self.partition_mut(entry.partition)?.check_carry(entry.index),
-            Record::OpenBoot { .. } | Record::CloseBoot { .. } | Record::Snapshot(_) => Ok(()),
-        }
+        let Some(partition) = record.partition() else { return Ok(()) };
+        let state = self.partition_mut(partition)?;
+        state.fold(record)?;
+        state.record_count += 1;
+        Ok(())
     }
 }
 
@@ -283,6 +345,21 @@ mod tests {
         }
     }
 
+    fn install(index: u64, kept: u64, adopted: Option<(u64, u64)>) -> Record<'static> {
+        Record::Install {
+            partition: P,
+            index: Index(index),
+            size_bytes: 1,
+            digest: [0; 16],
+            kept: Index(kept),
+            adopted: adopted.map(|(term, base)| Adopted {
+                term: TermId(term),
+                base: Index(base),
+                chain: [0; 16],
+            }),
+        }
+    }
+
     #[test]
     fn slot_may_follow_the_last_or_replace_one_above_the_sync_point() {
         let mut shard = shard(5, 3);
@@ -318,6 +395,7 @@ mod tests {
             partition: P,
             incarnation: Incarnation(own),
             crash_vector: vec![Incarnation(own), Incarnation(other)],
+            is_recovering: false,
         };
         assert_eq!(shard.fold(&lives(2, 5)), Ok(()));
         assert_eq!(shard.fold(&lives(3, 4)), Err(StateError::Incarnation));
@@ -325,19 +403,95 @@ mod tests {
     }
 
     #[test]
-    fn sync_point_stays_within_the_log_but_a_received_checkpoint_replaces_it() {
+    fn sync_point_and_own_checkpoint_stay_within_the_log_but_a_received_one_replaces_it() {
         let mut shard = shard(5, 3);
         let sync = |index| Record::SyncPoint { partition: P, index: Index(index) };
         assert!(matches!(shard.fold(&sync(6)), Err(StateError::Hole { .. })));
-        let done = Record::CheckpointDone {
+        let done = |index| Record::CheckpointDone {
             partition: P,
-            index: Index(9),
+            index: Index(index),
             size_bytes: 1,
             digest: [0; 16],
         };
-        assert_eq!(shard.fold(&done), Ok(()));
+        assert!(matches!(shard.fold(&done(6)), Err(StateError::Hole { .. })));
+        assert_eq!(shard.fold(&done(4)), Ok(()));
+        assert_eq!(shard.fold(&install(9, 9, None)), Ok(()));
         let state = &shard.partitions[0];
         assert_eq!((state.first, state.last, state.sync_point), (Index(10), Index(9), Index(9)));
+    }
+
+    #[test]
+    fn received_checkpoint_keeps_own_slots_only_where_there_are_some() {
+        for (index, kept, last) in [(4, 4, 4), (4, 5, 5), (5, 5, 5), (9, 9, 9)] {
+            let mut shard = shard(5, 3);
+            assert_eq!(shard.fold(&install(index, kept, None)), Ok(()), "{index} {kept}");
+            let state = &shard.partitions[0];
+            assert_eq!((state.first, state.last), (Index(index + 1), Index(last)));
+        }
+        for (index, kept) in [(3, 3), (4, 3), (4, 6), (9, 10)] {
+            assert!(shard(5, 3).fold(&install(index, kept, None)).is_err(), "{index} {kept}");
+        }
+    }
+
+    #[test]
+    fn view_adopted_on_a_checkpoint_ends_at_its_base_or_at_the_checkpoint() {
+        for (index, kept, base, last) in [(4, 4, 8, 8), (4, 5, 8, 8), (9, 9, 7, 9), (4, 4, 4, 4)] {
+            let mut shard = shard(5, 3);
+            assert_eq!(shard.fold(&install(index, kept, Some((2, base)))), Ok(()));
+            let state = &shard.partitions[0];
+            assert_eq!((state.last, state.base), (Index(last), Index(base)));
+            assert_eq!((state.view, state.last_normal), (TermId(2), TermId(2)));
+            assert!(shard.fold(&install(20, 20, Some((2, 25)))).is_err(), "adopted once");
+        }
+        for (index, kept, base) in [(4, 5, 4), (4, 6, 9), (9, 10, 12)] {
+            assert!(shard(5, 3).fold(&install(index, kept, Some((2, base)))).is_err());
+        }
+    }
+
+    #[test]
+    fn damaged_partition_recovers_until_it_says_that_it_has() {
+        let mut shard = shard(5, 3);
+        shard.partitions[0].view = TermId(7);
+        shard.partitions[0] = shard.partitions[0].anew(Index(2), SegmentId(8));
+        let state = &shard.partitions[0];
+        assert_eq!((state.first, state.last, state.view), (Index(3), Index(2), TermId(7)));
+        assert_eq!(shard.fold(&Record::View { partition: P, term: TermId(8) }), Ok(()));
+        assert!(shard.partitions[0].is_recovering);
+        assert_eq!(shard.fold(&install(6, 6, None)), Ok(()));
+        assert!(shard.partitions[0].is_recovering);
+        assert_eq!(shard.fold(&adopt(8, 6, 6)), Ok(()));
+        assert!(shard.partitions[0].is_recovering);
+        let lives = |is_recovering| Record::CrashVector {
+            partition: P,
+            incarnation: Incarnation(9),
+            crash_vector: vec![Incarnation(9)],
+            is_recovering,
+        };
+        assert_eq!(shard.fold(&lives(false)), Ok(()));
+        assert!(!shard.partitions[0].is_recovering);
+        assert_eq!(shard.fold(&lives(true)), Ok(()));
+        assert!(shard.partitions[0].is_recovering);
+    }
+
+    #[test]
+    fn slots_are_staged_only_for_a_view_that_can_still_be_adopted() {
+        let mut shard = shard(5, 3);
+        let stage = |term, index| Record::Stage {
+            adopting: TermId(term),
+            entry: crate::storage::record::Entry {
+                partition: P,
+                index: Index(index),
+                term: TermId(1),
+                message_id: MessageId(1),
+                timestamp: crate::base::time::Timestamp(1),
+                value: b"v",
+            },
+        };
+        assert_eq!(shard.fold(&stage(2, 4)), Ok(()));
+        assert!(shard.fold(&stage(2, 3)).is_err(), "stable");
+        assert_eq!(shard.fold(&adopt(2, 4, 3)), Ok(()));
+        assert!(shard.fold(&stage(2, 4)).is_err(), "adopted already");
+        assert_eq!(shard.fold(&stage(3, 4)), Ok(()));
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub(super) struct Supply {
     free: VecDeque<FreeSegment>,
     /// Files that become free when the batch is durable.
     releasing: VecDeque<(BatchId, FreeSegment)>,
+    /// The same of files that didn't count when the log was opened.
+    releasing_void: VecDeque<(BatchId, FreeSegment)>,
     /// Files that were written and are neither free nor prepared.
     written_count: u64,
     /// What the filesystem has left; `None`: nobody has looked.
@@ -91,6 +93,7 @@ impl Supply {
             failed_at: None,
             free: VecDeque::new(),
             releasing: VecDeque::new(),
+            releasing_void: VecDeque::new(),
             written_count,
             disk_size_bytes: None,
             reserved_size_bytes: 0,
@@ -114,12 +117,15 @@ impl Supply {
         self.written_count += 1;
     }
 
-    /// What is to be prepared now, if anything is, after `writing` and one ahead of `filling`.
+    /// What is to be prepared now, if anything is, after `writing` and one ahead of `filling`. A
+    /// log as large as it may be gets one segment more if `would_release`: the snapshot with which
+    /// that begins lets others go, and without it none ever would, unless some are on their way.
     pub(super) fn wants(
         &mut self,
         now: Monotonic,
         writing: Option<SegmentId>,
         filling: SegmentId,
+        would_release: impl FnOnce() -> bool,
     ) -> Option<SegmentWanted> {
         let waits = self.failed_at.is_some_and(|at| now.since_ns(at) < PREPARE_RETRY_NS);
         if self.preparing.is_some() || waits {
@@ -131,7 +137,9 @@ impl Supply {
             None => filling,
         };
         let from = self.free.pop_front();
-        if from.is_none() && self.file_count() >= self.segment_count_max {
+        let room = (self.segment_count_max + 1).saturating_sub(self.file_count());
+        let may_exceed = || !self.is_releasing() && would_release();
+        if from.is_none() && (room == 0 || room == 1 && !may_exceed()) {
             return None;
         }
         self.preparing = Some(SegmentWanted { segment, from });
@@ -171,8 +179,19 @@ impl Supply {
         self.releasing.push_back((batch, free));
     }
 
+    /// A snapshot that ends with `batch` makes damaged segments void. Until then their files are no
+    /// part of the log, or there might be no room for the segment in which that snapshot lies.
+    pub(super) fn release_void(&mut self, batch: BatchId, files: Vec<SegmentId>) {
+        let free = |segment| (batch, FreeSegment { segment, wipe: true });
+        self.releasing_void.extend(files.into_iter().map(free));
+    }
+
     /// Everything up to `batch` is durable.
     pub(super) fn on_durable(&mut self, batch: BatchId) {
+        while let Some((_, free)) = self.releasing_void.pop_front_if(|void| void.0 <= batch) {
+            self.free.push_back(free);
+            self.changes_count += 1;
+        }
         while let Some((_, free)) = self.releasing.pop_front_if(|released| released.0 <= batch) {
             self.written_count -= 1;
             self.free.push_back(free);

@@ -13,23 +13,28 @@
 //! - In steady state nothing is allocated: a batch's memory comes back with its completion.
 
 mod keeping;
+mod peers;
+mod start;
 
 use std::collections::VecDeque;
 
 pub use self::keeping::{CarriedPartition, CarryPlan, Pinned};
+pub use self::peers::Standing;
+pub use self::start::{Durability, WalConfig, WalStart};
 use super::block::{
     self, BATCH_BLOCK_COUNT_MAX, Block, BlockHeader, LogKey, PAYLOAD_SIZE_BYTES, SegmentWrite,
 };
 use super::codec::{Frame, encode_snapshot, frame};
 use super::ledger::{Ledger, Placed};
 use super::record::{LiveSegment, Record, ShardSnapshot};
+use super::slot_index::SlotIndex;
 use super::supply::Supply;
 pub use super::supply::{FreeSegment, SegmentWanted, Space};
 use crate::base::cast::{u16_from, u64_from};
-use crate::base::ids::{AppendId, BatchId, BootEpoch, Index, PartitionId, SegmentId};
+use crate::base::ids::{AppendId, BatchId, Index, PartitionId, SegmentId};
 use crate::base::limits::{
     ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
-    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, WRITES_IN_FLIGHT_MAX,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX,
 };
 use crate::base::time::Monotonic;
 
@@ -37,53 +42,6 @@ use crate::base::time::Monotonic;
 const UNNAMED: BatchId = BatchId(u64::MAX);
 /// Segments of the smallest log: one is written, one is ahead, one is kept for the protocol.
 const SEGMENT_COUNT_MIN: u64 = 3;
-
-/// When a replica may act on a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// When its write is durable.
-    #[default]
-    Sync,
-    /// At once; it is written within [`ASYNC_INTERVAL_NS`].
-    Async,
-    /// At once; it is never written.
-    None,
-}
-
-/// What a log is opened with.
-#[derive(Clone, Debug)]
-pub struct WalConfig {
-    /// Whose log it is.
-    pub key: LogKey,
-    /// This boot: higher than any that wrote to this log before.
-    pub boot_epoch: BootEpoch,
-    /// The size of every segment; a multiple of the block size.
-    pub segment_size_bytes: usize,
-    /// How large the log may become, all segments together.
-    pub log_size_bytes_max: u64,
-    /// How many writes may be in flight.
-    pub writes_in_flight: usize,
-    /// When writes are issued.
-    pub durability: Durability,
-}
-
-/// Where a log goes on, as recovery found it; the default is that of an empty data directory but
-/// for its partitions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WalStart {
-    /// Where the shard stands; its segments are those whose records count.
-    pub state: ShardSnapshot,
-    /// Segments that are prepared already: the next one and those that follow it.
-    pub prepared: Vec<SegmentId>,
-    /// The next segment to be written. Never one that was written before.
-    pub next_segment: SegmentId,
-    /// Whether the boot before was closed.
-    pub clean: bool,
-    /// Which partition needs which segment.
-    pub ledger: Ledger,
-    /// Checkpoints that only snapshots before the next one name.
-    pub superseded: Vec<(PartitionId, Index)>,
-}
 
 /// A batch that gathers.
 #[derive(Debug)]
@@ -102,6 +60,8 @@ struct Batch {
 struct InFlight {
     batch: BatchId,
     last_append: AppendId,
+    /// Where it ends: a segment and a block.
+    end: (SegmentId, usize),
     complete: bool,
 }
 
@@ -124,8 +84,12 @@ pub struct Wal {
     in_flight: VecDeque<InFlight>,
     durable_batch: BatchId,
     durable: AppendId,
+    /// All blocks before this one are durable.
+    durable_end: (SegmentId, usize),
     supply: Supply,
     ledger: Ledger,
+    /// Where slots lie, if they are kept for peers.
+    slots: Option<SlotIndex>,
     /// The batch with which the snapshot of the segment being filled ends.
     snapshot_end: BatchId,
     /// Checkpoints that a later one replaced: no snapshot after this batch names them.
@@ -136,6 +100,10 @@ pub struct Wal {
     damaged: Vec<SegmentId>,
     /// So is a checkpoint that the last snapshot names.
     checkpoint_is_damaged: bool,
+    /// Clients are refused for want of room: nothing is kept that isn't needed.
+    gives_way: bool,
+    /// Counts the segments that were left and have become complete since.
+    completed_count: u64,
     last_write_at: Monotonic,
     /// The last batch issued holds records, so an empty one has to say that it is complete.
     proof_owed: bool,
@@ -155,7 +123,8 @@ impl Wal {
     #[must_use]
     pub fn open(config: WalConfig, start: WalStart) -> Self {
         let size = config.segment_size_bytes;
-        assert!((SEGMENT_SIZE_BYTES_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
+        // Hosts allow no less than what the longest command needs; simulations have short ones.
+        assert!((SEGMENT_SIZE_BYTES_SIMULATED_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
         assert!(size.is_multiple_of(BLOCK_SIZE_BYTES), "segments consist of blocks");
         assert!((1..=WRITES_IN_FLIGHT_MAX).contains(&config.writes_in_flight));
         assert!(config.log_size_bytes_max / u64_from(size) >= SEGMENT_COUNT_MIN);
@@ -167,6 +136,11 @@ impl Wal {
         };
         ledger.on_boot();
         let live = || start.state.segments.iter().map(|live| live.segment);
+        let mut slots = start.slots;
+        if slots == SlotIndex::default() {
+            slots = SlotIndex::new(start.state.partitions.len());
+        }
+        slots.on_boot();
         ledger.retain(|id| live().any(|live| live == id));
         assert!(ledger.segments().eq(live()), "the books are of the segments that count");
         let live_count = u64_from(start.state.segments.len());
@@ -176,11 +150,14 @@ impl Wal {
             segment_block_count: size / BLOCK_SIZE_BYTES,
             supply: Supply::new(u64_from(size), log_size_bytes_max, live_count, start.prepared),
             ledger,
+            slots: start.serves_peers.then_some(slots),
             snapshot_end: first_batch,
             superseded: superseded.collect(),
             state_size_bytes: 0,
-            damaged: Vec::new(),
+            damaged: start.damaged,
             checkpoint_is_damaged: false,
+            gives_way: false,
+            completed_count: 0,
             state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
             filling: start.next_segment,
             filled_block_count: 0,
@@ -192,6 +169,7 @@ impl Wal {
             in_flight: VecDeque::new(),
             durable_batch: first_batch.previous(),
             durable: AppendId(0),
+            durable_end: (start.next_segment, 0),
             last_write_at: Monotonic(0),
             proof_owed: false,
             gathering_since: None,
@@ -203,6 +181,7 @@ impl Wal {
         assert!(wal.supply.next_prepared().is_none_or(|prepared| prepared == wal.filling));
         if wal.config.durability != Durability::None {
             wal.begin_segment();
+            wal.supply.release_void(wal.snapshot_end, start.void);
             let boot_epoch = wal.config.boot_epoch;
             wal.put_frame(&frame(&Record::OpenBoot { boot_epoch, clean: start.clean }));
         }
@@ -242,6 +221,9 @@ impl Wal {
         let blocks = first_block..self.filled_block_count;
         let placed = Placed { segment: self.filling, blocks, size: frame.len() };
         self.ledger.on_record(position, last, record, &placed);
+        if let Some(slots) = &mut self.slots {
+            slots.on_record(position, record, &placed);
+        }
         self.supersede(position, checkpoint);
         self.appended = self.appended.next();
         self.back().last_append = self.appended;
@@ -321,13 +303,18 @@ impl Wal {
             .find(|in_flight| in_flight.batch == write.batch && !in_flight.complete)
             .expect("only writes in flight complete, and once");
         written.complete = true;
+        let before = self.durable_batch;
         while let Some(first) = self.in_flight.front().filter(|first| first.complete) {
             assert!(first.last_append >= self.durable, "what is durable stays so");
             self.durable_batch = first.batch;
             self.durable = first.last_append;
+            self.durable_end = first.end;
             self.in_flight.pop_front();
         }
         self.supply.on_durable(self.durable_batch);
+        let completes =
+            |live: &LiveSegment| before < live.last_batch && live.last_batch <= self.durable_batch;
+        self.completed_count += u64::from(self.state.segments.last().is_some_and(completes));
         // One batch fills while the others are in flight; a burst's further memory is let go.
         if self.pool.len() <= self.config.writes_in_flight {
             let mut blocks = write.blocks;
@@ -343,7 +330,9 @@ impl Wal {
         if self.config.durability == Durability::None {
             return None;
         }
-        self.supply.wants(now, self.writing.map(|(segment, _)| segment), self.filling)
+        let would_release = || self.ledger.releasable_count(&self.state.partitions) > 0;
+        let writing = self.writing.map(|(segment, _)| segment);
+        self.supply.wants(now, writing, self.filling, would_release)
     }
 
     /// A segment is prepared and durably named.
@@ -553,6 +542,7 @@ impl Wal {
         self.in_flight.push_back(InFlight {
             batch: batch.id,
             last_append: batch.last_append,
+            end: (segment, first_block + block_count),
             complete: false,
         });
         SegmentWrite {

@@ -16,6 +16,8 @@ pub enum StatusCode {
     PermissionDenied,
     /// It is more than we take.
     ResourceExhausted,
+    /// The sender is of another cluster, configuration or version.
+    FailedPrecondition,
     /// We never said that we can do this.
     Unimplemented,
 }
@@ -28,6 +30,7 @@ impl StatusCode {
             Self::InvalidArgument => 3,
             Self::PermissionDenied => 7,
             Self::ResourceExhausted => 8,
+            Self::FailedPrecondition => 9,
             Self::Unimplemented => 12,
         }
     }
@@ -36,7 +39,9 @@ impl StatusCode {
     #[must_use]
     pub const fn code(self) -> Code {
         match self {
-            Self::InvalidArgument | Self::PermissionDenied => Code::InvalidArgument,
+            Self::InvalidArgument | Self::PermissionDenied | Self::FailedPrecondition => {
+                Code::InvalidArgument
+            }
             Self::ResourceExhausted => Code::ResourceExhausted,
             Self::Unimplemented => Code::Unimplemented,
         }

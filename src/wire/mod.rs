@@ -5,6 +5,8 @@
 //!                                  \--> Refusal  (answered, the stream goes on)
 //!                                   \-> WireError (the stream ends)
 //! result --response--> frame
+//!
+//! Message --peer--> frame --peer--> Message  (between members)
 //! ```
 //!
 //! Everything is parsed once, here: what leaves this room towards the shard can't be wrong any
@@ -13,6 +15,7 @@
 
 pub mod error;
 pub mod frame;
+pub mod peer;
 pub mod request;
 pub mod response;
 pub mod route;

@@ -164,8 +164,9 @@ pub struct Acceptance<'a> {
     pub value_size_bytes_max: usize,
 }
 
-/// Set in correlation ids of members that pass requests on; clients leave it clear.
-const FORWARDED: CorrelationId = 1 << 63;
+/// Set in correlation ids of members that pass requests on; clients leave it clear, and the numbers
+/// of stamped commands and queries are below it.
+pub const FORWARDED: CorrelationId = 1 << 63;
 
 const MESSAGE_TARGET: u8 = tag(1, WIRE_BYTES);
 const MESSAGE_COMMAND: u8 = tag(2, WIRE_BYTES);
@@ -348,10 +349,13 @@ impl ColdRequest {
         self.refuse_envelope(acceptance.cluster)?;
         let invalid = |error: OperationError| self.refusal(error.code(), self.named(&error));
         let body = match self.body.as_ref().map_err(|error| invalid(error.clone()))? {
-            ColdBody::Command(owned) => Body::Command {
-                bytes: &self.value,
-                command: owned.command(acceptance.value_size_bytes_max).map_err(invalid)?,
-            },
+            ColdBody::Command(owned) => {
+                let command = owned.command(acceptance.value_size_bytes_max).map_err(invalid)?;
+                if command.operation.is_internal() {
+                    return Err(invalid(OperationError::MembersOnly));
+                }
+                Body::Command { bytes: &self.value, command }
+            }
             ColdBody::Query(owned) => match owned.status() {
                 Some(status) => Body::Status(self.status_query(owned, status)?),
                 None => Body::Query(owned.query().map_err(invalid)?),

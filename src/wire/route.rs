@@ -86,7 +86,8 @@ impl Router {
     /// Where `request` goes.
     ///
     /// # Errors
-    /// If its target names a partition that isn't there, or not the one of its key.
+    /// If its target names a partition that isn't there, or not the one of its key, or if it names
+    /// none although it must.
     #[inline]
     pub fn route(&self, request: &Request<'_>) -> Result<Route, Refusal> {
         let by_key = request.key().map(|key| self.partition_of_key(key));
@@ -98,6 +99,10 @@ impl Router {
             }
             (Some(partition), None) => Ok(Route::Partition(partition)),
             (Some(partition), Some(named)) if partition == named => Ok(Route::Partition(partition)),
+            (None, None) if is_of_a_session(&request.body) => {
+                let message = "target.name: a session belongs to one partition; name it: `#7`";
+                Err(request.refusal(Code::InvalidArgument, message.to_owned()))
+            }
             (None, None) => Ok(Route::All),
             (None, Some(named)) if named.0 < self.partitions => Ok(Route::Partition(named)),
             (by_key, Some(named)) => Err(self.refusal(request, by_key, named)),
@@ -124,10 +129,23 @@ impl Router {
     }
 }
 
+/// Whether it is a command about a session or in one.
+fn is_of_a_session(body: &Body<'_>) -> bool {
+    match body {
+        Body::Command { command, .. } => {
+            command.session.is_some() || command.operation.is_about_sessions()
+        }
+        Body::Query(_) | Body::Status(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::map::operation::{Command, Consistency, Operation, Query, QueryOperation};
+    use crate::base::ids::{Sequence, SessionId};
+    use crate::map::operation::{
+        Command, Consistency, Operation, Query, QueryOperation, SessionCall,
+    };
 
     fn request(partition: Option<u32>, key: Option<&[u8]>) -> Request<'_> {
         let operation = key.map_or(QueryOperation::Size, |key| QueryOperation::Get { key });
@@ -242,6 +260,7 @@ mod tests {
     fn commands_are_routed_by_their_key_too() {
         let command = Command {
             map: "orders",
+            session: None,
             timeout_ms: 0,
             operation: Operation::Remove { key: b"foo", condition: None, want_previous: false },
         };
@@ -249,5 +268,29 @@ mod tests {
         let request = Request { correlation: 1, partition: None, body };
         let route = Router::new(16_384).route(&request);
         assert_eq!(route, Ok(Route::Partition(PartitionId(12_182))));
+    }
+
+    #[test]
+    fn what_is_of_a_session_names_its_partition() {
+        let call =
+            SessionCall { session: SessionId(9), sequence: Sequence(1), ack_below: Sequence(0) };
+        let clear = Command {
+            map: "orders",
+            session: Some(call),
+            timeout_ms: 0,
+            operation: Operation::Clear,
+        };
+        let operation = Operation::OpenSession { ttl_s: 9 };
+        let open = Command { map: "", session: None, operation, ..clear };
+        for command in [clear, open] {
+            let body = Body::Command { bytes: b"", command };
+            let mut request = Request { correlation: 1, partition: None, body };
+            let refusal = Router::new(64).route(&request).unwrap_err();
+            assert_eq!(refusal.code, Code::InvalidArgument);
+            assert!(refusal.message.contains("belongs to one partition"), "{refusal:?}");
+            request.partition = Some(PartitionId(7));
+            let route = Router::new(64).route(&request);
+            assert_eq!(route, Ok(Route::Partition(PartitionId(7))));
+        }
     }
 }

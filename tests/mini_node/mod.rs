@@ -162,6 +162,7 @@ impl State {
                 map.clear();
                 Outcome::Cleared(Cleared { entries })
             }
+            other => error(Code::Unimplemented, &format!("{other:?} isn't needed here"), None),
         }
     }
 

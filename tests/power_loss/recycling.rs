@@ -10,9 +10,11 @@ use p2pmap::base::ids::{AppendId, Index, PartitionId, SegmentId};
 use p2pmap::base::prng::Prng;
 use p2pmap::storage::block::Block;
 use p2pmap::storage::carry::Carrier;
+use p2pmap::storage::old_slots::SlotStep;
 use p2pmap::storage::record::{Entry, Record};
 use p2pmap::storage::wal::{CarryPlan, FreeSegment, SegmentWanted};
 
+use super::slots::Reading;
 use super::{
     Boot, Disk, Expected, KEY, PARTITIONS, Run, SEGMENT_SIZE_BYTES, Slot, model_of, seeds, slot_of,
     without_staged,
@@ -26,7 +28,7 @@ const STEP_COUNT_MIN: u64 = 300;
 const STEP_COUNT: u64 = 1_500;
 
 /// The moments at which the power goes.
-const POINTS: [&str; 15] = [
+const POINTS: [&str; 17] = [
     "a new file is being made",
     "a free file is being renamed",
     "a free file is being wiped",
@@ -42,6 +44,8 @@ const POINTS: [&str; 15] = [
     "carried slots are durable, the segment they come from is still counted",
     "all of a plan is carried over, the segment still counts",
     "the carried segment is let go",
+    "old slots were read for a peer",
+    "old slots were let go before they could be read",
 ];
 
 #[test]
@@ -82,6 +86,10 @@ struct Recycling {
     carried_segment_gone: bool,
     deleted: bool,
     refused_count: u64,
+    reading: Option<Reading>,
+    /// Old slots were read, and weren't there any more.
+    read_any: bool,
+    gone_any: bool,
 }
 
 struct Carrying {
@@ -104,6 +112,9 @@ impl Recycling {
             carried_segment_gone: false,
             deleted: false,
             refused_count: 0,
+            reading: None,
+            read_any: false,
+            gone_any: false,
         }
     }
 
@@ -112,7 +123,9 @@ impl Recycling {
             let mut boot = self.run.boot();
             for _ in 0..STEP_COUNT_MIN + self.run.prng.below(STEP_COUNT) {
                 self.step(&mut boot);
-                assert!(boot.wal.space().used_size_bytes <= self.run.log_size_bytes_max);
+                // The last of them only where it lets others go.
+                let most = self.run.log_size_bytes_max + u64_from(SEGMENT_SIZE_BYTES);
+                assert!(boot.wal.space().used_size_bytes <= most);
                 for _ in 0..self.image_count(&boot) {
                     self.lose_power(&boot, hits);
                 }
@@ -126,6 +139,8 @@ impl Recycling {
             self.carried_segment = None;
             self.carried_segment_gone = false;
             self.deleted = false;
+            self.reading = None;
+            (self.read_any, self.gone_any) = (false, false);
         }
     }
 
@@ -145,13 +160,14 @@ impl Recycling {
 
     fn step(&mut self, boot: &mut Boot) {
         let prng = &mut self.run.prng;
-        match prng.below(24) {
+        match prng.below(27) {
             0..=8 => self.append(boot),
             9 => boot.now = boot.now.after_ns(prng.below(8_000_000)),
             10..=16 => self.run.complete_one(boot),
             17 | 18 => self.make(boot),
             19 | 20 => self.carry(boot),
             21 | 22 => self.take_checkpoint(boot),
+            23..=25 => self.read_old(boot),
             _ => self.delete_checkpoint(boot),
         }
         if self.making.is_none() {
@@ -309,6 +325,27 @@ impl Recycling {
         self.carrying = Some(carrying);
     }
 
+    /// Goes on with reading old slots for a peer: what was asked for is read now or later, when
+    /// its segment may be another one.
+    fn read_old(&mut self, boot: &Boot) {
+        let model = boot.prefixes.last().unwrap();
+        let Some(mut reading) = self.reading.take() else {
+            let partition = PARTITIONS[usize_from(self.run.prng.below(3))];
+            let Expected { sync_point, .. } = model[&partition];
+            let first = boot.wal.first_slot(partition).unwrap().0;
+            if first <= sync_point {
+                let first = first + self.run.prng.below(sync_point - first + 1);
+                self.reading = Some(Reading::new(partition, first, sync_point));
+            }
+            return;
+        };
+        match reading.go_on(&boot.wal, &self.run.disk, &model[&reading.partition()]) {
+            Some(SlotStep::Done) => self.read_any = true,
+            Some(SlotStep::Gone) => self.gone_any = true,
+            _ => self.reading = Some(reading),
+        }
+    }
+
     /// The power goes. What is found on one of the images that it can leave must be one of the
     /// prefixes that are no shorter than what was acknowledged.
     fn lose_power(
@@ -394,6 +431,8 @@ impl Recycling {
             self.carrying.as_ref().is_some_and(|c| c.appended.0 > 0) && self.carried.is_empty(),
             self.carried_segment.is_some() && complete,
             self.carried_segment_gone,
+            self.read_any,
+            self.gone_any,
         ];
         for (point, _) in POINTS.iter().zip(facts).filter(|(_, fact)| *fact) {
             *hits.entry(point).or_default() += 1;

@@ -34,9 +34,9 @@ impl Pauses {
         }
     }
 
-    /// How many of a loop that ran so long are still put down to the machine: what is to be expected
-    /// of it, and three standard deviations more (events that come independently are spread like
-    /// the root of their number), of both counts.
+    /// How many of a loop that ran so long are still put down to the machine: what is to be
+    /// expected of it, and three standard deviations more (events that come independently are
+    /// spread like the root of their number), of both counts.
     pub(crate) fn allowed_count(&self, ran: Duration) -> f64 {
         let share = ran.as_secs_f64() / self.ran.as_secs_f64().max(f64::MIN_POSITIVE);
         // One that wasn't seen may still be there.

@@ -143,7 +143,12 @@ impl Node {
 
     /// Waits for the end of a node that was asked to end.
     pub fn wait(&mut self) -> Ended {
-        let status = wait_at_most(&mut self.child, Duration::from_secs(30));
+        self.wait_at_most(Duration::from_secs(30))
+    }
+
+    /// Waits for the end of a node that ends by itself.
+    pub fn wait_at_most(&mut self, limit: Duration) -> Ended {
+        let status = wait_at_most(&mut self.child, limit);
         Ended { status, log: self.log.end() }
     }
 }

@@ -74,10 +74,19 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 31] = [
     ("libc", &["runtime/", "bench/"]),
     ("memmap2", &["cli/inspect.rs", "cli/verify.rs"]),
     // Beside wire: the cold path of an operation's decoder, the parts of a fanned-out answer, the
-    // client, and what the runtime says by itself (health, refusals).
+    // client, a simulated one, and what the runtime says by itself (health, refusals).
     (
         "prost",
-        &["proto/", "wire/", "map/operation/", "shard/fanout.rs", "client/", "runtime/", "bench/"],
+        &[
+            "proto/",
+            "wire/",
+            "map/operation/",
+            "shard/fanout.rs",
+            "client/",
+            "runtime/",
+            "sim/client/",
+            "bench/",
+        ],
     ),
     ("prost_types", &["proto/", "wire/"]),
     ("rustix", &["runtime/", "node/", "cli/", "bench/"]),

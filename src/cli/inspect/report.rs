@@ -279,6 +279,12 @@ impl RecordLine {
             Record::CheckpointDone { index, size_bytes, .. } => {
                 line.fields([("index", index.0), ("size_bytes", *size_bytes)]);
             }
+            Record::Install { index, size_bytes, kept, adopted, .. } => {
+                line.fields([("index", index.0), ("size_bytes", *size_bytes), ("kept", kept.0)]);
+                if let Some(adopted) = adopted {
+                    line.fields([("term", adopted.term.0), ("base", adopted.base.0)]);
+                }
+            }
             Record::CrashVector { incarnation, .. } => {
                 line.fields([("incarnation", incarnation.0)]);
             }
@@ -320,6 +326,7 @@ const fn kind(record: &Record<'_>) -> &'static str {
         Record::Adopt { .. } => "adopt",
         Record::SyncPoint { .. } => "sync_point",
         Record::CheckpointDone { .. } => "checkpoint_done",
+        Record::Install { .. } => "install",
         Record::CrashVector { .. } => "crash_vector",
         Record::Carry(_) => "carry",
         Record::OpenBoot { .. } => "open_boot",

@@ -148,6 +148,7 @@ pub(super) const fn activity(activity: Activity) -> &'static str {
         Activity::NotStarted => "not started",
         Activity::Normal => "normal",
         Activity::ViewChange => "view change",
+        Activity::Recovering => "recovering",
     }
 }
 

@@ -10,6 +10,7 @@ fn new<'a>(version: u64, key: &'a [u8], value: &'a [u8]) -> NewRecord<'a> {
         version: Index(version),
         created_ms: 5,
         updated_ms: 5,
+        ttl_ms: 0,
         removed: false,
         key,
         value,

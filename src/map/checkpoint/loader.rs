@@ -6,18 +6,23 @@
 
 use std::fmt;
 
-use super::{FLAG_AGE, ITEM_END, ITEM_ENTRY, ITEM_MAP};
+use super::{FLAG_AGE, FLAG_TTL, ITEM_END, ITEM_ENTRY, ITEM_MAP, ITEM_SESSION};
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::Index;
+use crate::base::ids::{Index, Sequence, SessionId};
 use crate::base::limits::{
-    KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX, NAMED_MAP_COUNT_MAX, VALUE_SIZE_BYTES_MAX,
+    ENTRY_TTL_MS_MAX, KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX, NAMED_MAP_COUNT_MAX,
+    SESSION_RESULTS_SIZE_BYTES_MAX, SESSION_TTL_S_MAX, SESSION_TTL_S_MIN, SESSION_WINDOW_COUNT,
+    VALUE_SIZE_BYTES_MAX,
 };
+use crate::base::time::Timestamp;
 use crate::map::arena::Arena;
 use crate::map::digest::StateDigest;
+use crate::map::expiry::{ExpiryKey, Horizon};
 use crate::map::hasher::KeyHasher;
 use crate::map::operation;
 use crate::map::partition::PartitionMap;
 use crate::map::record::{MS_MAX, MapId, NewRecord};
+use crate::map::sessions::{Session, StoredResult};
 
 /// Why bytes are not the checkpoint that they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub enum LoadError {
     },
     /// A time that no entry can have.
     Time,
+    /// A session that none can be; what is wrong.
+    Session(SessionFault),
     /// Two entries of one key.
     KeyTwice,
     /// An entry's version is 0, or newer than the checkpoint.
@@ -88,6 +95,17 @@ pub enum LoadError {
     },
 }
 
+/// What is wrong with a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionFault {
+    /// Its id is 0, or that of another one, or after the checkpoint; or it is one too many.
+    Id,
+    /// No session lives that long, or was active at that time.
+    Time,
+    /// Its results are too many, too long, or not in their order within the window.
+    Results,
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,6 +124,13 @@ impl fmt::Display for LoadError {
             Self::KeySize { size_bytes } => write!(f, "a key has {size_bytes} bytes"),
             Self::ValueSize { size_bytes } => write!(f, "a value has {size_bytes} bytes"),
             Self::Time => f.write_str("no entry can have the times of one"),
+            Self::Session(SessionFault::Id) => f.write_str("a session has an id that can't be"),
+            Self::Session(SessionFault::Time) => {
+                f.write_str("no session can have the times of one")
+            }
+            Self::Session(SessionFault::Results) => {
+                f.write_str("no session can have the results of one")
+            }
             Self::KeyTwice => f.write_str("two entries have the same key"),
             Self::Version { version } => {
                 write!(f, "an entry has version {version}, which isn't one of the checkpoint's")
@@ -136,16 +161,18 @@ pub struct MapLoader {
     begun: Vec<u8>,
     entry_count: u64,
     version_max: Index,
+    session_max: SessionId,
     has_ended: bool,
     /// Nothing can be loaded any more.
     failed: Option<LoadError>,
 }
 
 /// One item of a checkpoint.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Item<'a> {
     Map(&'a str),
     Entry(Entry<'a>),
+    Session(SessionId, Session),
     End { entry_count: u64 },
 }
 
@@ -155,6 +182,7 @@ struct Entry<'a> {
     version: Index,
     created_ms: u64,
     updated_ms: u64,
+    ttl_ms: u64,
     key: &'a [u8],
     value: &'a [u8],
 }
@@ -169,6 +197,7 @@ impl MapLoader {
             begun: Vec::new(),
             entry_count: 0,
             version_max: Index(0),
+            session_max: SessionId(0),
             has_ended: false,
             failed: None,
         }
@@ -221,6 +250,7 @@ impl MapLoader {
             match item {
                 Item::Map(name) => self.load_map(name)?,
                 Item::Entry(entry) => self.load_entry(arena, &entry)?,
+                Item::Session(id, session) => self.load_session(id, session)?,
                 Item::End { entry_count: written } if written != self.entry_count => {
                     return Err(LoadError::EntryCount { written, loaded: self.entry_count });
                 }
@@ -242,7 +272,7 @@ impl MapLoader {
     }
 
     fn load_entry(&mut self, arena: &mut Arena, entry: &Entry<'_>) -> Result<(), LoadError> {
-        let Entry { map: number, version, created_ms, updated_ms, key, value } = *entry;
+        let Entry { map: number, version, created_ms, updated_ms, ttl_ms, key, value } = *entry;
         let place = usize::try_from(number).ok();
         let map = place.and_then(|place| self.maps.get(place));
         let &map = map.ok_or(LoadError::UnknownMap { number })?;
@@ -254,10 +284,24 @@ impl MapLoader {
             return Err(LoadError::NoRoom);
         }
         let removed = false;
-        let new = NewRecord { map, version, created_ms, updated_ms, removed, key, value };
+        let new = NewRecord { map, version, created_ms, updated_ms, ttl_ms, removed, key, value };
+        if ttl_ms > 0 {
+            let key = ExpiryKey { expires_ms: updated_ms + ttl_ms, version };
+            if self.map.maps.life(map).has_expiry(key) {
+                return Err(LoadError::Version { version });
+            }
+        }
         self.map.load(arena, hash, &new);
         self.version_max = self.version_max.max(version);
         self.entry_count += 1;
+        Ok(())
+    }
+
+    fn load_session(&mut self, id: SessionId, session: Session) -> Result<(), LoadError> {
+        if !self.map.sessions.load(id, session) {
+            return Err(LoadError::Session(SessionFault::Id));
+        }
+        self.session_max = self.session_max.max(id);
         Ok(())
     }
 
@@ -275,6 +319,9 @@ impl MapLoader {
         if self.version_max > applied {
             return Err(LoadError::Version { version: self.version_max });
         }
+        if self.session_max.0 > applied.0 {
+            return Err(LoadError::Session(SessionFault::Id));
+        }
         if self.map.map_count() != self.maps.len() {
             return Err(LoadError::MapEmpty);
         }
@@ -282,14 +329,21 @@ impl MapLoader {
         if expected != loaded { Err(LoadError::Digest { expected, loaded }) } else { Ok(()) }
     }
 
-    /// The map, if everything was fed and is the state with this digest as of `applied`.
+    /// The map, if everything was fed and is the state with this digest as of `applied`, a slot
+    /// with this time.
     ///
     /// # Errors
     /// As [`MapLoader::check`]; what was loaded stays in the arena then, so whoever goes on with it
     /// checks first, and discards.
-    pub fn finish(self, applied: Index, digest: StateDigest) -> Result<PartitionMap, LoadError> {
+    pub fn finish(
+        self,
+        applied: Index,
+        time: Timestamp,
+        digest: StateDigest,
+    ) -> Result<PartitionMap, LoadError> {
         self.check(applied, digest)?;
         let mut map = self.map;
+        map.horizon = Horizon::at(time.as_ms());
         map.applied = applied;
         map.committed = applied;
         Ok(map)
@@ -326,6 +380,7 @@ impl<'a> Reader<'a> {
                 name.map(Item::Map).map_err(|_| Stop::Wrong(LoadError::MapName))
             }
             ITEM_ENTRY => self.entry().map(Item::Entry),
+            ITEM_SESSION => self.session(),
             ITEM_END => Ok(Item::End { entry_count: self.varint()? }),
             first_byte => Err(Stop::Wrong(LoadError::Item { first_byte })),
         }
@@ -336,7 +391,7 @@ impl<'a> Reader<'a> {
     fn entry(&mut self) -> Result<Entry<'a>, Stop> {
         let map = self.varint()?;
         let flags = self.varint()?;
-        if flags & !FLAG_AGE != 0 {
+        if flags & !(FLAG_AGE | FLAG_TTL) != 0 {
             return Err(Stop::Wrong(LoadError::UnknownFlags { flags }));
         }
         let version = Index(self.varint()?);
@@ -347,6 +402,10 @@ impl<'a> Reader<'a> {
         let age_ms = if flags & FLAG_AGE != 0 { self.varint()? } else { 0 };
         let created_ms = updated_ms.checked_sub(age_ms).filter(|_| updated_ms <= MS_MAX);
         let created_ms = created_ms.ok_or(Stop::Wrong(LoadError::Time))?;
+        let ttl_ms = if flags & FLAG_TTL != 0 { self.varint()? } else { 0 };
+        if ttl_ms > ENTRY_TTL_MS_MAX || (ttl_ms == 0) != (flags & FLAG_TTL == 0) {
+            return Err(Stop::Wrong(LoadError::Time));
+        }
         let key_size_bytes = self.varint()?;
         if key_size_bytes == 0 || key_size_bytes > u64_from(KEY_SIZE_BYTES_MAX) {
             return Err(Stop::Wrong(LoadError::KeySize { size_bytes: key_size_bytes }));
@@ -357,7 +416,47 @@ impl<'a> Reader<'a> {
         }
         let key = self.bytes(key_size_bytes)?;
         let value = self.bytes(value_size_bytes)?;
-        Ok(Entry { map, version, created_ms, updated_ms, key, value })
+        Ok(Entry { map, version, created_ms, updated_ms, ttl_ms, key, value })
+    }
+
+    /// As an entry, field by field.
+    fn session(&mut self) -> Result<Item<'a>, Stop> {
+        let wrong = |fault| Stop::Wrong(LoadError::Session(fault));
+        let id = SessionId(self.varint()?);
+        if id == SessionId(0) {
+            return Err(wrong(SessionFault::Id));
+        }
+        let ttl_s = u32::try_from(self.varint()?).ok();
+        let ttl_s = ttl_s.filter(|ttl_s| (SESSION_TTL_S_MIN..=SESSION_TTL_S_MAX).contains(ttl_s));
+        let ttl_s = ttl_s.ok_or_else(|| wrong(SessionFault::Time))?;
+        let active_s = self.varint()?;
+        if active_s > MS_MAX / 1_000 {
+            return Err(wrong(SessionFault::Time));
+        }
+        let ack_below = Sequence(self.varint()?);
+        let count = self.varint()?;
+        if ack_below == Sequence(0) || count > SESSION_WINDOW_COUNT {
+            return Err(wrong(SessionFault::Results));
+        }
+        let (mut results, mut size_bytes_left) = (Vec::new(), SESSION_RESULTS_SIZE_BYTES_MAX);
+        let mut least = ack_below.0;
+        for _ in 0..count {
+            let sequence = self.varint()?;
+            let size_bytes = self.varint()?;
+            let is_in_window = sequence >= least && sequence - ack_below.0 < SESSION_WINDOW_COUNT;
+            if !is_in_window
+                || size_bytes == 0
+                || size_bytes > u64_from(SESSION_RESULTS_SIZE_BYTES_MAX)
+            {
+                return Err(wrong(SessionFault::Results));
+            }
+            let result = StoredResult::new(self.bytes(size_bytes)?);
+            let left = size_bytes_left.checked_sub(result.long_size_bytes());
+            size_bytes_left = left.ok_or_else(|| wrong(SessionFault::Results))?;
+            results.push((Sequence(sequence), result));
+            least = sequence.saturating_add(1);
+        }
+        Ok(Item::Session(id, Session::loaded(ttl_s, active_s, ack_below, results)))
     }
 
     fn byte(&mut self) -> Result<u8, Stop> {

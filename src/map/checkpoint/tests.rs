@@ -8,14 +8,20 @@ use proptest::sample;
 
 use super::*;
 use crate::base::cast::usize_from;
-use crate::base::limits::{KEY_SIZE_BYTES_MAX, VALUE_SIZE_BYTES_MAX};
+use crate::base::checksum::digest128;
+use crate::base::ids::{Sequence, SessionId};
+use crate::base::limits::{
+    ENTRY_TTL_MS_MAX, KEY_SIZE_BYTES_MAX, SESSION_COUNT_MAX, SESSION_RESULTS_SIZE_BYTES_MAX,
+    SESSION_TTL_S_MAX, SESSION_WINDOW_COUNT, VALUE_SIZE_BYTES_MAX,
+};
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_MS, Timestamp};
 use crate::map::digest::StateDigest;
 use crate::map::hasher::{KeyHash, KeyHasher};
-use crate::map::operation::{Command, Operation, QueryOperation};
+use crate::map::operation::{Command, Operation, QueryOperation, SessionCall, Ttl};
 use crate::map::outcome::Outcome;
 use crate::map::partition::{Execution, Undo};
+use crate::map::reads::AsOf;
 
 const MAPS: [&str; 4] = ["a", "orders", "a much longer name of a map", "rare"];
 const ALL: SliceBudget = SliceBudget { record_count: usize::MAX, size_bytes: usize::MAX };
@@ -103,13 +109,14 @@ impl World {
                 key,
                 value: &value[..value_len],
                 condition: None,
+                ttl: Ttl::Unlimited,
                 want_previous: true,
             },
             Change::Remove => Operation::Remove { key, condition: None, want_previous: true },
             Change::Clear => Operation::Clear,
         };
         let run = Execution { index: Index(*index), time: time_of(*index), undo };
-        let command = Command { map, timeout_ms: 0, operation };
+        let command = Command { map, session: None, timeout_ms: 0, operation };
         let mut result = Vec::new();
         self.map.execute(&mut self.arena, run, &command, self.hasher.hash(map, key), &mut result);
         result
@@ -150,7 +157,7 @@ impl World {
             for (key, expected) in entries {
                 let hash = self.hasher.hash(map, key);
                 let get = QueryOperation::Get { key };
-                let last = Index(u64::MAX);
+                let last = AsOf { index: Index(u64::MAX), time: Timestamp(0) };
                 let Outcome::Found(Some(entry)) =
                     self.map.answer(&self.arena, last, (map, &get), hash)
                 else {
@@ -345,7 +352,9 @@ impl Trial {
         assert_eq!(self.world.map.checkpoint_index(), None);
         assert_eq!(self.world.map.checkpoint_held_size_bytes(), 0);
         let (arena, loader) = load(self.world.hasher, bytes, &mut self.prng);
-        let map = loader.finish(index, *digest).expect("it is the state as of its index");
+        let map = loader
+            .finish(index, time_of(index.0), *digest)
+            .expect("it is the state as of its index");
         let loaded = World { arena, map, hasher: self.world.hasher };
         assert_eq!((loaded.map.applied(), loaded.map.committed()), (index, index));
         loaded.assert_holds(state);
@@ -500,7 +509,7 @@ fn speculative_state_is_part_of_a_checkpoint_and_removals_are_not() {
     let (applied, digest) = (world.map.applied(), world.map.digest());
     let bytes = world.checkpoint();
     let (_, loader) = load(world.hasher, &bytes, &mut Prng::new(1, "pieces"));
-    let map = loader.finish(applied, digest).unwrap();
+    let map = loader.finish(applied, Timestamp(0), digest).unwrap();
     assert_eq!((map.size(applied, "a").entries, map.size(applied, "orders").entries), (2, 1));
     assert_eq!(bytes.iter().filter(|byte| **byte == b'k').count(), 1, "each entry once");
     assert!(!bytes.windows(7).any(|word| word == b"removed" || word == b"cleared"));
@@ -632,7 +641,7 @@ fn empty_map_is_checkpointed_and_loaded() {
     let bytes = world.checkpoint();
     assert_eq!(bytes, [ITEM_END, 0]);
     let (_, loader) = load(world.hasher, &bytes, &mut Prng::new(1, "pieces"));
-    let map = loader.finish(Index(7), StateDigest::default()).unwrap();
+    let map = loader.finish(Index(7), Timestamp(0), StateDigest::default()).unwrap();
     assert_eq!((map.applied(), map.map_count()), (Index(7), 0));
 }
 
@@ -642,10 +651,15 @@ fn longest_keys_and_values_are_loaded() {
     world.put("a", &[7; KEY_SIZE_BYTES_MAX], 3_000);
     let key = vec![8; KEY_SIZE_BYTES_MAX];
     let value = vec![9; VALUE_SIZE_BYTES_MAX];
-    let operation =
-        Operation::Put { key: &key, value: &value, condition: None, want_previous: false };
+    let operation = Operation::Put {
+        key: &key,
+        value: &value,
+        condition: None,
+        ttl: Ttl::Unlimited,
+        want_previous: false,
+    };
     let run = Execution { index: Index(2), time: time_of(2), undo: Undo::Discard };
-    let command = Command { map: &"m".repeat(255), timeout_ms: 0, operation };
+    let command = Command { map: &"m".repeat(255), session: None, timeout_ms: 0, operation };
     let hash = world.hasher.hash(command.map, &key);
     world.map.execute(&mut world.arena, run, &command, hash, &mut Vec::new());
     let bytes = world.checkpoint();
@@ -676,12 +690,109 @@ fn load_untrusted(bytes: &[u8], applied: Index, digest: StateDigest) -> Result<(
         assert_eq!(arena.bytes_used(), 0);
         return Err(error);
     }
-    loader.finish(applied, digest).map(drop)
+    loader.finish(applied, Timestamp(0), digest).map(drop)
+}
+
+/// As [`filled`], with times to live and a few sessions, one of which has results of both kinds.
+fn filled_with_all(count: u32) -> World {
+    let mut world = filled(count);
+    let execute = |world: &mut World, sequence: Option<u64>, operation: Operation<'_>| {
+        let index = world.map.applied().next();
+        let session = sequence.map(|sequence| SessionCall {
+            session: SessionId(u64::from(count) + 1),
+            sequence: Sequence(sequence),
+            ack_below: Sequence(sequence.saturating_sub(4)),
+        });
+        let run = Execution { index, time: time_of(index.0), undo: Undo::Discard };
+        let command = Command { map: "rare", session, timeout_ms: 0, operation };
+        let hash = world.hasher.hash("rare", operation.key().unwrap_or_default());
+        world.map.execute(&mut world.arena, run, &command, hash, &mut Vec::new());
+    };
+    for ttl_s in [60, 600] {
+        execute(&mut world, None, Operation::OpenSession { ttl_s });
+    }
+    let value = [7; 30];
+    for sequence in 1..=9 {
+        let want_previous = sequence == 7;
+        let (condition, ttl) = (None, Ttl::Ms(100 * sequence));
+        let put = Operation::Put { key: b"k", value: &value, condition, ttl, want_previous };
+        execute(&mut world, Some(sequence), put);
+    }
+    world
+}
+
+#[test]
+fn checkpoint_of_a_state_without_sessions_and_times_to_live_is_what_it_always_was() {
+    let mut world = world();
+    world.put("orders", b"key", 3);
+    world.put("orders", b"key", 2);
+    let version_2_at_1000_ms = [ITEM_ENTRY, 0, 0, 2, 0xE8, 0x07, 3, 2, b'k', b'e', b'y', 2, 2];
+    let expected = [&[ITEM_MAP, 6][..], b"orders", &version_2_at_1000_ms, &[ITEM_END, 1]].concat();
+    assert_eq!(world.checkpoint(), expected);
+    // As the release before sessions computed it: it stands in the head of its checkpoints.
+    let mut fields = Vec::new();
+    fields.extend(digest128(b"orders").to_le_bytes());
+    fields.extend(digest128(b"key\x02\x02").to_le_bytes());
+    for number in [2_u64, 1_000, 1_000, 3] {
+        fields.extend(number.to_le_bytes());
+    }
+    let digest = StateDigest(digest128(&fields));
+    assert_eq!(world.map.digest(), digest);
+    assert_eq!(load_untrusted(&expected, Index(2), digest), Ok(()));
+}
+
+#[test]
+fn sessions_and_times_to_live_are_loaded() {
+    let mut world = filled_with_all(30);
+    let (applied, digest) = (world.map.applied(), world.map.digest());
+    let bytes = world.checkpoint();
+    let mut arena = Arena::new();
+    let mut loader = MapLoader::new(world.hasher, &mut arena);
+    loader.feed(&mut arena, &bytes).unwrap();
+    let loaded = loader.finish(applied, time_of(applied.0), digest).unwrap();
+    assert_eq!(loaded.session_count(), 2);
+    assert_eq!(loaded.next_expiry(), world.map.next_expiry());
+    assert!(loaded.next_expiry().is_some());
+    // A checkpoint of it is a checkpoint of the same.
+    let mut again = World { arena, map: loaded, hasher: world.hasher };
+    assert_eq!(load_untrusted(&again.checkpoint(), applied, digest), Ok(()));
+}
+
+#[test]
+fn sessions_that_change_ahead_of_a_checkpoint_are_in_it_as_they_were() {
+    let mut world = World::new(KeyHasher::new([9; 16]));
+    let run = |index, undo| Execution { index: Index(index), time: time_of(index), undo };
+    let sessions = &mut world.map.sessions;
+    for index in 1..=20 {
+        sessions.open(run(index, Undo::Discard), 60);
+    }
+    world.map.applied = Index(20);
+    let digest = world.map.digest();
+    world.map.begin_checkpoint(&mut world.arena);
+    let one = SliceBudget { record_count: 1, size_bytes: usize::MAX };
+    let mut out = Vec::new();
+    world.map.checkpoint_slice(&mut world.arena, one, &mut out);
+    let sessions = &mut world.map.sessions;
+    let call = |session| SessionCall {
+        session: SessionId(session),
+        sequence: Sequence(1),
+        ack_below: Sequence(0),
+    };
+    sessions.store(run(21, Undo::Keep), call(1), b"written already");
+    sessions.store(run(22, Undo::Keep), call(9), b"ahead");
+    assert!(sessions.close(run(23, Undo::Keep), call(10)));
+    assert!(sessions.close(run(24, Undo::Keep), call(9)));
+    assert!(sessions.open(run(25, Undo::Keep), 60).is_some(), "not part of it");
+    sessions.undo_to(Index(23));
+    assert!(world.map.checkpoint_held_size_bytes() > 0);
+    while world.map.checkpoint_slice(&mut world.arena, one, &mut out) == Progress::More {}
+    assert_eq!(world.map.checkpoint_held_size_bytes(), 0);
+    assert_eq!(load_untrusted(&out, Index(20), digest), Ok(()));
 }
 
 #[test]
 fn checkpoint_that_was_cut_is_refused_wherever_it_was_cut() {
-    let mut world = filled(300);
+    let mut world = filled_with_all(300);
     let bytes = world.checkpoint();
     let (applied, digest) = (world.map.applied(), world.map.digest());
     for size in 0..bytes.len() {
@@ -695,7 +806,7 @@ fn checkpoint_that_was_cut_is_refused_wherever_it_was_cut() {
 
 #[test]
 fn each_flipped_bit_is_refused() {
-    let mut world = filled(60);
+    let mut world = filled_with_all(60);
     let mut bytes = world.checkpoint();
     let (applied, digest) = (world.map.applied(), world.map.digest());
     for bit in 0..8 * bytes.len() {
@@ -720,7 +831,7 @@ proptest! {
         cuts in vec((any::<sample::Index>(), any::<sample::Index>(), 0_usize..40), 1..4),
         bytes_at in vec((any::<sample::Index>(), any::<u8>()), 0..4),
     ) {
-        let mut world = filled(key_count);
+        let mut world = filled_with_all(key_count);
         let original = world.checkpoint();
         let (applied, digest) = (world.map.applied(), world.map.digest());
         let mut bytes = original.clone();
@@ -742,11 +853,75 @@ proptest! {
 /// A map, an entry of it, and the end, with one field replaced.
 fn entry_with(field: usize, value: u64) -> Vec<u8> {
     let mut bytes = vec![ITEM_MAP, 1, b'm', ITEM_ENTRY];
-    // Map, flags, version, updated_ms, age_ms, key length, value length.
-    let mut fields = [0, FLAG_AGE, 5, 9, 2, 1, 0];
+    // Map, flags, version, updated_ms, age_ms, ttl_ms, key length, value length.
+    let mut fields = [0, FLAG_AGE | FLAG_TTL, 5, 9, 2, 3, 1, 0];
     fields[field] = value;
     fields.into_iter().for_each(|field| push_varint(&mut bytes, field));
     bytes
+}
+
+/// A session with two results, as far as its fields go.
+fn session_with(field: usize, value: u64) -> Vec<u8> {
+    let mut bytes = vec![ITEM_SESSION];
+    // Id, ttl_s, active_s, ack_below, count, sequence, length, result, sequence, length, result.
+    let mut fields = [5, 60, 9, 3, 2, 4, 1, 0, 34, 1, 0];
+    fields[field] = value;
+    fields.into_iter().for_each(|field| push_varint(&mut bytes, field));
+    bytes
+}
+
+#[test]
+fn fields_that_no_session_has_are_refused_before_the_session_is_whole() {
+    let refused = |bytes: &[u8]| load_untrusted(bytes, Index(9), StateDigest::default());
+    assert!(matches!(refused(&session_with(0, 5)), Err(LoadError::Incomplete)), "it is sound");
+    let (day, window) = (u64::from(SESSION_TTL_S_MAX), SESSION_WINDOW_COUNT);
+    let longest = u64_from(SESSION_RESULTS_SIZE_BYTES_MAX);
+    for (field, value, fault) in [
+        (0, 0, SessionFault::Id),
+        (1, 0, SessionFault::Time),
+        (1, day + 1, SessionFault::Time),
+        (1, 1 << 32, SessionFault::Time),
+        (2, 1 << 48, SessionFault::Time),
+        (3, 0, SessionFault::Results),
+        (3, 5, SessionFault::Results),
+        (3, 2, SessionFault::Results),
+        (4, window + 1, SessionFault::Results),
+        (5, 2, SessionFault::Results),
+        (5, 34, SessionFault::Results),
+        (6, 0, SessionFault::Results),
+        (6, longest + 1, SessionFault::Results),
+        (8, 4, SessionFault::Results),
+        (8, 35, SessionFault::Results),
+        (9, longest + 1, SessionFault::Results),
+    ] {
+        let bytes = session_with(field, value);
+        assert_eq!(refused(&bytes), Err(LoadError::Session(fault)), "{bytes:?}");
+    }
+    let end = [ITEM_END, 0];
+    let newer = [&session_with(0, 10)[..], &end].concat();
+    assert_eq!(refused(&newer), Err(LoadError::Session(SessionFault::Id)));
+    let twice = [session_with(0, 5), session_with(0, 5)].concat();
+    assert_eq!(refused(&twice), Err(LoadError::Session(SessionFault::Id)));
+    // Of two results of which each may be as long, only one is.
+    let mut bytes = vec![ITEM_SESSION];
+    [5, 60, 9, 3, 2].into_iter().for_each(|field| push_varint(&mut bytes, field));
+    for sequence in [3, 4] {
+        push_varint(&mut bytes, sequence);
+        push_varint(&mut bytes, longest);
+        bytes.extend(vec![7; usize_from(longest)]);
+    }
+    assert_eq!(refused(&bytes), Err(LoadError::Session(SessionFault::Results)));
+}
+
+#[test]
+fn too_many_sessions_are_refused() {
+    let mut bytes = Vec::new();
+    for id in 1..=u64_from(SESSION_COUNT_MAX) + 1 {
+        bytes.push(ITEM_SESSION);
+        [id, 60, 9, 1, 0].into_iter().for_each(|field| push_varint(&mut bytes, field));
+    }
+    let refused = load_untrusted(&bytes, Index(1 << 20), StateDigest::default());
+    assert_eq!(refused, Err(LoadError::Session(SessionFault::Id)));
 }
 
 #[test]
@@ -755,14 +930,16 @@ fn fields_that_no_entry_has_are_refused_before_the_entry_is_whole() {
     let too_long = u64_from(KEY_SIZE_BYTES_MAX) + 1;
     let huge = u64::MAX;
     for (bytes, error) in [
-        (entry_with(1, 2), LoadError::UnknownFlags { flags: 2 }),
+        (entry_with(1, 4), LoadError::UnknownFlags { flags: 4 }),
         (entry_with(2, 0), LoadError::Version { version: Index(0) }),
         (entry_with(3, 1), LoadError::Time),
         (entry_with(3, 1 << 48), LoadError::Time),
         (entry_with(4, 10), LoadError::Time),
-        (entry_with(5, 0), LoadError::KeySize { size_bytes: 0 }),
-        (entry_with(5, too_long), LoadError::KeySize { size_bytes: too_long }),
-        (entry_with(6, huge), LoadError::ValueSize { size_bytes: huge }),
+        (entry_with(5, 0), LoadError::Time),
+        (entry_with(5, ENTRY_TTL_MS_MAX + 1), LoadError::Time),
+        (entry_with(6, 0), LoadError::KeySize { size_bytes: 0 }),
+        (entry_with(6, too_long), LoadError::KeySize { size_bytes: too_long }),
+        (entry_with(7, huge), LoadError::ValueSize { size_bytes: huge }),
         (vec![0], LoadError::Item { first_byte: 0 }),
         (vec![ITEM_MAP, 0x80, 2], LoadError::MapName),
         (vec![ITEM_MAP, 0], LoadError::MapName),
@@ -781,4 +958,7 @@ fn fields_that_no_entry_has_are_refused_before_the_entry_is_whole() {
     assert_eq!(refused(&newer), Err(LoadError::Version { version: Index(10) }));
     let twice = [&whole(0, 0)[..], &whole(0, 0)[3..], &end].concat();
     assert_eq!(refused(&twice), Err(LoadError::KeyTwice));
+    // Another key with the same version, in the same order of expiry.
+    let other_key = [&whole(0, 0)[..], &entry_with(0, 0)[3..], b"j", &end].concat();
+    assert_eq!(refused(&other_key), Err(LoadError::Version { version: Index(5) }));
 }

@@ -1,6 +1,7 @@
 //! The cold way: prost decodes into a message of its own, from which operations borrow. It reads
 //! every encoding that protobuf allows, and says what is wrong with the rest.
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::draft::{
@@ -8,7 +9,7 @@ use super::draft::{
     RemoveDraft,
 };
 use super::error::OperationError;
-use super::{Command, Query};
+use super::{Command, Query, QueryOperation};
 use crate::base::ids::Index;
 use crate::proto::p2pmap::v1;
 use crate::proto::reader::{Fields, Value};
@@ -20,6 +21,26 @@ pub struct OwnedCommand(v1::Command);
 /// A decoded query that operations borrow from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedQuery(v1::Query);
+
+/// The encoding of a query, for another member that is to answer it: what a client asks of
+/// freshness and time is left to who asks.
+///
+/// # Panics
+/// If its answer is a stream: members ask each other for none.
+#[must_use]
+pub fn encode_query(query: &Query<'_>) -> Bytes {
+    let bytes = Bytes::copy_from_slice;
+    let operation = match query.operation {
+        QueryOperation::Get { key } => v1::query::Operation::Get(v1::Get { key: bytes(key) }),
+        QueryOperation::Exists { key } => {
+            v1::query::Operation::Exists(v1::Exists { key: bytes(key) })
+        }
+        QueryOperation::Size => v1::query::Operation::Size(v1::Size {}),
+        QueryOperation::Entries { .. } => panic!("members ask each other for no streams"),
+    };
+    let map = query.map.to_owned();
+    v1::Query { map, operation: Some(operation), ..v1::Query::default() }.encode_to_vec().into()
+}
 
 impl OwnedCommand {
     /// Decodes a `p2pmap.v1.Command`. Fields that this release doesn't know are an error: commands
@@ -142,6 +163,12 @@ fn operation_draft(operation: &v1::command::Operation) -> OperationDraft<'_> {
             })
         }
         v1::command::Operation::Clear(v1::Clear {}) => OperationDraft::Clear,
+        v1::command::Operation::OpenSession(v1::OpenSession { ttl_ms }) => {
+            OperationDraft::OpenSession { ttl_ms: *ttl_ms }
+        }
+        v1::command::Operation::KeepSession(v1::KeepSession {}) => OperationDraft::KeepSession,
+        v1::command::Operation::CloseSession(v1::CloseSession {}) => OperationDraft::CloseSession,
+        v1::command::Operation::Tick(v1::Tick {}) => OperationDraft::Tick,
     }
 }
 
@@ -187,6 +214,10 @@ fn refuse_unknown_fields(bytes: &[u8]) -> Result<(), OperationError> {
                 refuse_unknown_conditions(2, remove)?;
             }
             (12, Value::Bytes(clear)) => refuse_above(0, "clear", clear)?,
+            (20, Value::Bytes(open)) => refuse_above(1, "open_session", open)?,
+            (21, Value::Bytes(keep)) => refuse_above(0, "keep_session", keep)?,
+            (22, Value::Bytes(close)) => refuse_above(0, "close_session", close)?,
+            (24, Value::Bytes(tick)) => refuse_above(0, "tick", tick)?,
             (1..=6, _) => {}
             (number @ 13..=23, _) => {
                 let name = later_command(number);
@@ -224,9 +255,6 @@ const fn later_command(number: u32) -> Option<&'static str> {
         14 => Some("increment"),
         15 => Some("append"),
         16 => Some("expire"),
-        20 => Some("open_session"),
-        21 => Some("keep_session"),
-        22 => Some("close_session"),
         23 => Some("drop_map"),
         _ => None,
     }

@@ -2,12 +2,13 @@
 //! the checks. All that makes an operation valid stands here and nowhere else.
 
 use super::error::OperationError;
-use super::{Command, Condition, Consistency, Operation, Query, QueryOperation};
+use super::{Command, Condition, Consistency, Operation, Query, QueryOperation, SessionCall, Ttl};
 use crate::base::cast;
-use crate::base::ids::Index;
+use crate::base::ids::{Index, Sequence, SessionId};
 use crate::base::limits::{
-    ENTRIES_COUNT_DEFAULT, ENTRIES_COUNT_MAX, KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX,
-    OPERATION_TIMEOUT_NS_MAX,
+    ENTRIES_COUNT_DEFAULT, ENTRIES_COUNT_MAX, ENTRY_TTL_MS_MAX, KEY_SIZE_BYTES_MAX,
+    MAP_NAME_SIZE_BYTES_MAX, OPERATION_TIMEOUT_NS_MAX, SESSION_TTL_S_DEFAULT, SESSION_TTL_S_MAX,
+    SESSION_TTL_S_MIN,
 };
 use crate::base::time::NS_PER_MS;
 
@@ -27,6 +28,10 @@ pub(super) enum OperationDraft<'a> {
     Put(PutDraft<'a>),
     Remove(RemoveDraft<'a>),
     Clear,
+    OpenSession { ttl_ms: u64 },
+    KeepSession,
+    CloseSession,
+    Tick,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,46 +81,107 @@ pub(super) enum QueryOperationDraft<'a> {
 impl<'a> CommandDraft<'a> {
     #[inline]
     pub(super) fn check(self, value_size_bytes_max: usize) -> Result<Command<'a>, OperationError> {
-        let map = checked_map(self.map)?;
-        let session_fields = [
-            (self.session_id, "session_id"),
-            (self.sequence, "sequence"),
-            (self.ack_below, "ack_below"),
-        ];
-        for (value, field) in session_fields {
-            if value != 0 {
-                return Err(OperationError::NotImplemented { field, what: "sessions" });
-            }
-        }
         let operation = match self.operation {
             Some(OperationDraft::Put(put)) => put.check(value_size_bytes_max)?,
             Some(OperationDraft::Remove(remove)) => remove.check(value_size_bytes_max)?,
             Some(OperationDraft::Clear) => Operation::Clear,
+            Some(operation) => return self.check_without_map(operation),
             None => return Err(OperationError::OperationMissing { message: "command" }),
         };
-        Ok(Command { map, timeout_ms: bounded_timeout_ms(self.timeout_ms), operation })
+        let map = checked_map(self.map)?;
+        let session = match (self.session_id, self.sequence, self.ack_below) {
+            (0, 0, 0) => None,
+            (0, 0, _) => return Err(OperationError::SessionMissing { field: "ack_below" }),
+            (0, _, _) => return Err(OperationError::SessionMissing { field: "sequence" }),
+            (_, 0, _) => return Err(OperationError::SequenceMissing),
+            (_, sequence, ack_below) if ack_below > sequence => {
+                return Err(OperationError::AckAhead { sequence, ack_below });
+            }
+            _ => Some(self.session_call()),
+        };
+        Ok(Command { map, session, timeout_ms: bounded_timeout_ms(self.timeout_ms), operation })
+    }
+
+    /// What is about a session or the partition may name a map all the same: a target may demand
+    /// it. It has no meaning.
+    #[cold]
+    fn check_without_map(
+        self,
+        operation: OperationDraft<'a>,
+    ) -> Result<Command<'a>, OperationError> {
+        let (operation, wants_session) = match operation {
+            OperationDraft::OpenSession { ttl_ms } => {
+                (Operation::OpenSession { ttl_s: checked_session_ttl(ttl_ms)? }, false)
+            }
+            OperationDraft::KeepSession => (Operation::KeepSession, true),
+            OperationDraft::CloseSession => (Operation::CloseSession, true),
+            OperationDraft::Tick => (Operation::Tick, false),
+            OperationDraft::Put(_) | OperationDraft::Remove(_) | OperationDraft::Clear => {
+                unreachable!("these are about maps")
+            }
+        };
+        let session_fields = [
+            (self.sequence, "sequence", true),
+            (self.session_id, "session_id", !wants_session),
+            (self.ack_below, "ack_below", !wants_session),
+        ];
+        for (value, field, is_refused) in session_fields {
+            if is_refused && value != 0 {
+                return Err(OperationError::SessionUnexpected { field });
+            }
+        }
+        if wants_session && self.session_id == 0 {
+            return Err(OperationError::SessionMissing { field: "operation" });
+        }
+        Ok(Command {
+            map: if self.map.is_empty() { "" } else { checked_map(self.map)? },
+            session: wants_session.then(|| self.session_call()),
+            timeout_ms: bounded_timeout_ms(self.timeout_ms),
+            operation,
+        })
+    }
+
+    const fn session_call(&self) -> SessionCall {
+        SessionCall {
+            session: SessionId(self.session_id),
+            sequence: Sequence(self.sequence),
+            ack_below: Sequence(self.ack_below),
+        }
     }
 }
 
 impl<'a> PutDraft<'a> {
     #[inline]
     fn check(self, value_size_bytes_max: usize) -> Result<Operation<'a>, OperationError> {
-        if self.ttl_ms != 0 {
-            return Err(OperationError::NotImplemented { field: "put.ttl_ms", what: TTL });
-        }
-        if self.keep_ttl {
-            return Err(OperationError::NotImplemented { field: "put.keep_ttl", what: TTL });
-        }
+        let ttl = match (self.ttl_ms, self.keep_ttl) {
+            (0, false) => Ttl::Unlimited,
+            (0, true) => Ttl::Keep,
+            (_, true) => return Err(OperationError::TtlTwice),
+            (ttl_ms, false) if ttl_ms > ENTRY_TTL_MS_MAX => {
+                return Err(OperationError::TtlTooLong { ttl_ms });
+            }
+            (ttl_ms, false) => Ttl::Ms(ttl_ms),
+        };
         Ok(Operation::Put {
             key: checked_key(self.key, "put.key")?,
             value: checked_value(self.value, "put.value", value_size_bytes_max)?,
             condition: checked_condition(self.condition, "put.condition", value_size_bytes_max)?,
+            ttl,
             want_previous: self.want_previous,
         })
     }
 }
 
-const TTL: &str = "times to live";
+/// In whole seconds, rounded up.
+fn checked_session_ttl(ttl_ms: u64) -> Result<u32, OperationError> {
+    if ttl_ms == 0 {
+        return Ok(SESSION_TTL_S_DEFAULT);
+    }
+    let least = u64::from(SESSION_TTL_S_MIN) * 1_000;
+    let ttl_s = u32::try_from(ttl_ms.div_ceil(1_000)).ok();
+    let ttl_s = ttl_s.filter(|ttl_s| ttl_ms >= least && *ttl_s <= SESSION_TTL_S_MAX);
+    ttl_s.ok_or(OperationError::SessionTtl { ttl_ms })
+}
 
 impl<'a> RemoveDraft<'a> {
     #[inline]

@@ -4,7 +4,10 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::base::limits::{KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX};
+use crate::base::limits::{
+    ENTRY_TTL_MS_MAX, KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX, SESSION_TTL_S_MAX,
+    SESSION_TTL_S_MIN,
+};
 use crate::proto::p2pmap::v1::error::Code;
 
 /// What is wrong with a command or query. All of it is the client's doing.
@@ -91,13 +94,39 @@ pub enum OperationError {
         /// The field's number.
         number: u32,
     },
-    /// Something that is defined but not built yet.
-    NotImplemented {
-        /// The field that asks for it.
-        field: &'static str,
-        /// What it is.
-        what: &'static str,
+    /// A time to live is longer than any entry's.
+    TtlTooLong {
+        /// How long it is.
+        ttl_ms: u64,
     },
+    /// A time to live is given, and that of the present entry is to be kept.
+    TtlTwice,
+    /// No session can have this time to live.
+    SessionTtl {
+        /// How long it is.
+        ttl_ms: u64,
+    },
+    /// Something asks for a session, but none is named.
+    SessionMissing {
+        /// What.
+        field: &'static str,
+    },
+    /// A command of a session has no number.
+    SequenceMissing,
+    /// A command says that its own result is no longer needed.
+    AckAhead {
+        /// Its number.
+        sequence: u64,
+        /// The number that it gives.
+        ack_below: u64,
+    },
+    /// A field of a command in a session is set where it has no meaning.
+    SessionUnexpected {
+        /// Which.
+        field: &'static str,
+    },
+    /// Only members make such a command.
+    MembersOnly,
 }
 
 impl OperationError {
@@ -116,10 +145,16 @@ impl OperationError {
             | Self::ConditionMissing { .. }
             | Self::ConditionMeaningless { .. }
             | Self::ConsistencyUnknown { .. }
-            | Self::OperationMissing { .. } => Code::InvalidArgument,
-            Self::OperationUnknown { .. }
-            | Self::FieldUnknown { .. }
-            | Self::NotImplemented { .. } => Code::Unimplemented,
+            | Self::OperationMissing { .. }
+            | Self::TtlTooLong { .. }
+            | Self::TtlTwice
+            | Self::SessionTtl { .. }
+            | Self::SessionMissing { .. }
+            | Self::SequenceMissing
+            | Self::AckAhead { .. }
+            | Self::SessionUnexpected { .. }
+            | Self::MembersOnly => Code::InvalidArgument,
+            Self::OperationUnknown { .. } | Self::FieldUnknown { .. } => Code::Unimplemented,
         }
     }
 }
@@ -163,9 +198,26 @@ impl fmt::Display for OperationError {
             Self::FieldUnknown { message, number } => {
                 write!(f, "{message}: field {number} is unknown, and commands must be understood")
             }
-            Self::NotImplemented { field, what } => {
-                write!(f, "{field}: {what} are not implemented")
+            Self::TtlTooLong { ttl_ms } => {
+                write!(f, "put.ttl_ms: {ttl_ms} ms; {ENTRY_TTL_MS_MAX} are allowed")
             }
+            Self::TtlTwice => write!(f, "put.keep_ttl: not together with put.ttl_ms"),
+            Self::SessionTtl { ttl_ms } => write!(
+                f,
+                "open_session.ttl_ms: {ttl_ms} ms; {SESSION_TTL_S_MIN} to {SESSION_TTL_S_MAX} \
+                 seconds are allowed"
+            ),
+            Self::SessionMissing { field } => write!(f, "{field}: needs a session_id"),
+            Self::SequenceMissing => {
+                write!(f, "sequence: a command of a session has a number, from 1")
+            }
+            Self::AckAhead { sequence, ack_below } => {
+                write!(f, "ack_below: {ack_below} is above the command's own sequence, {sequence}")
+            }
+            Self::SessionUnexpected { field } => {
+                write!(f, "{field}: has no meaning in this operation")
+            }
+            Self::MembersOnly => write!(f, "tick: only members make it"),
         }
     }
 }

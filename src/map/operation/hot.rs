@@ -2,6 +2,8 @@
 //! produces, read without a copy. Whatever is unusual (a field twice, an unknown one, an overlong
 //! tag, a number out of range) is `None`, and prost reads it: there the rules of merging apply.
 //!
+//! Operations with a number above 15 are rare; they are left to prost too.
+//!
 //! `Some` promises that prost reads the same; `tests/wire_properties.rs` holds it to that.
 
 use super::draft::{

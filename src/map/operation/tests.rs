@@ -2,7 +2,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::*;
-use crate::base::limits::{KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX};
+use crate::base::limits::{ENTRY_TTL_MS_MAX, KEY_SIZE_BYTES_MAX, MAP_NAME_SIZE_BYTES_MAX};
 use crate::proto::p2pmap::v1;
 use crate::proto::p2pmap::v1::error::Code;
 
@@ -74,9 +74,10 @@ fn puts_keep_all_of_their_fields() {
         key: b"k",
         value: b"new",
         condition: Some(Condition::Value(b"old")),
+        ttl: Ttl::Unlimited,
         want_previous: true,
     };
-    assert_command(&message, Command { map: "orders", timeout_ms: 250, operation });
+    assert_command(&message, Command { map: "orders", session: None, timeout_ms: 250, operation });
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn removes_and_clears_are_read() {
         condition: Some(Condition::Version(Index(7))),
         want_previous: true,
     };
-    let expected = Command { map: "orders", timeout_ms: 0, operation };
+    let expected = Command { map: "orders", session: None, timeout_ms: 0, operation };
     assert_command(&command(v1::command::Operation::Remove(remove)), expected);
     let clear = command(v1::command::Operation::Clear(v1::Clear {}));
     assert_command(&clear, Command { operation: Operation::Clear, ..expected });
@@ -229,29 +230,124 @@ fn conditions_must_say_something() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_unimplemented() {
-    let put = || v1::command::Operation::Put(put());
-    let sessions = [
-        v1::Command { session_id: 1, ..command(put()) },
-        v1::Command { sequence: 1, ..command(put()) },
-        v1::Command { ack_below: 1, ..command(put()) },
-    ];
-    for message in sessions {
-        let error = command_error(&message.encode_to_vec());
-        assert_eq!(error.code(), Code::Unimplemented);
-        assert!(error.to_string().ends_with("sessions are not implemented"), "{error}");
+fn times_to_live_are_read_and_bounded() {
+    let ttl_of = |ttl_ms, keep_ttl| {
+        let put = v1::Put { ttl_ms, keep_ttl, ..put() };
+        let bytes = command(v1::command::Operation::Put(put)).encode_to_vec();
+        match decode_command(&bytes, VALUE_MAX).unwrap().operation {
+            Operation::Put { ttl, .. } => ttl,
+            operation => panic!("{operation:?}"),
+        }
+    };
+    assert_eq!(ttl_of(0, false), Ttl::Unlimited);
+    assert_eq!(ttl_of(0, true), Ttl::Keep);
+    assert_eq!(ttl_of(1, false), Ttl::Ms(1));
+    assert_eq!(ttl_of(ENTRY_TTL_MS_MAX, false), Ttl::Ms(ENTRY_TTL_MS_MAX));
+    let ttl_ms = ENTRY_TTL_MS_MAX + 1;
+    assert_eq!(put_error(|put| put.ttl_ms = ttl_ms), OperationError::TtlTooLong { ttl_ms });
+    let both = put_error(|put| (put.ttl_ms, put.keep_ttl) = (1, true));
+    assert_eq!(both, OperationError::TtlTwice);
+    assert_eq!(both.code(), Code::InvalidArgument);
+}
+
+#[test]
+fn places_in_sessions_are_read_and_must_make_sense() {
+    let with = |session_id, sequence, ack_below| {
+        let clear = command(v1::command::Operation::Clear(v1::Clear {}));
+        v1::Command { session_id, sequence, ack_below, ..clear }.encode_to_vec()
+    };
+    for (numbers @ (session, sequence, ack_below), bytes) in
+        [(7, 1, 0), (7, 9, 9), (u64::MAX, u64::MAX, u64::MAX)].map(|n| (n, with(n.0, n.1, n.2)))
+    {
+        let call = SessionCall {
+            session: SessionId(session),
+            sequence: Sequence(sequence),
+            ack_below: Sequence(ack_below),
+        };
+        assert_eq!(decode_command(&bytes, 0).unwrap().session, Some(call), "{numbers:?}");
+        let cold = OwnedCommand::decode(&bytes).unwrap();
+        assert_eq!(cold.command(0).unwrap().session, Some(call));
     }
-    for error in [put_error(|put| put.ttl_ms = 1), put_error(|put| put.keep_ttl = true)] {
-        assert_eq!(error.code(), Code::Unimplemented);
-        assert!(error.to_string().starts_with("put."), "{error}");
+    for (bytes, error) in [
+        (with(0, 1, 0), OperationError::SessionMissing { field: "sequence" }),
+        (with(0, 0, 1), OperationError::SessionMissing { field: "ack_below" }),
+        (with(7, 0, 0), OperationError::SequenceMissing),
+        (with(7, 1, 2), OperationError::AckAhead { sequence: 1, ack_below: 2 }),
+    ] {
+        assert_eq!(command_error(&bytes), error);
+        assert_eq!(error.code(), Code::InvalidArgument);
     }
+}
+
+/// These are rare: prost reads them.
+fn cold(message: &v1::Command) -> Result<Operation<'static>, OperationError> {
+    let bytes = message.encode_to_vec();
+    assert_eq!(decode_command(&bytes, 0), None, "left to prost");
+    with_command(&bytes, 0, |command| {
+        command.map(|command| match command.operation {
+            Operation::OpenSession { ttl_s } => Operation::OpenSession { ttl_s },
+            Operation::KeepSession => Operation::KeepSession,
+            Operation::CloseSession => Operation::CloseSession,
+            Operation::Tick => Operation::Tick,
+            operation => panic!("{operation:?}"),
+        })
+    })
+}
+
+#[test]
+fn operations_on_sessions_are_read_and_must_make_sense() {
+    use v1::command::Operation as Sent;
+
+    let open = |ttl_ms| Sent::OpenSession(v1::OpenSession { ttl_ms });
+    let (keep, close) =
+        (Sent::KeepSession(v1::KeepSession {}), Sent::CloseSession(v1::CloseSession {}));
+    let of = |session_id, operation: &Sent| {
+        let operation = Some(operation.clone());
+        v1::Command { session_id, operation, ..v1::Command::default() }
+    };
+    for (ttl_ms, ttl_s) in [(0, 600), (1_000, 1), (1_001, 2), (86_400_000, 86_400)] {
+        assert_eq!(cold(&of(0, &open(ttl_ms))), Ok(Operation::OpenSession { ttl_s }));
+    }
+    for ttl_ms in [1, 999, 86_400_001, u64::MAX] {
+        let error = cold(&of(0, &open(ttl_ms))).unwrap_err();
+        assert_eq!(error, OperationError::SessionTtl { ttl_ms });
+        assert_eq!(error.code(), Code::InvalidArgument);
+    }
+    assert_eq!(cold(&of(7, &keep)), Ok(Operation::KeepSession));
+    assert_eq!(cold(&of(7, &close)), Ok(Operation::CloseSession));
+    let named = v1::Command { map: "orders".into(), ..of(7, &keep) };
+    assert_eq!(cold(&named), Ok(Operation::KeepSession), "a target may demand the name");
+    let acknowledging = v1::Command { ack_below: 9, ..of(7, &keep) };
+    assert_eq!(cold(&acknowledging), Ok(Operation::KeepSession));
+
+    let missing = OperationError::SessionMissing { field: "operation" };
+    assert_eq!(cold(&of(0, &keep)), Err(missing.clone()));
+    assert_eq!(cold(&of(0, &close)), Err(missing));
+    let unexpected = |field| Err(OperationError::SessionUnexpected { field });
+    assert_eq!(cold(&of(7, &open(0))), unexpected("session_id"));
+    let numbered = v1::Command { sequence: 1, ..of(7, &keep) };
+    assert_eq!(cold(&numbered), unexpected("sequence"));
+    let acknowledging = v1::Command { ack_below: 1, ..of(0, &open(0)) };
+    assert_eq!(cold(&acknowledging), unexpected("ack_below"));
+    let misnamed = v1::Command { map: "a#1".into(), ..of(0, &open(0)) };
+    assert_eq!(cold(&misnamed), Err(OperationError::MapCharacter { character: '#' }));
+}
+
+#[test]
+fn ticks_have_one_encoding() {
+    let operation = Some(v1::command::Operation::Tick(v1::Tick {}));
+    let tick = v1::Command { operation, ..v1::Command::default() };
+    assert_eq!(tick.encode_to_vec(), TICK);
+    let read = cold(&tick).unwrap();
+    assert_eq!((read, read.is_internal()), (Operation::Tick, true));
+    assert_eq!((read.key(), Operation::Clear.is_internal()), (None, false));
 }
 
 #[test]
 fn operations_of_later_releases_are_unimplemented_and_named() {
     for (tag, name) in [
         (&[0x6A, 0x00][..], "batch: not implemented (field 13 of the command)"),
-        (&[0xA2, 0x01, 0x00], "open_session: not implemented (field 20 of the command)"),
+        (&[0x82, 0x01, 0x00], "expire: not implemented (field 16 of the command)"),
         (&[0xBA, 0x01, 0x00], "drop_map: not implemented (field 23 of the command)"),
         (&[0x8A, 0x01, 0x00], "operation: field 17 of the command is unknown"),
     ] {
@@ -284,6 +380,15 @@ fn commands_with_unknown_fields_are_refused_at_any_depth() {
         let error = command_error(&[&map[..], &operation].concat());
         assert_eq!(error, OperationError::FieldUnknown { message, number: 15 });
         assert_eq!(error.code(), Code::Unimplemented);
+    }
+    let long_tag = |tag: u8| [&[tag, 0x01, 0x02], unknown].concat();
+    for (operation, message) in [
+        (long_tag(0xA2), "open_session"),
+        (long_tag(0xAA), "keep_session"),
+        (long_tag(0xB2), "close_session"),
+        (long_tag(0xC2), "tick"),
+    ] {
+        assert_eq!(command_error(&operation), OperationError::FieldUnknown { message, number: 15 });
     }
     let clear = nested(0x62, &[]);
     let error = command_error(&[&map[..], &clear, &[0xF8, 0x01, 0x01]].concat());

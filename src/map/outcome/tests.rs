@@ -7,7 +7,7 @@ use super::*;
 use crate::base::payload::ResultBytes;
 use crate::proto::p2pmap::v1;
 
-type OwnedVersioned = (Vec<u8>, u64, u64, u64);
+type OwnedVersioned = (Vec<u8>, u64, u64, u64, u64);
 
 fn bytes(len_max: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..len_max)
@@ -19,20 +19,27 @@ fn number() -> impl Strategy<Value = u64> {
 
 fn versioned() -> impl Strategy<Value = OwnedVersioned> {
     // Times are below 2⁴⁸ in records.
-    (bytes(200), number(), number().prop_map(|ms| ms >> 16), number().prop_map(|ms| ms >> 16))
+    let ms = || number().prop_map(|ms| ms >> 16);
+    (bytes(200), number(), ms(), ms(), prop_oneof![Just(0), ms()])
 }
 
-fn ours((value, version, created_ms, updated_ms): &OwnedVersioned) -> Versioned<'_> {
-    Versioned { value, version: Index(*version), created_ms: *created_ms, updated_ms: *updated_ms }
+fn ours((value, version, created_ms, updated_ms, ttl_ms): &OwnedVersioned) -> Versioned<'_> {
+    Versioned {
+        value,
+        version: Index(*version),
+        created_ms: *created_ms,
+        updated_ms: *updated_ms,
+        ttl_ms: *ttl_ms,
+    }
 }
 
-fn prosts((value, version, created_ms, updated_ms): &OwnedVersioned) -> v1::Versioned {
+fn prosts((value, version, created_ms, updated_ms, ttl_ms): &OwnedVersioned) -> v1::Versioned {
     v1::Versioned {
         value: value.clone().into(),
         version: *version,
         created_ms: created_ms.cast_signed(),
         updated_ms: updated_ms.cast_signed(),
-        ttl_ms: 0,
+        ttl_ms: *ttl_ms,
     }
 }
 
@@ -72,6 +79,11 @@ proptest! {
         check(
             &Outcome::Cleared { entries: version },
             Theirs::Cleared(v1::Cleared { entries: version }),
+        );
+        let ttl_ms = u64::from(existed) * version / 2;
+        check(
+            &Outcome::Session { session: SessionId(version), ttl_ms },
+            Theirs::Session(v1::Session { session_id: version, ttl_ms }),
         );
     }
 

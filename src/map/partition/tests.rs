@@ -12,9 +12,20 @@ use crate::base::cast::{u64_from, usize_from};
 use crate::base::checksum::digest128;
 use crate::base::time::NS_PER_MS;
 use crate::map::MapSize;
-use crate::map::operation::QueryOperation;
-use crate::map::reads::Scan;
+use crate::map::operation::{Command, Condition, Operation, QueryOperation};
+use crate::map::outcome::Outcome;
+use crate::map::reads::{AsOf, Scan};
 use crate::proto::p2pmap::v1;
+use crate::proto::p2pmap::v1::error::Code;
+
+mod exactly_once;
+mod expiry;
+mod sessions;
+
+/// Nothing expires here.
+fn at(index: Index) -> AsOf {
+    AsOf { index, time: Timestamp(0) }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
@@ -46,7 +57,7 @@ fn execute_in_model(
 ) -> v1::result::Outcome {
     let entries = state.entry(command.map.to_owned()).or_default();
     match command.operation {
-        Operation::Put { key, value, condition, want_previous } => {
+        Operation::Put { key, value, condition, want_previous, .. } => {
             let current = entries.get(key).cloned();
             if let Some(error) = model_failure(condition, current.as_ref()) {
                 return v1::result::Outcome::Error(error);
@@ -74,6 +85,7 @@ fn execute_in_model(
             entries.clear();
             v1::result::Outcome::Cleared(v1::Cleared { entries: count })
         }
+        operation => unreachable!("{operation:?} is tested with sessions"),
     }
 }
 
@@ -106,6 +118,7 @@ fn model_digest(state: &State) -> StateDigest {
                 version: Index(entry.version),
                 created_ms: entry.created_ms,
                 updated_ms: entry.updated_ms,
+                ttl_ms: 0,
                 removed: false,
                 key,
                 value: &entry.value,
@@ -268,6 +281,7 @@ impl Pair {
                 key: &key,
                 value: &new_value[..value_len],
                 condition: condition(choice),
+                ttl: Ttl::Unlimited,
                 want_previous,
             },
             Change::Remove { condition: choice, want_previous } => {
@@ -281,7 +295,7 @@ impl Pair {
             time: Timestamp((1_000 + index / 3) * NS_PER_MS + 5),
             undo: if is_stable { Undo::Discard } else { Undo::Keep },
         };
-        let command = Command { map, timeout_ms: 0, operation };
+        let command = Command { map, session: None, timeout_ms: 0, operation };
         let mut out = Vec::new();
         let hash = self.hasher.hash(map, &key);
         self.partition.execute(&mut self.arena, run, &command, hash, &mut out);
@@ -308,6 +322,7 @@ impl Pair {
     ) -> v1::result::Outcome {
         let mut out = Vec::new();
         let hash = self.hasher.hash(map, key);
+        let as_of = at(as_of);
         let answer = self.partition.query(&self.arena, as_of, (map, &operation), hash, &mut out);
         assert!(answer.is_finished || matches!(operation, QueryOperation::Entries { .. }));
         v1::Result::decode(&out[..]).unwrap().outcome.unwrap()
@@ -361,7 +376,7 @@ impl Pair {
                 visited_count_max,
                 cursor_tag: b"{tag}",
             };
-            let page = self.partition.entries(&self.arena, as_of, map, &scan);
+            let page = self.partition.entries(&self.arena, at(as_of), map, &scan);
             assert!(page.items.len() <= limit);
             assert!(page.size_bytes <= size_bytes_max || page.items.len() == 1);
             found.extend(page.items.iter().map(|(key, entry)| (key.to_vec(), entry.version.0)));
@@ -391,7 +406,7 @@ impl Pair {
             for key in entries.into_keys() {
                 let operation =
                     Operation::Remove { key: &key, condition: None, want_previous: false };
-                let command = Command { map: &map, timeout_ms: 0, operation };
+                let command = Command { map: &map, session: None, timeout_ms: 0, operation };
                 let index = Index(self.last() + 1);
                 let run = Execution { index, time: Timestamp(0), undo: Undo::Discard };
                 let hash = self.hasher.hash(&map, &key);
@@ -435,7 +450,8 @@ fn put(
     key: &[u8],
     value: &[u8],
 ) -> Vec<u8> {
-    let operation = Operation::Put { key, value, condition: None, want_previous: false };
+    let operation =
+        Operation::Put { key, value, condition: None, ttl: Ttl::Unlimited, want_previous: false };
     execute(partition, arena, Undo::Discard, map, operation)
 }
 
@@ -448,20 +464,26 @@ fn execute(
 ) -> Vec<u8> {
     let key = match operation {
         Operation::Put { key, .. } | Operation::Remove { key, .. } => key,
-        Operation::Clear => &[],
+        _ => &[],
     };
     let index = partition.applied().next();
     let run = Execution { index, time: Timestamp(index.0 * NS_PER_MS), undo };
     let hash = partition.hasher.hash(map, key);
     let mut out = Vec::new();
-    partition.execute(arena, run, &Command { map, timeout_ms: 0, operation }, hash, &mut out);
+    partition.execute(
+        arena,
+        run,
+        &Command { map, session: None, timeout_ms: 0, operation },
+        hash,
+        &mut out,
+    );
     out
 }
 
 fn value_of(partition: &PartitionMap, arena: &Arena, map: &str, key: &[u8]) -> Option<Vec<u8>> {
     let hash = partition.hasher.hash(map, key);
     let operation = QueryOperation::Get { key };
-    let last = Index(u64::MAX);
+    let last = at(Index(u64::MAX));
     match partition.answer(arena, last, (map, &operation), hash) {
         Outcome::Found(entry) => entry.map(|entry| entry.value.to_vec()),
         _ => unreachable!("a get finds or doesn't"),
@@ -532,7 +554,7 @@ fn replaced_value_keeps_the_time_of_creation_and_a_cleared_one_does_not() {
     let created_ms = |partition: &PartitionMap, arena: &Arena| {
         let hash = partition.hasher.hash("m", b"k");
         let operation = QueryOperation::Get { key: b"k" };
-        match partition.answer(arena, Index(u64::MAX), ("m", &operation), hash) {
+        match partition.answer(arena, at(Index(u64::MAX)), ("m", &operation), hash) {
             Outcome::Found(Some(entry)) => (entry.created_ms, entry.updated_ms),
             _ => (0, 0),
         }
@@ -543,7 +565,13 @@ fn replaced_value_keeps_the_time_of_creation_and_a_cleared_one_does_not() {
     for undo in [Undo::Discard, Undo::Keep] {
         execute(&mut partition, &mut arena, undo, "m", Operation::Clear);
         assert_eq!(value_of(&partition, &arena, "m", b"k"), None);
-        let again = Operation::Put { key: b"k", value: b"3", condition: None, want_previous: true };
+        let again = Operation::Put {
+            key: b"k",
+            value: b"3",
+            condition: None,
+            ttl: Ttl::Unlimited,
+            want_previous: true,
+        };
         execute(&mut partition, &mut arena, undo, "m", again);
         let index = partition.applied().0;
         assert_eq!(created_ms(&partition, &arena), (index, index));
@@ -566,8 +594,13 @@ fn a_map_too_many_is_refused_until_another_one_is_empty() {
     let remove = Operation::Remove { key: b"k", condition: None, want_previous: false };
     execute(&mut partition, &mut arena, Undo::Keep, "map 8", remove);
     let one_more = |undo| {
-        let operation =
-            Operation::Put { key: b"k", value: b"v", condition: None, want_previous: false };
+        let operation = Operation::Put {
+            key: b"k",
+            value: b"v",
+            condition: None,
+            ttl: Ttl::Unlimited,
+            want_previous: false,
+        };
         (undo, "one more", operation)
     };
     let (undo, map, operation) = one_more(Undo::Keep);
@@ -599,7 +632,7 @@ fn rare_map_is_scanned_past_the_entries_of_others() {
         let mut out = Vec::new();
         let answer = partition.query(
             &arena,
-            partition.applied(),
+            at(partition.applied()),
             ("rare", &operation),
             KeyHash::default(),
             &mut out,
@@ -632,7 +665,7 @@ fn undoing_what_is_committed_is_refused() {
 fn executing_an_index_twice_is_refused() {
     let (mut arena, mut partition) = world();
     let run = Execution { index: Index(1), time: Timestamp(0), undo: Undo::Keep };
-    let command = Command { map: "m", timeout_ms: 0, operation: Operation::Clear };
+    let command = Command { map: "m", session: None, timeout_ms: 0, operation: Operation::Clear };
     for _ in 0..2 {
         partition.execute(&mut arena, run, &command, KeyHash::default(), &mut Vec::new());
     }
@@ -649,7 +682,13 @@ fn digest_does_not_depend_on_what_was_undone() {
         let operation = if number % 40 == 39 {
             Operation::Clear
         } else {
-            Operation::Put { key: &key, value: &key, condition: None, want_previous: false }
+            Operation::Put {
+                key: &key,
+                value: &key,
+                condition: None,
+                ttl: Ttl::Unlimited,
+                want_previous: false,
+            }
         };
         execute(&mut straight, &mut straight_arena, Undo::Discard, map, operation);
         for other in 1..4 {
@@ -672,13 +711,19 @@ fn key_with_many_pending_writes_is_read_as_of_any_of_them() {
     for index in 1..=60_000_u64 {
         let key: &[u8] = if index.is_multiple_of(7) { b"rare" } else { b"hot" };
         let value = &index.to_le_bytes();
-        let put = Operation::Put { key, value, condition: None, want_previous: false };
+        let put = Operation::Put {
+            key,
+            value,
+            condition: None,
+            ttl: Ttl::Unlimited,
+            want_previous: false,
+        };
         execute(&mut partition, &mut arena, Undo::Keep, "m", put);
     }
     let hash = partition.hasher.hash("m", b"hot");
     for as_of in (1..60_000_u64).step_by(2) {
         let get = QueryOperation::Get { key: b"hot" };
-        let answer = partition.answer(&arena, Index(as_of), ("m", &get), hash);
+        let answer = partition.answer(&arena, at(Index(as_of)), ("m", &get), hash);
         let Outcome::Found(Some(entry)) = answer else { panic!("{answer:?}") };
         let version = if as_of.is_multiple_of(7) { as_of - 1 } else { as_of };
         assert_eq!((entry.version, entry.value), (Index(version), &version.to_le_bytes()[..]));

@@ -1,17 +1,12 @@
 //! A shard's checkpoints as files: found, and read around the page cache.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use rustix::fs::OFlags;
-use zerocopy::IntoBytes;
-
 use super::{DataDir, DataDirError, doing};
-use crate::base::cast::usize_from;
 use crate::base::ids::ShardId;
-use crate::base::limits::BLOCK_SIZE_BYTES;
+use crate::runtime::direct_io::{open_to_read, read_blocks_to_end};
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
     CheckpointId, CheckpointSource, checkpoint_file_name, checkpoint_of_file_name,
@@ -30,17 +25,12 @@ pub struct CheckpointReader {
 struct Open {
     id: CheckpointId,
     file: File,
-    size_bytes: u64,
 }
 
 impl CheckpointReader {
     fn open(&self, id: CheckpointId) -> io::Result<Open> {
-        let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-        let flags = direct.bits().cast_signed();
         let path = self.folder.join(checkpoint_file_name(id));
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        let size_bytes = file.metadata()?.len();
-        Ok(Open { id, file, size_bytes })
+        Ok(Open { id, file: open_to_read(&path, self.direct)? })
     }
 }
 
@@ -50,11 +40,9 @@ impl CheckpointSource for CheckpointReader {
             Some(open) if open.id == id => open,
             _ => self.open(id)?,
         };
-        let left = usize_from(open.size_bytes.saturating_sub(offset)) / BLOCK_SIZE_BYTES;
-        let count = left.min(blocks.len());
-        let read = open.file.read_exact_at(blocks[..count].as_mut_bytes(), offset);
+        let read = read_blocks_to_end(&open.file, offset, blocks);
         self.open = Some(open);
-        read.map(|()| count)
+        read
     }
 }
 

@@ -50,6 +50,17 @@ pub enum DataDirError {
         /// How many partitions the cluster has.
         partition_count: u32,
     },
+    /// A shard would have more entries than it can hold.
+    TooFewShards {
+        /// Which directory.
+        path: PathBuf,
+        /// How many shards the node would have.
+        shard_count: u16,
+        /// How many it had.
+        from: u16,
+        /// With how many, above those, each could hold its part; `None`: with none.
+        needed: Option<u16>,
+    },
     /// A checkpoint that a shard's log needs can't be loaded.
     Checkpoint {
         /// The shard's folder.
@@ -127,6 +138,15 @@ impl fmt::Display for DataDirError {
                  (--cores)",
                 path.display()
             ),
+            Self::TooFewShards { path, shard_count, from, needed } => {
+                let count = needed.unwrap_or(*from);
+                write!(
+                    f,
+                    "{} holds too much for {shard_count} cores: each can have 13 GiB of entries \
+                     of less than 2 KiB; give it {count} (--cores)",
+                    path.display()
+                )
+            }
             Self::Checkpoint { path, error } => write!(
                 f,
                 "{}: {error}: restore the directory from a backup, or start with an empty one",

@@ -2,16 +2,13 @@
 //! the device waits for the core nor the core for the device.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use rustix::fs::OFlags;
-use zerocopy::IntoBytes;
-
+use crate::runtime::direct_io::{open_to_read, read_blocks};
 use crate::storage::block::{Block, offset_of};
 use crate::storage::recovery::SegmentSource;
 
@@ -101,13 +98,9 @@ impl Files {
     ) -> io::Result<()> {
         let opened = match open.take() {
             Some((number, opened)) if number == file => opened,
-            _ => {
-                let direct = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
-                let flags = direct.bits().cast_signed();
-                OpenOptions::new().read(true).custom_flags(flags).open(&self.paths[file])?
-            }
+            _ => open_to_read(&self.paths[file], self.direct)?,
         };
-        let read = opened.read_exact_at(blocks.as_mut_bytes(), offset_of(first_block));
+        let read = read_blocks(&opened, offset_of(first_block), blocks);
         *open = Some((file, opened));
         read
     }
@@ -147,6 +140,8 @@ impl SegmentSource for ReadAhead {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes;
+
     use super::*;
 
     fn source(directory: &tempfile::TempDir) -> ReadAhead {

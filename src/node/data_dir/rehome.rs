@@ -6,7 +6,8 @@
 //! removed. A crash before that leaves the old generation as it was, and what was made of the new
 //! one is removed by the next start; a crash after it leaves an old generation to be removed.
 //!
-//! Room for a second copy of the state is needed for as long as it takes.
+//! Room for a second copy of the state is needed for as long as it takes. Nothing is made of a new
+//! generation whose shards couldn't hold their entries: a directory that is moved can be started.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -19,11 +20,13 @@ use super::{
     CURRENT, DataDir, DataDirError, GENERATION_PREFIX, create_folder, doing, folders, raise_boot,
     shard_folder, sync_folder, write_new,
 };
-use crate::base::cast::u64_from;
+use crate::base::cast::{u64_from, usize_from_u32};
 use crate::base::ids::{BootEpoch, Index, PartitionId, SegmentId, ShardId};
-use crate::base::limits::WRITES_IN_FLIGHT_DEFAULT;
+use crate::base::limits::{CORE_NUMBER_COUNT, MAP_SIZE_BYTES_SPARE, WRITES_IN_FLIGHT_DEFAULT};
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, NS_PER_MS};
+use crate::map::arena::PAGES_SIZE_BYTES_MAX;
+use crate::map::footprint::Footprint;
 use crate::shard::{Installing, Loading};
 use crate::storage::block::LogKey;
 use crate::storage::checkpoint::{CheckpointId, checkpoint_file_name};
@@ -54,6 +57,25 @@ pub enum RehomeStep {
     Removed,
 }
 
+/// Where partitions move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// To how many shards.
+    pub shard_count: u16,
+    /// What the entries of each may take of its arena's pages.
+    pub pages_size_bytes_max: u64,
+}
+
+impl Destination {
+    /// Shards that can be written to when they are there: what is stamped and not executed yet
+    /// must still fit.
+    #[must_use]
+    pub const fn of(shard_count: u16) -> Self {
+        let pages_size_bytes_max = u64_from(PAGES_SIZE_BYTES_MAX) - MAP_SIZE_BYTES_SPARE;
+        Self { shard_count, pages_size_bytes_max }
+    }
+}
+
 /// A partition on its way: its stable state is in the loading of its old shard.
 struct Moving {
     loading: usize,
@@ -77,15 +99,15 @@ impl DataDir {
         Ok(())
     }
 
-    /// Moves all partitions to `shard_count` shards. `load` makes the empty state of one of the
+    /// Moves all partitions to other shards. `load` makes the empty state of one of the
     /// shards that there are; `observe` is told of every step.
     ///
     /// # Errors
-    /// If something can't be read or written, or `observe` says so. The directory is as good as
-    /// before then, but must be opened again.
+    /// If a shard couldn't hold its entries, if something can't be read or written, or `observe`
+    /// says so. The directory is as good as before then, but must be opened again.
     pub fn rehome(
         &mut self,
-        shard_count: u16,
+        to: Destination,
         load: impl Fn(&Self, ShardId) -> Loading,
         observe: &mut impl FnMut(RehomeStep) -> Result<(), DataDirError>,
     ) -> Result<(), DataDirError> {
@@ -107,12 +129,14 @@ impl DataDir {
             observe(RehomeStep::Loaded)?;
         }
         moving.sort_unstable_by_key(|moving| moving.found.state.partition);
+        self.check_room(to, &moving, &loadings)?;
 
         let was_never_used = |moving: &Moving| {
             let state = &moving.found.state;
             *state == PartitionSnapshot::empty(state.partition)
         };
         let is_empty = moving.iter().all(was_never_used);
+        let shard_count = to.shard_count;
         let shards = ShardMap::new(self.identity.partition_count, shard_count);
         let generation = self.current.generation + 1;
         let current = Current { generation, shard_count, ..self.current };
@@ -141,6 +165,39 @@ impl DataDir {
         Ok(())
     }
 
+    /// Whether each of the new shards can hold what will be its part.
+    fn check_room(
+        &self,
+        to: Destination,
+        moving: &[Moving],
+        loadings: &[Loading],
+    ) -> Result<(), DataDirError> {
+        let footprint =
+            |moving: &Moving| loadings[moving.loading].footprint(moving.found.state.partition);
+        let footprints: Vec<Footprint> = moving.iter().map(footprint).collect();
+        let fits = |shard_count: u16| {
+            let shards = ShardMap::new(self.identity.partition_count, shard_count);
+            (0..shard_count).map(ShardId).all(|shard| {
+                let mut all = Footprint::default();
+                for partition in shards.partitions_of(shard) {
+                    all.merge(&footprints[usize_from_u32(partition)]);
+                }
+                all.pages_size_bytes() <= to.pages_size_bytes_max
+            })
+        };
+        if fits(to.shard_count) {
+            return Ok(());
+        }
+        let most = u16::try_from(self.identity.partition_count).unwrap_or(u16::MAX);
+        let more = to.shard_count + 1..=most.min(CORE_NUMBER_COUNT);
+        Err(DataDirError::TooFewShards {
+            path: self.path.clone(),
+            shard_count: to.shard_count,
+            from: self.current.shard_count,
+            needed: more.into_iter().find(|count| fits(*count)),
+        })
+    }
+
     /// Makes a shard's folder with all that is in it, durably.
     fn make_shard(
         &self,
@@ -164,6 +221,7 @@ impl DataDir {
             state.partitions.push(PartitionSnapshot {
                 checkpoint: stable,
                 first: stable.next(),
+                begins: SegmentId(0),
                 ..found.state
             });
             logs.push((partition, found.log));

@@ -69,7 +69,10 @@ fn list(folder: &Path) -> Result<Vec<SegmentFile>, DataDirError> {
     Ok(files)
 }
 
-/// Segments that a durable snapshot doesn't count any more.
+/// Removes segments that a durable snapshot doesn't count any more. They aren't used again as those
+/// that are let go while the log runs: which of them have torn blocks, of a boot's end or damaged,
+/// said only the snapshots that counted them; and to read or to fill them, in order to know, costs
+/// what a new one does.
 fn remove_garbage(
     data_dir: &DataDir,
     shard: ShardId,

@@ -274,11 +274,11 @@ fn log_without_room_for_the_segment_that_a_start_begins_is_refused() {
     let log = data_dir.recover_shard(ShardId(0), &mut Applied(vec![])).unwrap();
     let size = u64_from(SEGMENT_SIZE_BYTES_MIN);
     let check = |count| data_dir.check_log_size(ShardId(0), &log.recovered.start, count * size);
-    check(6).unwrap();
-    let error = check(5).unwrap_err();
+    check(5).unwrap();
+    let error = check(4).unwrap_err();
     let text = error.to_string();
     // Of both shards.
-    assert!(text.contains("holds 4 segments") && text.contains("--log-max to 100663296"), "{text}");
+    assert!(text.contains("holds 4 segments") && text.contains("--log-max to 83886080"), "{text}");
 }
 
 #[test]

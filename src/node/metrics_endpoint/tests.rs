@@ -121,3 +121,22 @@ fn silent_clients_up_to_the_bound_keep_nobody_waiting() {
         assert_eq!(get(address, "/healthz").1, "starting\n");
     }
 }
+
+#[test]
+fn silent_clients_beyond_the_bound_make_room_the_oldest_first() {
+    let (address, _node) = start();
+    let mut silent: Vec<_> = (0..METRICS_CONNECTION_COUNT_MAX).map(|_| connect(address)).collect();
+    // One of them has begun to ask: that is no better.
+    silent[0].write_all(b"GET /healthz").expect("it reads");
+    assert_eq!(get(address, "/healthz").1, "starting\n");
+    let mut oldest = silent.remove(0);
+    assert_eq!(oldest.read(&mut [0; 100]).unwrap_or(0), 0, "it was closed");
+    for stream in &mut silent {
+        stream.set_nonblocking(true).expect("an option");
+        let error = stream.read(&mut [0]).expect_err("it is still open");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+    // However many come.
+    silent.extend((0..20 * METRICS_CONNECTION_COUNT_MAX).map(|_| connect(address)));
+    assert_eq!(get(address, "/healthz").1, "starting\n");
+}

@@ -1,12 +1,13 @@
 //! The part of a partition's log that is kept in memory: what isn't stable yet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, TermId};
+use crate::base::limits::RETAINED_COUNT_MAX;
 use crate::base::time::Timestamp;
 
 /// One slot of the log.
@@ -28,24 +29,48 @@ impl Slot {
     pub fn size_bytes(&self) -> usize {
         self.value.as_ref().map_or(0, Bytes::len)
     }
+
+    /// The chain digest at this slot if `chain` is the one before it.
+    #[must_use]
+    pub fn extend(&self, chain: Chain, index: Index) -> Chain {
+        chain.extended(index, self.message_id, self.timestamp, self.value.as_deref())
+    }
+
+    /// Whether it is what another member holds there. No-ops have no time of their own, and of a
+    /// slot that was fetched the term isn't known.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.message_id == other.message_id
+            && self.value == other.value
+            && (self.value.is_none() || self.timestamp == other.timestamp)
+    }
 }
 
-/// The slots above a floor, without holes.
+/// The slots above a floor, without holes. Those up to the stable one are kept for members that
+/// lag, as long as there is room.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// All slots up to here are stable and left to the state machine and the disk.
+    /// All slots up to here are left to the state machine and the disk.
     floor: Index,
     floor_chain: Chain,
     floor_timestamp: Timestamp,
+    /// Slots up to here are stable; never below `floor`.
+    stable: Index,
     slots: VecDeque<(Slot, Chain)>,
+    /// Bytes of the commands above `stable`.
     size_bytes: usize,
+    /// Bytes of the commands in (floor, stable].
+    retained_size_bytes: usize,
+    /// All known no-ops, those that have left memory among them, from the first slot of the durable
+    /// log on: a vote names them (P6).
+    no_ops: BTreeSet<Index>,
 }
 
 impl Log {
     /// An empty log above `floor`.
     #[must_use]
     pub fn new(floor: Index, floor_chain: Chain, floor_timestamp: Timestamp) -> Self {
-        Self { floor, floor_chain, floor_timestamp, slots: VecDeque::new(), size_bytes: 0 }
+        Self { floor, floor_chain, floor_timestamp, stable: floor, ..Self::default() }
     }
 
     /// All slots up to here have left memory.
@@ -84,7 +109,7 @@ impl Log {
         }
     }
 
-    /// Bytes of all commands in memory.
+    /// Bytes of all commands that aren't stable.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
@@ -104,35 +129,166 @@ impl Log {
     pub fn append(&mut self, slot: Slot) -> Index {
         assert!(slot.timestamp >= self.last_timestamp(), "time goes back in the log");
         let index = self.last().next();
-        let value = slot.value.as_deref();
-        let chain = self.chain().extended(index, slot.message_id, slot.timestamp, value);
+        let chain = slot.extend(self.chain(), index);
+        if slot.value.is_none() {
+            self.no_ops.insert(index);
+        }
         self.size_bytes += slot.size_bytes();
         self.slots.push_back((slot, chain));
         index
     }
 
-    /// Lets all slots up to `index` leave memory.
+    /// Makes no-ops of slots that aren't stable.
     ///
     /// # Panics
-    /// If `index` is beyond the last slot.
-    pub fn release_to(&mut self, index: Index) {
-        assert!(index <= self.last(), "only slots of the log become stable");
-        while self.floor < index {
-            let (slot, chain) = self.slots.pop_front().expect("the slot is above the floor");
-            self.size_bytes -= slot.size_bytes();
-            self.floor = self.floor.next();
-            self.floor_chain = chain;
-            self.floor_timestamp = slot.timestamp;
+    /// If one of them is stable or isn't there.
+    pub fn make_no_ops(&mut self, indexes: impl IntoIterator<Item = Index>) {
+        let mut first = None;
+        for index in indexes {
+            assert!(index > self.stable && index <= self.last(), "an unstable slot is in memory");
+            let place = usize_from(index.0 - self.floor.0 - 1);
+            if let Some(value) = self.slots[place].0.value.take() {
+                self.size_bytes -= value.len();
+            }
+            self.no_ops.insert(index);
+            first = Some(first.map_or(index, |first: Index| first.min(index)));
+        }
+        if let Some(first) = first {
+            self.link_from(first);
         }
     }
 
-    /// The no-ops in memory, ascending.
-    pub fn no_ops(&self) -> impl Iterator<Item = Index> + '_ {
-        let first = self.floor.0 + 1;
-        (first..)
-            .zip(&self.slots)
-            .filter(|(_, (slot, _))| slot.value.is_none())
-            .map(|(index, _)| Index(index))
+    /// Puts other slots in the place of some that aren't stable.
+    ///
+    /// # Panics
+    /// If one of them is stable or isn't there, or time goes back.
+    pub fn replace(&mut self, slots: BTreeMap<Index, Slot>) {
+        let Some(first) = slots.keys().next().copied() else { return };
+        for (index, slot) in slots {
+            assert!(index > self.stable && index <= self.last(), "an unstable slot is in memory");
+            match slot.value {
+                Some(_) => self.no_ops.remove(&index),
+                None => self.no_ops.insert(index),
+            };
+            let place = &mut self.slots[usize_from(index.0 - self.floor.0 - 1)].0;
+            self.size_bytes = self.size_bytes + slot.size_bytes() - place.size_bytes();
+            *place = slot;
+        }
+        self.link_from(first);
+    }
+
+    /// Computes chains and the times of no-ops anew, from a slot on.
+    fn link_from(&mut self, first: Index) {
+        let (mut chain, mut timestamp) =
+            self.at(first.previous()).expect("the slot before is the floor or in memory");
+        let begin = usize_from(first.0 - self.floor.0 - 1);
+        let indexes = (first.0..).map(Index);
+        for (index, (slot, link)) in indexes.zip(self.slots.range_mut(begin..)) {
+            if slot.value.is_none() {
+                slot.timestamp = timestamp;
+            }
+            chain = slot.extend(chain, index);
+            timestamp = slot.timestamp;
+            *link = chain;
+        }
+    }
+
+    /// Drops the slots above `last`.
+    ///
+    /// # Panics
+    /// If stable slots were among them.
+    pub fn truncate(&mut self, last: Index) {
+        assert!(last >= self.stable, "a stable slot is never dropped");
+        while self.last() > last {
+            let (slot, _) = self.slots.pop_back().expect("it is above the floor");
+            self.size_bytes -= slot.size_bytes();
+        }
+        self.no_ops.split_off(&last.next());
+    }
+
+    /// Puts a checkpoint in the place of all slots up to `index`. Those above it stay if the log
+    /// reaches that far.
+    pub fn rebase(&mut self, index: Index, chain: Chain, timestamp: Timestamp) {
+        if index < self.last() && index >= self.floor {
+            while self.floor < index {
+                self.pop_front();
+            }
+        } else {
+            self.slots.clear();
+            (self.size_bytes, self.retained_size_bytes) = (0, 0);
+            self.no_ops.clear();
+        }
+        (self.floor, self.floor_chain, self.floor_timestamp) = (index, chain, timestamp);
+        self.stable = index;
+        if !self.slots.is_empty() {
+            self.link_from(index.next());
+        }
+    }
+
+    /// Slots up to `index` are stable; returns the bytes of the commands that became so.
+    ///
+    /// # Panics
+    /// If `index` is beyond the last slot.
+    pub fn stabilise(&mut self, index: Index) -> usize {
+        assert!(index <= self.last(), "only slots of the log become stable");
+        let before = self.size_bytes;
+        while self.stable < index {
+            self.stable = self.stable.next();
+            let place = usize_from(self.stable.0 - self.floor.0 - 1);
+            let size_bytes = self.slots[place].0.size_bytes();
+            self.size_bytes -= size_bytes;
+            self.retained_size_bytes += size_bytes;
+        }
+        before - self.size_bytes
+    }
+
+    /// Lets stable slots leave memory until no more bytes of them are kept than these.
+    pub fn release(&mut self, retained_size_bytes: usize) {
+        let count_max = if retained_size_bytes == 0 { 0 } else { RETAINED_COUNT_MAX };
+        while self.floor < self.stable
+            && (self.retained_size_bytes > retained_size_bytes
+                || usize_from(self.stable.since(self.floor)) > count_max)
+        {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        let (slot, chain) = self.slots.pop_front().expect("the slot is above the floor");
+        self.floor = self.floor.next();
+        self.floor_chain = chain;
+        self.floor_timestamp = slot.timestamp;
+        if self.floor <= self.stable {
+            self.retained_size_bytes -= slot.size_bytes();
+        } else {
+            self.size_bytes -= slot.size_bytes();
+            self.stable = self.floor;
+        }
+    }
+
+    /// No-ops that have left memory already.
+    pub fn note_no_ops(&mut self, no_ops: impl IntoIterator<Item = Index>) {
+        self.no_ops.extend(no_ops);
+    }
+
+    /// Forgets the no-ops below `first`: the durable log begins there.
+    pub fn forget_no_ops(&mut self, first: Index) {
+        self.no_ops = self.no_ops.split_off(&first);
+    }
+
+    /// The no-ops that are known, ascending.
+    #[must_use]
+    pub fn no_ops(&self) -> &BTreeSet<Index> {
+        &self.no_ops
+    }
+
+    /// The known no-ops in [first, last].
+    #[must_use]
+    pub fn no_ops_in(&self, first: Index, last: Index) -> BTreeSet<Index> {
+        if first > last {
+            return BTreeSet::new();
+        }
+        self.no_ops.range(first..=last).copied().collect()
     }
 }
 
@@ -157,7 +313,8 @@ mod tests {
             log.append(slot(1, Some(b"one")));
             log.append(slot(2, None));
         }
-        released.release_to(Index(2));
+        released.stabilise(Index(2));
+        released.release(0);
         assert_eq!((released.floor(), released.last()), (Index(2), Index(2)));
         assert_eq!(released.size_bytes(), 0);
         assert_eq!(released.chain(), kept.chain());
@@ -175,7 +332,8 @@ mod tests {
         log.append(slot(2, Some(b"two")));
         assert_eq!(log.at(Index(7)), Some((Chain([1; 16]), Timestamp(0))));
         assert_eq!(log.at(Index(9)), Some((log.chain(), Timestamp(2))));
-        log.release_to(Index(8));
+        log.stabilise(Index(8));
+        log.release(0);
         assert_eq!(log.at(Index(8)).map(|(_, timestamp)| timestamp), Some(Timestamp(1)));
         assert_eq!((log.at(Index(7)), log.at(Index(10))), (None, None));
     }
@@ -186,7 +344,53 @@ mod tests {
         log.append(slot(1, None));
         log.append(slot(2, Some(b"two")));
         log.append(slot(3, None));
-        assert_eq!(log.no_ops().collect::<Vec<_>>(), [Index(8), Index(10)]);
+        let no_ops: Vec<_> = log.no_ops().iter().copied().collect();
+        assert_eq!(no_ops, [Index(8), Index(10)]);
+        assert_eq!(log.no_ops_in(Index(9), Index(10)), BTreeSet::from([Index(10)]));
+    }
+
+    #[test]
+    fn slot_that_becomes_a_no_op_is_as_if_it_had_never_been_a_value() {
+        let (mut log, mut other) = (Log::default(), Log::default());
+        for (log, second) in [(&mut log, Some(&b"two"[..])), (&mut other, None)] {
+            log.append(slot(1, Some(b"one")));
+            let timestamp = if second.is_some() { Timestamp(2) } else { Timestamp(1) };
+            log.append(Slot { timestamp, ..slot(2, second) });
+            log.append(Slot { timestamp, ..slot(3, None) });
+            log.append(slot(4, Some(b"four")));
+        }
+        log.make_no_ops([Index(2)]);
+        assert_eq!(log.chain(), other.chain());
+        assert_eq!(log.slot(Index(3)), other.slot(Index(3)));
+        assert_eq!((log.size_bytes(), log.no_ops()), (7, other.no_ops()));
+    }
+
+    #[test]
+    fn stable_slots_stay_as_long_as_there_is_room() {
+        let mut log = Log::default();
+        for message_id in 1..=4 {
+            log.append(slot(message_id, Some(b"12345")));
+        }
+        assert_eq!(log.stabilise(Index(3)), 15);
+        log.release(10);
+        assert_eq!((log.floor(), log.size_bytes()), (Index(1), 5));
+        log.truncate(Index(3));
+        assert_eq!((log.last(), log.size_bytes()), (Index(3), 0));
+    }
+
+    #[test]
+    fn checkpoint_takes_the_place_of_what_it_covers() {
+        let mut log = Log::default();
+        for message_id in 1..=4 {
+            log.append(slot(message_id, Some(b"12345")));
+        }
+        log.rebase(Index(3), Chain([7; 16]), Timestamp(3));
+        assert_eq!((log.floor(), log.last(), log.size_bytes()), (Index(3), Index(4), 5));
+        assert_eq!(log.chain(), slot(4, Some(b"12345")).extend(Chain([7; 16]), Index(4)));
+        log.rebase(Index(9), Chain([8; 16]), Timestamp(9));
+        assert_eq!((log.floor(), log.last(), log.size_bytes()), (Index(9), Index(9), 0));
+        log.append(slot(10, None));
+        assert_eq!(log.last(), Index(10));
     }
 
     #[test]

@@ -21,6 +21,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::ids::{Index, MemberId, TermId};
+use crate::base::mutant::{self, Mutant};
 
 /// A `ViewChange`: what a member's log holds when it leaves a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Own {
 pub struct Plan {
     /// The view whose logs were merged.
     pub source_term: TermId,
+    /// The base of that view.
+    pub source_base: Index,
     /// Everything up to here is the stable prefix: the own one, or that of a checkpoint.
     pub floor: Index,
     /// If set, the own stable prefix ends below `floor`: fetch a checkpoint that covers `floor`
@@ -64,7 +67,8 @@ pub struct Plan {
     pub last: Index,
     /// The no-ops in (floor, last].
     pub no_ops: BTreeSet<Index>,
-    /// The values in (floor, last] that the own log doesn't hold.
+    /// What in (floor, last] the own log doesn't hold and the votes don't say: values, and no-ops
+    /// of views before the merged one, whose message ids nobody can compute.
     pub missing: Vec<Index>,
     /// Who has logs of the source term, longest first: where missing values come from.
     pub sources: Vec<MemberId>,
@@ -118,7 +122,8 @@ pub fn log_merge(votes: &[Vote], own: Own) -> Result<Plan, MergeError> {
 
     let truncated = sources.iter().max_by_key(|vote| vote.first).expect("there is a source");
     let covered = truncated.first.previous();
-    let (floor, checkpoint_from) = if own.sync_point < covered {
+    let trusts_itself = mutant::is(Mutant::TruncateAndUnion) && own.last_normal == source_term;
+    let (floor, checkpoint_from) = if own.sync_point < covered && !trusts_itself {
         (covered, Some(truncated.voter))
     } else {
         (own.sync_point, None)
@@ -127,12 +132,20 @@ pub fn log_merge(votes: &[Vote], own: Own) -> Result<Plan, MergeError> {
         return Err(MergeError::StablePrefixLost { last: longest.last, stable: floor });
     }
 
-    let no_ops: BTreeSet<Index> =
+    let mut no_ops: BTreeSet<Index> =
         sources.iter().flat_map(|vote| &vote.no_ops).copied().filter(|&i| i > floor).collect();
     let own_last = if own.last_normal == source_term { own.last } else { own.sync_point };
-    let missing = missing_values(floor, longest.last, own_last, &no_ops);
+    if mutant::is(Mutant::ValueBeatsNoOp) {
+        let is_value = |vote: &&Vote, index| vote.last >= index && !vote.no_ops.contains(&index);
+        no_ops.retain(|&index| !sources.iter().any(|vote| is_value(vote, index)));
+    }
+    let mut missing = missing(floor, longest.last, own_last, (longest.base, &no_ops));
+    if mutant::is(Mutant::MissingSlotsBecomeNoOps) {
+        no_ops.extend(missing.drain(..).filter(|index| *index > longest.base));
+    }
     Ok(Plan {
         source_term,
+        source_base: longest.base,
         floor,
         checkpoint_from,
         last: longest.last,
@@ -142,16 +155,17 @@ pub fn log_merge(votes: &[Vote], own: Own) -> Result<Plan, MergeError> {
     })
 }
 
-/// The slots above what the own log of the source term holds that are no no-ops. An own no-op is
-/// among the merged ones, since the own vote is among the votes.
-fn missing_values(
+/// The slots above what the own log of the source term holds, but for no-ops of that term. An own
+/// no-op is among the merged ones, since the own vote is among the votes.
+fn missing(
     floor: Index,
     last: Index,
     own_last: Index,
-    no_ops: &BTreeSet<Index>,
+    (source_base, no_ops): (Index, &BTreeSet<Index>),
 ) -> Vec<Index> {
     let from = floor.max(own_last);
-    (from.0 + 1..=last.0).map(Index).filter(|index| !no_ops.contains(index)).collect()
+    let is_known = |index: &Index| *index > source_base && no_ops.contains(index);
+    (from.0 + 1..=last.0).map(Index).filter(|index| !is_known(index)).collect()
 }
 
 #[cfg(test)]
@@ -207,6 +221,15 @@ mod tests {
         assert_eq!(plan.missing, [Index(4), Index(6)]);
         assert_eq!(plan.no_ops, indexes(&[5]));
         assert_eq!(plan.sources, [MemberId(1), MemberId(0)]);
+    }
+
+    #[test]
+    fn no_op_of_an_older_view_is_fetched_like_a_value() {
+        let mut voted = vote(1, 3, 1, 8, &[4, 7]);
+        voted.base = Index(5);
+        let plan = log_merge(&[vote(0, 1, 1, 9, &[]), voted], own(1, 3, 9)).unwrap();
+        assert_eq!(plan.missing, [4, 5, 6, 8].map(Index), "7 has its message id from the base");
+        assert_eq!(plan.no_ops, indexes(&[4, 7]));
     }
 
     #[test]

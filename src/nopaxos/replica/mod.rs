@@ -1,26 +1,65 @@
 //! The replica of one partition: its log, its views, and what it has executed.
 //!
-//! A replica moves between two statuses. In [`Status::Normal`] it appends what the sequencer
-//! stamps; the leader also executes each slot at once, ahead of commitment, and can undo it. In
+//! In [`Status::Normal`] it appends what the sequencer stamps; the leader also executes each slot
+//! at once, ahead of commitment, and can undo it; the others execute what is stable. In
 //! [`Status::ViewChange`] it has promised a view (durably, W1) and waits for it to be adopted
-//! (durably, W2). Everything that leaves the member waits for the durable log (W3): a result is
-//! handed out by [`Replica::on_persisted`] alone.
+//! (durably, W2). In [`Status::Recovering`] it has lost what it had promised, and neither votes nor
+//! acknowledges anything until it has copied it from the others.
+//!
+//! Everything that leaves the member waits for the durable log (W3): an ack, a result, a response
+//! to a no-op or to a proposed sync point is sent by what follows from `on_persisted`.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `dispatch` | messages of other members: what is ignored, what goes where (2.0) |
+//! | `request` | stamped commands: append, execute, acknowledge (3.1) |
+//! | `gap` | slots that are missing: stash, lookup, no-ops with a quorum (3.2) |
+//! | `sync` | what is held by a quorum becomes stable (3.3) |
+//! | `repair` | what other members lack is sent to them; checkpoints that come in |
+//! | `election` | who wants which view (3.4, T1 to T7, E1 to E4) |
+//! | `view_change` | promise, vote (J), and the messages of a view change |
+//! | `log_merge` | the log with which a view starts, as a pure function (M2 to M5) |
+//! | `adoption` | a view's log is fetched and adopted, by its leader and by the others (M5, A) |
+//! | `recovery` | lives, crash vectors, and the way back after a loss (3.6) |
 
+mod adoption;
+mod dispatch;
+mod election;
+mod gap;
 pub mod log;
 pub mod log_merge;
+mod recovery;
+mod repair;
 mod request;
+mod stash;
 mod sync;
 mod view_change;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use self::adoption::Adoption;
+use self::election::Election;
 use self::log::{Log, Slot};
 use self::log_merge::Vote;
-use super::{Effects, Group, Persist, Persisted};
+use self::recovery::Recovery;
+use self::repair::Transfer;
+use self::stash::Stash;
+use self::sync::{OpenPrepare, SyncLeader};
+use super::Group;
+use super::effects::{ChunkOutcome, Persist, Persisted, Stored, ViewStarted};
+use super::ignored::IgnoreReason;
+use super::invariant::invariant;
+use super::member_set::MemberSet;
+use super::message::{Answer, CheckpointPart, LogSummary, Message};
+use super::settings::Settings;
+use super::timeout::{Timeout, Timeouts};
 use crate::base::chain::Chain;
-use crate::base::ids::{Index, TermId};
+use crate::base::ids::{Incarnation, Index, MemberId, MessageId, TermId};
+use crate::base::limits::MEMBER_COUNT_MAX;
 use crate::base::payload::ResultBytes;
-use crate::base::time::Timestamp;
+use crate::base::prng::Prng;
+use crate::base::time::{Monotonic, Timestamp};
+use crate::mark;
 
 /// What a replica is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +68,8 @@ pub enum Status {
     Normal,
     /// It has left its last view and waits for a new one.
     ViewChange,
+    /// It has lost what it had promised and asks the others.
+    Recovering,
 }
 
 /// What a replica had when its process ended, as the durable log tells.
@@ -40,7 +81,8 @@ pub struct Restored {
     pub last_normal: TermId,
     /// The base of `last_normal`.
     pub base: Index,
-    /// The first slot still in the durable log.
+    /// The first slot of which it is known whether it is a no-op: what `no_ops` says is complete
+    /// from here on. The slot after the newest checkpoint's index always is.
     pub first: Index,
     /// The stable prefix: executed already.
     pub sync_point: Index,
@@ -48,30 +90,96 @@ pub struct Restored {
     pub chain: Chain,
     /// The timestamp of the slot at `sync_point`.
     pub timestamp: Timestamp,
+    /// The no-ops in [first, `sync_point`].
+    pub no_ops: BTreeSet<Index>,
     /// The slots above `sync_point`.
     pub slots: Vec<Slot>,
+    /// The member's life; 0: its first.
+    pub incarnation: Incarnation,
+    /// The highest life known of each member, in their order; empty: none is known.
+    pub crash_vector: Vec<Incarnation>,
+    /// This is not all that the member has promised: its disk is new or damaged, or it ended in a
+    /// way that lost the end of its log. It recovers from the others.
+    pub is_lost: bool,
+}
+
+/// What a replica acts upon: the effects, and the machines beside it.
+pub(super) trait World {
+    fn now(&self) -> Monotonic;
+    fn persist(&mut self, record: Persist<'_>);
+    fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes;
+    fn apply(&mut self, index: Index, slot: &Slot);
+    fn undo_to(&mut self, index: Index);
+    fn stabilise(&mut self, index: Index);
+    fn send(&mut self, to: MemberId, message: Message);
+    fn send_stored(&mut self, to: MemberId, stored: Stored);
+    fn receive_chunk(&mut self, part: CheckpointPart);
+    fn install(&mut self, index: Index);
+    /// To the collector of the view, wherever it is.
+    fn respond(&mut self, message_id: MessageId, index: Index, answer: Answer);
+    fn view_started(&mut self, started: ViewStarted);
+    fn view_left(&mut self);
+    /// The own sequencer stamps nothing any more in this view.
+    fn stop_stamping(&mut self);
+    /// What an earlier life of a member has said to the collector counts no longer.
+    fn void(&mut self, member: MemberId);
+    fn ignore(&mut self, reason: IgnoreReason);
+}
+
+/// Which slots are durable, as they stand.
+#[derive(Debug, Default)]
+struct Durable {
+    /// All slots up to here were durable when they were appended.
+    appended: Index,
+    /// Slots that have become no-ops since, which isn't durable yet, in the order of the appends.
+    no_ops: VecDeque<Index>,
+}
+
+impl Durable {
+    /// All slots up to here are durable as they are.
+    fn index(&self) -> Index {
+        self.no_ops.iter().fold(self.appended, |index, no_op| index.min(no_op.previous()))
+    }
+}
+
+/// How a member stands with another one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peer {
+    /// There is a connection to it.
+    is_connected: bool,
+    /// When it was heard in the present view (T4).
+    heard: Monotonic,
+    /// When it was told last that its view is stale.
+    told: Option<Monotonic>,
 }
 
 /// The replica of one partition.
 #[derive(Debug)]
 pub struct Replica {
-    group: Group,
+    pub(super) group: Group,
+    settings: Settings,
+    prng: Prng,
+    pub(super) timeouts: Timeouts,
+    peers: [Peer; MEMBER_COUNT_MAX],
+
     /// The highest view promised; never decreases (I8).
     view: TermId,
     /// The highest view adopted; the log is of this view.
     last_normal: TermId,
     base: Index,
     status: Status,
+    /// An earlier life led, or might have led, `view`: nothing is done in it (S3).
+    is_barred: bool,
+
     log: Log,
     /// The first slot in the durable log.
     first: Index,
-    /// Slots up to here are durable.
-    durable: Index,
+    durable: Durable,
     /// Slots up to here are executed; the leader's may be undone above `sync_point`.
     applied: Index,
     /// Slots up to here were answered to the collector, or belong to earlier terms.
     responded: Index,
-    /// Slots up to here are as the leader's; never above `durable`.
+    /// Slots up to here are as the leader's.
     prepared: Index,
     /// Slots up to here are stable: held by a quorum, never undone.
     sync_point: Index,
@@ -83,12 +191,51 @@ pub struct Replica {
     results: VecDeque<ResultBytes>,
     /// How many bytes `results` holds.
     results_size_bytes: usize,
-    /// For each member, the highest view that it asked for.
-    endorsed: Vec<TermId>,
-    votes: Vec<Option<Vote>>,
-    /// The view that is being adopted once W2 is durable: its term and base. Set once in a term
-    /// (M1).
-    adopting: Option<(TermId, Index)>,
+    /// What was answered to a collector elsewhere, should it be lost.
+    answered: request::Answered,
+    /// An ack is due at the end of the turn.
+    ack_due: bool,
+
+    stash: Stash,
+    /// The highest slot that is known to have been stamped.
+    stamped: Index,
+    /// How long until missing slots are asked for again.
+    lookup_delay_ns: u64,
+    /// Questions for slots that were answered just now.
+    lookups_answered: BTreeMap<(MemberId, MessageId), Monotonic>,
+    /// Leader: no-ops without their quorum, and who has confirmed them.
+    pending_gaps: BTreeMap<Index, MemberSet>,
+    /// Follower: no-ops that the leader wants to hear of once they are durable.
+    gap_replies: BTreeSet<Index>,
+
+    /// Leader: how far the others are.
+    sync: SyncLeader,
+    /// Follower: the sync point that the leader has proposed.
+    prepare: Option<OpenPrepare>,
+    /// Follower: the leader waits to hear how much is durable.
+    sync_reply_due: bool,
+    /// A checkpoint that is coming in.
+    transfer: Option<Transfer>,
+
+    election: Election,
+    /// Each member's last vote and the view that it is for.
+    votes: Vec<Option<(TermId, Vote)>>,
+    /// The own vote for `view`: what the log held when it was promised (I8).
+    vote: Option<(Vote, Chain)>,
+    /// The log with which `view` starts, as long as it isn't here.
+    adoption: Option<Adoption>,
+    /// What the view that was adopted last started with, and the view whose logs that was: all that
+    /// is ever said of it (I5). Not known after a restart.
+    started: Option<(TermId, LogSummary)>,
+
+    /// The member's life.
+    incarnation: Incarnation,
+    /// The highest life known of each member.
+    crash_vector: Vec<Incarnation>,
+    recovery: Option<Recovery>,
+    /// Members whose `Recover` waits for the crash vector to be durable (W7), and for which of the
+    /// writes.
+    lives: recovery::Lives,
 }
 
 impl Replica {
@@ -97,24 +244,33 @@ impl Replica {
     /// # Panics
     /// If what was restored contradicts itself.
     #[must_use]
-    pub fn new(group: Group, restored: Restored) -> Self {
+    pub(super) fn new(group: Group, settings: Settings, restored: Restored, seed: u64) -> Self {
         assert!(restored.last_normal <= restored.view, "a view is promised before it is adopted");
         let mut log = Log::new(restored.sync_point, restored.chain, restored.timestamp);
+        log.note_no_ops(restored.no_ops);
         for slot in restored.slots {
             log.append(slot);
         }
         let last = log.last();
         assert!(restored.base <= last, "a view's base is in the log");
         let count = group.count();
+        let mut crash_vector = restored.crash_vector;
+        crash_vector.resize(count, Incarnation(0));
+        let salt = format!("replica {} {}", group.partition(), group.me());
+        let is_lost = restored.is_lost && !group.is_alone();
         Self {
-            group,
+            settings,
+            prng: Prng::new(seed, &salt),
+            timeouts: Timeouts::default(),
+            peers: [Peer::default(); MEMBER_COUNT_MAX],
             view: restored.view,
             last_normal: restored.last_normal,
             base: restored.base,
-            status: Status::ViewChange,
+            status: if is_lost { Status::Recovering } else { Status::ViewChange },
+            is_barred: false,
             log,
             first: restored.first.max(Index(1)),
-            durable: last,
+            durable: Durable { appended: last, no_ops: VecDeque::new() },
             applied: restored.sync_point,
             responded: restored.sync_point,
             prepared: restored.sync_point,
@@ -123,9 +279,28 @@ impl Replica {
             unwritten_size_bytes: 0,
             results: VecDeque::new(),
             results_size_bytes: 0,
-            endorsed: vec![TermId(0); count],
+            answered: request::Answered::default(),
+            ack_due: false,
+            stash: Stash::default(),
+            stamped: Index(0),
+            lookup_delay_ns: settings.timing.slot_lookup_retry_ns,
+            lookups_answered: BTreeMap::new(),
+            pending_gaps: BTreeMap::new(),
+            gap_replies: BTreeSet::new(),
+            sync: SyncLeader::default(),
+            prepare: None,
+            sync_reply_due: false,
+            transfer: None,
+            election: Election::new(count),
             votes: vec![None; count],
-            adopting: None,
+            vote: None,
+            adoption: None,
+            started: None,
+            incarnation: restored.incarnation,
+            crash_vector,
+            recovery: is_lost.then(Recovery::default),
+            lives: recovery::Lives::default(),
+            group,
         }
     }
 
@@ -159,7 +334,7 @@ impl Replica {
         self.base
     }
 
-    /// The log above the sync point.
+    /// The log above the sync point, and what is kept of it below.
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
@@ -178,10 +353,16 @@ impl Replica {
         self.first
     }
 
-    /// Slots up to here are durable.
+    /// Slots up to here are durable as they are.
     #[must_use]
     pub fn durable(&self) -> Index {
-        self.durable
+        self.durable.index()
+    }
+
+    /// Slots up to here are as the leader's.
+    #[must_use]
+    pub fn prepared(&self) -> Index {
+        self.prepared
     }
 
     /// Slots up to here are stable.
@@ -196,41 +377,203 @@ impl Replica {
         self.applied
     }
 
+    /// The member's life.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The highest life known of each member, in their order.
+    #[must_use]
+    pub fn crash_vector(&self) -> &[Incarnation] {
+        &self.crash_vector
+    }
+
+    /// What the present view started with, and the view whose logs that was; `None` after a
+    /// restart.
+    #[must_use]
+    pub fn started(&self) -> Option<(TermId, &LogSummary)> {
+        self.started.as_ref().map(|(source_term, log)| (*source_term, log))
+    }
+
     /// Whether this member leads the view that it is part of.
     #[must_use]
     pub fn is_leading(&self) -> bool {
         self.status == Status::Normal && self.group.leader(self.view) == self.group.me()
     }
 
-    /// Something became durable, in the order in which it was handed to [`Effects::persist`].
-    pub fn on_persisted(&mut self, persisted: Persisted, effects: &mut impl Effects) {
+    fn leader(&self) -> MemberId {
+        self.group.leader(self.view)
+    }
+
+    fn sequencer(&self) -> MemberId {
+        self.group.sequencer(self.view)
+    }
+
+    /// Something became durable, in the order in which it was handed to
+    /// [`Effects::persist`](super::Effects::persist).
+    pub(super) fn on_persisted(&mut self, persisted: Persisted, world: &mut impl World) {
         match persisted {
-            Persisted::Slots(index) => self.on_slots_persisted(index, effects),
-            Persisted::View(term) => self.on_view_persisted(term, effects),
-            Persisted::Adopted(term) => self.on_adopted(term, effects),
+            Persisted::Slots(index) => self.on_slots_persisted(index, world),
+            Persisted::NoOp(index) => self.on_no_op_persisted(index, world),
+            Persisted::View(term) => self.on_view_persisted(term, world),
+            Persisted::Adopted(term) => self.on_adopted(term, world),
+            Persisted::Checkpoint(index) => {
+                self.durable.appended = self.durable.appended.max(index);
+                self.on_more_durable(world);
+            }
+            Persisted::Lives => self.on_lives_persisted(world),
         }
         self.assert_watermarks();
     }
 
-    fn on_slots_persisted(&mut self, index: Index, effects: &mut impl Effects) {
-        assert!(index <= self.log.last(), "only what was appended becomes durable");
-        self.durable = self.durable.max(index);
-        if self.is_leading() {
-            self.respond(effects);
-            self.sync(effects);
+    fn on_slots_persisted(&mut self, index: Index, world: &mut impl World) {
+        if self.status == Status::Normal {
+            invariant!(self, "I14", index <= self.log.last(), "what was not appended is durable");
+            self.durable.appended = self.durable.appended.max(index);
+            self.on_more_durable(world);
         }
     }
 
-    /// The order of the watermarks, cheap enough for every step (I9, I15).
-    fn assert_watermarks(&self) {
-        assert!(self.sync_point <= self.prepared, "a sync point is prepared first");
-        assert!(self.prepared <= self.durable, "what is prepared is durable");
-        assert!(self.durable <= self.log.last(), "what is durable was appended");
-        assert!(self.sync_point <= self.applied, "what is stable is executed");
-        assert!(self.applied <= self.log.last(), "what is executed was appended");
-        assert!(self.last_normal <= self.view, "a view is promised before it is adopted");
+    fn on_no_op_persisted(&mut self, index: Index, world: &mut impl World) {
+        let first = self.durable.no_ops.pop_front();
+        invariant!(self, "I14", first == Some(index), "no-ops become durable in their order");
+        if self.status == Status::Normal {
+            self.on_more_durable(world);
+        }
+    }
+
+    /// What waited for the durable log may go out (W3, W4).
+    fn on_more_durable(&mut self, world: &mut impl World) {
+        if self.is_leading() {
+            if !self.pending_gaps.is_empty() {
+                self.close_gaps(world);
+            }
+            self.respond(world);
+            self.sync(world);
+        } else if self.status == Status::Normal {
+            self.ack_later(world);
+            self.reply_to_gaps(world);
+            self.reply_to_prepare(world);
+        }
+    }
+
+    /// A piece of a checkpoint was kept, or not.
+    pub(super) fn on_chunk(&mut self, outcome: ChunkOutcome, world: &mut impl World) {
+        self.on_chunk_outcome(outcome, world);
+        self.assert_watermarks();
+    }
+
+    /// The durable log begins at `first` now.
+    pub(super) fn on_truncated(&mut self, first: Index) {
+        // A vote is of what the log held when the view was promised (K3).
+        if self.status == Status::Normal && first > self.first {
+            mark!("log-truncated");
+            self.first = first;
+            self.log.forget_no_ops(first);
+        }
+    }
+
+    /// A connection to a member is there: what it may have missed is sent at once.
+    pub(super) fn on_peer_connected(&mut self, member: MemberId, world: &mut impl World) {
+        self.peers[usize::from(member.0)].is_connected = true;
+        match self.status {
+            Status::Normal if self.is_leading() => {
+                self.repeat_start_view(member, world);
+                self.repeat_prepare(member, world);
+                self.repeat_gaps(member, world);
+            }
+            Status::Normal => self.ack_later(world),
+            Status::ViewChange => {
+                self.repeat_vote(Some(member), world);
+                self.resume_fetch(member, world);
+            }
+            Status::Recovering => self.repeat_recover(member, world),
+        }
+    }
+
+    /// The last connection to a member is gone. `refused`: its process is, too (T7).
+    pub(super) fn on_peer_disconnected(
+        &mut self,
+        member: MemberId,
+        refused: bool,
+        world: &mut impl World,
+    ) {
+        self.peers[usize::from(member.0)].is_connected = false;
+        if refused {
+            self.on_peer_gone(member, world);
+        }
+    }
+
+    /// Everything whose time has come.
+    pub(super) fn on_deadline(&mut self, world: &mut impl World) {
+        let now = world.now();
+        if self.timeouts.take(Timeout::Flush, now) {
+            self.flush(world);
+        }
+        if self.timeouts.take(Timeout::Gap, now) {
+            self.on_gap_timeout(world);
+        }
+        if self.timeouts.take(Timeout::GapGivenUp, now) {
+            self.on_gap_given_up(world);
+        }
+        if self.timeouts.take(Timeout::GapCommit, now) {
+            self.on_gap_commit_timeout(world);
+        }
+        if self.timeouts.take(Timeout::Sync, now) {
+            self.on_sync_timeout(world);
+        }
+        if self.timeouts.take(Timeout::SyncResend, now) {
+            self.on_sync_resend_timeout(world);
+        }
+        if self.timeouts.take(Timeout::SyncRepair, now) {
+            self.on_sync_repair_timeout(world);
+        }
+        if self.timeouts.take(Timeout::Ping, now) {
+            self.on_ping_timeout(world);
+        }
+        self.on_view_deadline(world);
+        self.assert_watermarks();
+    }
+
+    fn on_view_deadline(&mut self, world: &mut impl World) {
+        let now = world.now();
+        if self.timeouts.take(Timeout::Silence, now) {
+            self.on_silence_timeout(world);
+        }
+        if self.timeouts.take(Timeout::ViewChange, now) {
+            self.on_view_change_timeout(world);
+        }
+        if self.timeouts.take(Timeout::ViewChangeRetry, now) {
+            self.on_view_change_retry_timeout(world);
+        }
+        if self.timeouts.take(Timeout::Endorse, now) {
+            self.on_endorse_timeout(world);
+        }
+        if self.timeouts.take(Timeout::MergeGrace, now) {
+            self.freeze(world);
+        }
+        if self.timeouts.take(Timeout::Fetch, now) {
+            self.on_fetch_timeout(world);
+        }
+        if self.timeouts.take(Timeout::Chunk, now) {
+            self.on_chunk_timeout(world);
+        }
+        if self.timeouts.take(Timeout::Recover, now) {
+            self.on_recover_timeout(world);
+        }
+    }
+
+    /// The order of the watermarks, cheap enough for every step.
+    pub(super) fn assert_watermarks(&self) {
+        let last = self.log.last();
+        invariant!(self, "I7", self.sync_point <= self.prepared, "a sync point is not prepared");
+        invariant!(self, "I7", self.prepared <= last, "what is prepared was not appended");
+        invariant!(self, "I9", self.sync_point <= self.applied, "what is stable is not executed");
+        invariant!(self, "I9", self.applied <= last, "what is executed was not appended");
+        invariant!(self, "I8", self.last_normal <= self.view, "a view was not promised");
+        let is_ahead = self.applied > self.sync_point;
+        let may_be = self.status != Status::Normal || self.is_leading();
+        invariant!(self, "I9", !is_ahead || may_be, "a follower has executed what is not stable");
     }
 }
-
-#[cfg(test)]
-mod tests;

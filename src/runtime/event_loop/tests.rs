@@ -5,12 +5,18 @@ use std::net::{SocketAddr, TcpStream};
 
 use super::*;
 use crate::base::ids::{BatchId, Origin, SegmentId};
-use crate::base::limits::{BLOCK_SIZE_BYTES, PASS_COUNT_MAX, REQUESTS_PER_CONNECTION_MAX};
+use crate::base::limits::{
+    BLOCK_SIZE_BYTES, PASS_COUNT_MAX, PREPARE_FAILURE_COUNT_MAX, REQUESTS_PER_CONNECTION_MAX,
+    SEGMENT_SIZE_BYTES_MIN,
+};
+use crate::runtime::disk::{Helpers, PrepareError};
 use crate::runtime::listener::listen;
 use crate::runtime::mesh::meshes;
+use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::service::{Frame, Output, WriteError};
 use crate::runtime::uring::RingSize;
 use crate::storage::block::{Block, SegmentWrite};
+use crate::storage::wal::SegmentWanted;
 
 /// Notes what it is given, and answers when it is told to.
 #[derive(Debug, Default)]
@@ -20,6 +26,9 @@ struct Script {
     answers_per_turn: usize,
     write: Option<SegmentWrite>,
     write_failed: bool,
+    /// A segment to ask for, and whether it was prepared.
+    prepare: Option<SegmentId>,
+    prepared: Option<bool>,
 }
 
 impl Service for Script {
@@ -38,7 +47,20 @@ impl Service for Script {
         self.write_failed = result.is_err();
     }
 
+    fn segment_prepared(
+        &mut self,
+        _now: Now,
+        _segment: SegmentId,
+        result: Result<(), PrepareError>,
+        _output: &mut Output<'_>,
+    ) {
+        self.prepared = Some(result.is_ok());
+    }
+
     fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
+        if let Some(segment) = self.prepare.take() {
+            output.prepare_segment(SegmentWanted { segment, from: None });
+        }
         if let Some(write) = self.write.take() {
             output.write(write);
         }
@@ -56,10 +78,14 @@ impl Service for Script {
 }
 
 fn event_loop(service: Script) -> (EventLoop<Script>, SocketAddr) {
+    event_loop_with(service, None)
+}
+
+fn event_loop_with(service: Script, helpers: Option<Helpers>) -> (EventLoop<Script>, SocketAddr) {
     let node = Arc::new(Node::new(1, 100).expect("a node"));
     let (mut listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
     let ring = Uring::new(RingSize::default()).expect("a ring");
-    let disk = Disk::new(Arc::clone(&node), None);
+    let disk = Disk::new(Arc::clone(&node), helpers);
     let listener = listeners.pop().expect("one listener");
     let mesh = meshes(1).pop().expect("one mesh");
     (EventLoop::new(service, ring, disk, listener, node, mesh), address)
@@ -158,6 +184,45 @@ fn failed_write_of_the_log_reaches_the_service_and_stops_the_node() {
     assert!(fatal.message.contains("segment 5, offset 8192"), "{fatal}");
     assert!(event_loop.service.write_failed);
     assert_eq!(event_loop.node.writes_in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn node_stops_when_segments_cannot_be_prepared_many_times_in_a_row_and_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("shard");
+    let place = SegmentPlace {
+        directory: directory.clone(),
+        segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
+        direct: false,
+        scrub: None,
+    };
+    let helpers = Helpers::start(place, || {}).expect("threads");
+    let (mut event_loop, _) = event_loop_with(Script::default(), Some(helpers));
+    let mut prepare = |segment| -> Result<bool, Fatal> {
+        event_loop.service.prepare = Some(SegmentId(segment));
+        event_loop.service.prepared = None;
+        loop {
+            event_loop.turn()?;
+            if let Some(prepared) = event_loop.service.prepared {
+                return Ok(prepared);
+            }
+        }
+    };
+    let most = u64::from(PREPARE_FAILURE_COUNT_MAX);
+    for segment in 1..most {
+        assert_eq!(prepare(segment), Ok(false));
+    }
+    // One that succeeds shows that it passes.
+    std::fs::create_dir(&directory).expect("a folder");
+    assert_eq!(prepare(100), Ok(true));
+    std::fs::remove_dir_all(&directory).expect("its folder");
+    for segment in 1..most {
+        assert_eq!(prepare(segment), Ok(false));
+    }
+    let fatal = prepare(most).expect_err("the last straw");
+    assert_eq!(fatal.reason, FatalReason::SegmentPreparation);
+    let path = directory.display().to_string();
+    assert!(fatal.message.contains(&path) && fatal.message.contains("No such file"), "{fatal}");
 }
 
 #[test]

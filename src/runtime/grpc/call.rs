@@ -251,6 +251,11 @@ impl Call {
     }
 
     /// When time runs out for it.
+    /// When the client must have read on, if it leaves replies unread.
+    pub(super) fn unread_until(&self) -> Option<Monotonic> {
+        self.unread_until.filter(|_| !self.over)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         let deadline = self.deadline.filter(|_| !self.is_ending());
         deadline.into_iter().chain(self.unread_until).min()

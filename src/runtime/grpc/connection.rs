@@ -258,6 +258,12 @@ impl GrpcConnection {
         self.calls.iter().filter_map(Call::next_deadline).chain(connection).min()
     }
 
+    /// When a client must have read on in one of the streams whose replies it leaves unread.
+    #[must_use]
+    pub fn unread_until(&self) -> Option<Monotonic> {
+        self.calls.iter().filter_map(Call::unread_until).min()
+    }
+
     /// Says that the node is leaving: GOAWAY with the last stream that is served. No stream hands
     /// out messages any more; each ends with `UNAVAILABLE` when those it has handed out are
     /// answered, so that a client knows that what is unanswered was not executed. The connection

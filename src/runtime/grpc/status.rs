@@ -100,6 +100,7 @@ impl From<&WireStatus> for GrpcStatus {
             StatusCode::InvalidArgument => GrpcCode::InvalidArgument,
             StatusCode::PermissionDenied => GrpcCode::PermissionDenied,
             StatusCode::ResourceExhausted => GrpcCode::ResourceExhausted,
+            StatusCode::FailedPrecondition => GrpcCode::FailedPrecondition,
             StatusCode::Unimplemented => GrpcCode::Unimplemented,
         };
         Self::new(code, status.message.clone())

@@ -1,6 +1,7 @@
 //! Two or three meshes on one thread.
 
 use super::*;
+use crate::base::limits::SEND_QUEUES_SIZE_BYTES_MAX;
 
 const SLOT_COUNT: usize = 64;
 const A: ShardId = ShardId(0);
@@ -171,7 +172,7 @@ fn waiting_connections_are_served_in_turn_and_only_as_many_as_there_are_credits_
 fn requests_wait_while_their_answers_would_not_be_read() {
     let (mut a, mut b) = pair();
     const MUCH: usize = SEND_QUEUES_SIZE_BYTES_MAX;
-    let most = |b: &mut Mesh, unread_size| b.serves_count_max(A, unread_size);
+    let most = |b: &mut Mesh, unread_size| b.serves_count_max(A, unread_size, MUCH);
     assert_eq!([0, MUCH - 1].map(|unread| most(&mut b, unread)), [PASS_COUNT_MAX; 2]);
     assert_eq!([MUCH, 2 * MUCH - 1].map(|unread| most(&mut b, unread)), [1; 2]);
     assert_eq!(most(&mut b, 2 * MUCH), 0, "clients of A don't read");

@@ -10,6 +10,7 @@ use super::*;
 use crate::base::ids::Origin;
 use crate::base::limits::{
     FORWARDED_PER_CONNECTION_MAX, FORWARDED_PER_CONNECTION_MIN, SEND_QUEUES_SIZE_BYTES_MAX,
+    UNREAD_FULL_NS_MAX,
 };
 use crate::base::time::Now;
 use crate::metrics::DropReason;
@@ -30,6 +31,20 @@ struct Partner {
     seen: Vec<u32>,
     answers_per_turn: usize,
     answer_size: usize,
+    /// Answers within the pass.
+    at_once: bool,
+}
+
+impl Partner {
+    fn answer(&mut self, count: usize, output: &mut Output<'_>) {
+        for _ in 0..count.min(self.waiting.len()) {
+            let Some((origin, number)) = self.waiting.pop_front() else { return };
+            if let Some(buffer) = output.reply_buffer(origin, true) {
+                buffer.extend_from_slice(&number.to_be_bytes());
+                buffer.resize(buffer.len() + self.answer_size - 4, 9);
+            }
+        }
+    }
 }
 
 impl Service for Partner {
@@ -45,16 +60,13 @@ impl Service for Partner {
                 output.defer(place, self.other);
             }
         }
+        if self.at_once {
+            self.answer(self.waiting.len(), output);
+        }
     }
 
     fn turn_end(&mut self, _now: Now, output: &mut Output<'_>) {
-        for _ in 0..self.answers_per_turn.min(self.waiting.len()) {
-            let Some((origin, number)) = self.waiting.pop_front() else { return };
-            if let Some(buffer) = output.reply_buffer(origin, true) {
-                buffer.extend_from_slice(&number.to_be_bytes());
-                buffer.resize(buffer.len() + self.answer_size - 4, 9);
-            }
-        }
+        self.answer(self.answers_per_turn, output);
     }
 
     fn is_drained(&self) -> bool {
@@ -70,7 +82,11 @@ struct Pair {
 }
 
 fn pair(slot_count: usize) -> Pair {
-    let node = Arc::new(Node::new(2, 100).expect("a node"));
+    pair_of(Node::new(2, 100).expect("a node"), slot_count)
+}
+
+fn pair_of(node: Node, slot_count: usize) -> Pair {
+    let node = Arc::new(node);
     let (listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
     let (spare, _) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
     let ends = meshes_of(2, slot_count).into_iter().zip(listeners.into_iter().chain(spare));
@@ -81,6 +97,7 @@ fn pair(slot_count: usize) -> Pair {
             seen: Vec::new(),
             answers_per_turn: 0,
             answer_size: 6,
+            at_once: false,
         };
         let ring = Uring::new(RingSize::default()).expect("a ring");
         let disk = Disk::new(Arc::clone(&node), None);
@@ -208,6 +225,37 @@ fn frames_that_are_given_back_come_before_what_was_begun_after_them() {
 }
 
 #[test]
+fn frames_that_wait_stay_where_they_lie_until_most_of_what_lay_with_them_is_gone() {
+    const COUNT: u32 = 600;
+    let mut pair = pair(64);
+    let mut client = pair.connect_trusted();
+    // Few enough to come at once: nothing is added to them later.
+    client.write_all(&frames(0..COUNT)).expect("frames sent");
+    pair.turn_until("a request", |pair| pair.loops[1].service.seen.len() == 64);
+    pair.calm();
+    let held = |pair: &Pair| {
+        let held = &pair.loops[0].connections.in_slot(0).expect("the connection").held;
+        (held.as_ptr() as usize + held.len(), held.len())
+    };
+    let (end, all) = held(&pair);
+    assert_eq!(all, 9 * (600 - 64), "the rest waits");
+    let (mut moves_count, mut before) = (0, (end, all));
+    pair.loops[1].service.answers_per_turn = 5;
+    pair.turn_until("all", |pair| {
+        let now = held(pair);
+        if now.1 > 0 && now.0 != before.0 {
+            moves_count += 1;
+            assert!(now.1 < all / (1 << moves_count), "{} of {all} bytes were moved", now.1);
+        }
+        before = if now.1 > 0 { now } else { before };
+        pair.loops[0].metrics.sent_size_bytes == 6 * u64::from(COUNT)
+    });
+    assert!(moves_count > 0, "memory isn't kept for a few bytes");
+    assert_eq!(answers(&mut client, COUNT, 6), (0..COUNT).collect::<Vec<_>>());
+    assert!(pair.is_idle());
+}
+
+#[test]
 fn connection_with_many_forwarded_requests_waits_and_others_do_not() {
     let mut pair = pair(4_096);
     let (mut greedy, mut modest) = (pair.connect_trusted(), pair.connect());
@@ -281,6 +329,116 @@ fn requests_stay_in_the_ring_while_the_clients_of_their_shard_do_not_read() {
     pair.node.cores[0].unread_size.store(0, Ordering::Relaxed);
     pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes == 48);
     assert_eq!(answers(&mut client, 8, 6), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn core_sleeps_while_all_it_has_is_held_back_and_is_woken_when_it_may_go_on() {
+    let mut pair = pair(64);
+    let mut client = pair.connect();
+    pair.turn_until("a connection", |pair| pair.loops[0].connections.count() == 1);
+    let much = 2 * SEND_QUEUES_SIZE_BYTES_MAX;
+    pair.loops[0].told_unread_size = much;
+    pair.node.cores[0].unread_size.store(much, Ordering::Relaxed);
+    client.write_all(&frames(0..8)).expect("frames sent");
+    for _ in 0..2_000_000 {
+        // It would publish that nothing is unread.
+        pair.loops[0].told_unread_size = pair.loops[0].connections.queued_size();
+        pair.loops[0].turn().expect("a working loop");
+        if pair.loops[0].metrics.forwarded_count == 8 {
+            break;
+        }
+    }
+    pair.loops[0].told_unread_size = much;
+    pair.loops[0].ring_doorbells();
+    pair.loops[1].turn().expect("a working loop");
+    assert!(pair.loops[1].mesh.has_incoming(), "requests lie in the ring");
+    assert!(pair.loops[1].prepare_to_sleep().expect("a working loop"), "it has nothing to do");
+    let bell = &pair.node.cores[1].eventfd;
+    rustix::io::ioctl_fionbio(bell, true).expect("an eventfd");
+    let _ = rustix::io::read(bell, &mut [0; 8]);
+    for _ in 0..2 {
+        pair.loops[0].turn().expect("a working loop");
+    }
+    assert_eq!(pair.node.cores[0].unread_size.load(Ordering::Relaxed), 0);
+    assert_eq!(rustix::io::read(bell, &mut [0; 8]), Ok(8), "it was rung");
+    assert!(!pair.loops[1].prepare_to_sleep().expect("a working loop"));
+    pair.loops[1].wake();
+    pair.loops[1].service.answers_per_turn = 10;
+    pair.turn_until("all", |pair| pair.loops[0].metrics.sent_size_bytes == 48);
+}
+
+/// A pair whose first core may have few bytes unread, and clients that read none of their answers:
+/// those to the requests of the first pass are more than kernels buffer, the others lie in the
+/// ring.
+fn full_pair() -> (Pair, Vec<TcpStream>) {
+    const COUNT: u32 = 10;
+    const ALL: u64 = 10 * u64_from(FORWARDED_PER_CONNECTION_MIN);
+    const _: () = assert!(ALL > u64_from(PASS_COUNT_MAX));
+    let mut node = Node::new(2, 100).expect("a node");
+    node.unread_size_max = 8 << 20;
+    let mut pair = pair_of(node, 256);
+    pair.loops[1].service.answer_size = 1 << 20;
+    pair.loops[1].service.at_once = true;
+    let connect = |_| {
+        let client = pair.connect();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&client, 4_096).expect("a socket");
+        client
+    };
+    let mut clients: Vec<TcpStream> = (0..COUNT).map(connect).collect();
+    pair.turn_until("all", |pair| pair.loops[0].connections.count() == clients.len());
+    for client in &mut clients {
+        client.write_all(&frames(0..8)).expect("frames sent");
+    }
+    for _ in 0..2_000_000 {
+        pair.loops[0].turn().expect("a working loop");
+        if pair.loops[0].metrics.forwarded_count == ALL {
+            break;
+        }
+    }
+    pair.turn_until("unread answers", |pair| pair.node.is_full_of_unread(0));
+    assert!(pair.loops[1].mesh.has_incoming(), "requests lie in the ring");
+    (pair, clients)
+}
+
+#[test]
+fn clients_that_are_behind_are_cut_soon_once_all_together_leave_too_much_unread() {
+    let (mut pair, _clients) = full_pair();
+    let first = &mut pair.loops[0];
+    let (count, now) = (first.connections.count(), first.monotonic());
+    let cut = |event_loop: &EventLoop<Partner>| event_loop.metrics.drops.of(DropReason::Unread);
+    first.connections.sweep(now.after_ns(UNREAD_FULL_NS_MAX / 2), &mut first.metrics);
+    assert_eq!(cut(first), 0, "they may have begun to read");
+    first.connections.sweep(now.after_ns(2 * UNREAD_FULL_NS_MAX), &mut first.metrics);
+    assert!(cut(first) > 0);
+    pair.turn_until("their ends", |pair| {
+        !pair.node.is_full_of_unread(0) && pair.loops[0].connections.count() < count
+    });
+    let left = pair.loops[0].connections.count();
+    assert!(left > 0, "no more than need be were cut");
+    // Nobody is cut for it where there is room.
+    let first = &mut pair.loops[0];
+    let before = cut(first);
+    first.connections.sweep(now.after_ns(4 * UNREAD_FULL_NS_MAX), &mut first.metrics);
+    assert_eq!(cut(first), before);
+}
+
+#[test]
+fn core_closes_though_clients_of_another_one_do_not_read() {
+    let (mut pair, clients) = full_pair();
+    pair.node.begin_shutdown();
+    let begun = pair.loops[0].monotonic();
+    pair.turn_until("an end", |pair| pair.loops[1].descent.closed);
+    let waited_ns = pair.loops[0].monotonic().since_ns(begun);
+    assert!(waited_ns < crate::base::limits::SHUTDOWN_NS_MAX, "no client was cut for its time");
+    let drops = &pair.loops[0].metrics.drops;
+    assert!(drops.of(DropReason::ShutdownTimeout) > 0, "what is too much is dropped");
+    drop(clients);
+    let mut finished = [false; 2];
+    while finished != [true; 2] {
+        for (event_loop, finished) in pair.loops.iter_mut().zip(&mut finished) {
+            *finished = *finished || event_loop.turn().expect("a loop") == Turn::Finished;
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::limits::CHECKPOINT_RETRY_NS;
 
 /// Puts until the shard asks for a checkpoint's first step.
-fn put_until_asked(host: &mut Host) {
+pub(super) fn put_until_asked(host: &mut Host) {
     for number in 0..10_000 {
         host.put("k", &format!("{number}-{}", "x".repeat(1_000)));
         while host.log_step(0) {}
@@ -20,7 +20,7 @@ fn checkpoint_count(host: &Host) -> u64 {
 }
 
 /// Does whatever is asked until nothing more is to be done now.
-fn run_to_the_end(host: &mut Host) {
+pub(super) fn run_to_the_end(host: &mut Host) {
     loop {
         host.run();
         match host.shard.next_deadline() {
@@ -61,7 +61,8 @@ fn checkpoint_is_not_recorded_while_its_slots_are_not_stable() {
         host.handle(Input::Deadline);
     }
     let id = *host.disk.checkpoints.keys().next().expect("its file is finished");
-    let stable = host.shard.partitions[host.shard.place(id.partition)].replica.sync_point();
+    let stable =
+        host.shard.partitions[host.shard.place(id.partition)].member.replica().sync_point();
     assert_eq!(checkpoint_count(&host), u64::from(stable >= id.index));
     assert!(stable < id.index || host.shard.core.log.appended() > before);
     run_to_the_end(&mut host);
@@ -84,6 +85,39 @@ fn checkpoint_whose_file_fails_is_tried_again_later_and_harms_nobody() {
     run_to_the_end(&mut host);
     assert_eq!(checkpoint_count(&host), 1);
     assert_eq!(host.get("k").as_deref(), Some("v"));
+}
+
+#[test]
+fn checkpoint_waits_until_what_the_last_one_has_left_is_freed_little_by_little() {
+    let mut host = Host::start(Durability::Sync);
+    for number in 0..5_000 {
+        host.put(&format!("key {number}"), "v");
+    }
+    rest(&mut host);
+    let before = checkpoint_count(&host);
+    put_until_asked(&mut host);
+    let id = host.shard.core.checkpoints.id_under_way().expect("one is under way");
+    // The walk has its pauses: nothing of this is ahead of it when it is given up.
+    for number in 0..5_000 {
+        host.put(&format!("key {number}"), "w");
+    }
+    let place = host.shard.place(id.partition);
+    let has_left = |host: &Host| host.shard.partitions[place].view.map.has_released_checkpoint();
+    host.shard.give_checkpoint_up();
+    host.asked.steps.clear();
+    let mut sweeps_count = 0;
+    while has_left(&host) {
+        host.shard.checkpoint(&mut host.asked);
+        assert_ne!(
+            host.shard.core.checkpoints.id_under_way().map(|id| id.partition),
+            Some(id.partition)
+        );
+        host.shard.sweep();
+        sweeps_count += 1;
+    }
+    assert!(sweeps_count > 5, "{sweeps_count} pieces of work");
+    rest(&mut host);
+    assert!(checkpoint_count(&host) > before);
 }
 
 #[test]
@@ -206,6 +240,30 @@ fn rest(host: &mut Host) {
         host.advance(NS_PER_MS);
         host.handle(Input::Deadline);
     }
+}
+
+#[test]
+fn room_for_a_checkpoint_as_large_as_the_largest_is_kept_by_a_start_that_sees_no_record_of_it() {
+    let mut host = Host::start(Durability::Sync);
+    put_until_asked(&mut host);
+    rest(&mut host);
+    // All slots are covered, so that the next start lets the record go, and the one after it sees
+    // none.
+    let segment = *host.disk.segments.keys().next().expect("there is one");
+    host.handle(Input::SegmentDamaged(segment));
+    rest(&mut host);
+    for boot in 2..4 {
+        host = Host::boot(host.disk, Durability::Sync, boot);
+        rest(&mut host);
+    }
+    assert!(checkpoint_count(&host) == 0 && host.disk.checkpoints.len() == 1);
+    let mut room = |left: usize| {
+        host.handle(Input::DiskSpace(u64_from(left)));
+        host.shard.core.log.space().client_size_bytes
+    };
+    let needed = (1..9).find(|count| room(count * SEGMENT_SIZE + (1 << 20)) > 0);
+    let needed = needed.expect("some segments do");
+    assert_eq!(room(needed * SEGMENT_SIZE), 0, "it isn't for segments alone");
 }
 
 #[test]

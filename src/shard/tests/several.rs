@@ -2,7 +2,12 @@
 //! how many there are.
 
 use super::*;
-use crate::base::limits::{ENTRIES_SIZE_BYTES_MAX, GATHER_COUNT_MAX};
+use crate::base::limits::{
+    ENTRIES_SIZE_BYTES_MAX, ENTRY_STREAM_COUNT_MAX, GATHER_COUNT_MAX, SHARE_COUNT_MAX,
+};
+use crate::map::operation::{Consistency, Query, QueryOperation};
+use crate::shard::fanout::encoded_query;
+use crate::shard::share::{Part, ShareAnswer, ShareRequest};
 
 /// The shards of a node. Clients are connected to one of them.
 struct Node {
@@ -340,4 +345,81 @@ fn operations_on_whole_maps_are_bounded() {
     assert_eq!(error_code(&answers[&refused]), Some(Code::ResourceExhausted));
     node.run();
     assert_eq!(node.hosts[0].answers().len(), GATHER_COUNT_MAX);
+}
+
+#[test]
+fn shard_that_stands_still_is_asked_for_a_bounded_number_of_shares_however_soon_they_are_given_up()
+{
+    for clears in [true, false] {
+        let mut node = Node::start(3, 0, Durability::None);
+        // The other two hear nothing.
+        let ask = |node: &mut Node| match clears {
+            true => node.command(command::Operation::Clear(v1::Clear {})),
+            false => node.query(entries(0, Bytes::new())),
+        };
+        let mut refused = None;
+        for _ in 0..2 * GATHER_COUNT_MAX / ENTRY_STREAM_COUNT_MAX * 3 {
+            for _ in 0..ENTRY_STREAM_COUNT_MAX {
+                let before = node.hosts[0].asked.asks.len();
+                let asked = ask(&mut node);
+                if let Some(answers) = node.hosts[0].answers().remove(&asked) {
+                    assert_eq!(error_code(&answers), Some(Code::ResourceExhausted));
+                    assert_eq!(node.hosts[0].asked.asks.len(), before, "before anything is sent");
+                    refused = Some(asked);
+                }
+            }
+            node.advance(2 * NS_PER_S);
+            node.hosts[0].handle(Input::Deadline);
+            node.hosts[0].answers();
+        }
+        assert!(refused.is_some());
+        let most = 2 * SHARE_COUNT_MAX + ENTRY_STREAM_COUNT_MAX;
+        assert!(node.hosts[0].asked.asks.len() <= most);
+        // Once the others have caught up all is well.
+        node.run();
+        assert_eq!(node.hosts[0].shard.core.shares_pending, 0);
+        node.hosts[0].answers();
+        let asked = ask(&mut node);
+        assert_eq!(error_code(&node.answer_to(asked)), None);
+    }
+}
+
+#[test]
+fn streams_that_another_shard_asks_for_are_bounded() {
+    let mut node = Node::start(2, 0, Durability::None);
+    let query = Query {
+        map: "m",
+        consistency: Consistency::Linearizable,
+        min_index: Index(0),
+        timeout_ms: 0,
+        operation: QueryOperation::Entries {
+            prefix: b"",
+            start_after: b"",
+            limit: 10,
+            keys_only: false,
+        },
+    };
+    let part = Part {
+        correlation: 5,
+        first: 4,
+        last: 7,
+        size_bytes_left: ENTRIES_SIZE_BYTES_MAX,
+        sent_page: false,
+    };
+    let mut request = BytesMut::new();
+    ShareRequest::Entries(part, &encoded_query(&query)).encode(&mut request);
+    for _ in 0..=ENTRY_STREAM_COUNT_MAX {
+        let origin = node.guest(0);
+        let Host { shard, asked, now, .. } = &mut node.hosts[1];
+        shard.handle(*now, Input::ShareAsked { origin, request: &request }, asked);
+    }
+    let host = &mut node.hosts[1];
+    assert_eq!(host.shard.core.streams.len(), ENTRY_STREAM_COUNT_MAX);
+    let ended: Vec<_> = host.asked.guests.values().filter(|(_, ended)| *ended).collect();
+    assert_eq!(ended.len(), 1);
+    let ShareAnswer::Ended { failed: true, frames } = ShareAnswer::decode(&ended[0].0) else {
+        panic!("it is refused")
+    };
+    host.asked.replies = frames.into();
+    assert_eq!(error_code(&host.answers()[&5]), Some(Code::ResourceExhausted));
 }

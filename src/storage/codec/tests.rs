@@ -18,8 +18,10 @@ fn entry() -> impl Strategy<Value = Entry<'static>> {
 
 fn partition_snapshot() -> impl Strategy<Value = PartitionSnapshot> {
     let members = proptest::collection::vec(any::<u64>().prop_map(Incarnation), 0..=9);
-    (any::<[u64; 8]>(), any::<u32>(), any::<[u8; 16]>(), members).prop_map(
-        |([view, last_normal, base, sync, checkpoint, first, last, inc], p, chain, members)| {
+    let counts = any::<([u64; 2], bool)>();
+    (any::<[u64; 8]>(), any::<u32>(), any::<[u8; 16]>(), members, counts).prop_map(
+        |(numbers, p, chain, members, ([record_count, begins], is_recovering))| {
+            let [view, last_normal, base, sync, checkpoint, first, last, inc] = numbers;
             PartitionSnapshot {
                 partition: PartitionId(p),
                 view: TermId(view),
@@ -32,6 +34,9 @@ fn partition_snapshot() -> impl Strategy<Value = PartitionSnapshot> {
                 chain,
                 incarnation: Incarnation(inc),
                 crash_vector: members,
+                record_count,
+                begins: SegmentId(begins),
+                is_recovering,
             }
         },
     )
@@ -77,10 +82,25 @@ fn record() -> impl Strategy<Value = Record<'static>> {
         numbers().prop_map(|(partition, [index, size_bytes, _], digest)| {
             Record::CheckpointDone { partition, index: Index(index), size_bytes, digest }
         }),
+        (numbers(), proptest::option::of(numbers())).prop_map(
+            |((partition, [index, size_bytes, kept], digest), adopted)| Record::Install {
+                partition,
+                index: Index(index),
+                size_bytes,
+                digest,
+                kept: Index(kept),
+                adopted: adopted.map(|(_, [term, base, _], chain)| Adopted {
+                    term: TermId(term),
+                    base: Index(base),
+                    chain,
+                }),
+            }
+        ),
         partition_snapshot().prop_map(|snapshot| Record::CrashVector {
             partition: snapshot.partition,
             incarnation: snapshot.incarnation,
             crash_vector: snapshot.crash_vector,
+            is_recovering: false
         }),
         (any::<u64>(), any::<bool>())
             .prop_map(|(boot, clean)| Record::OpenBoot { boot_epoch: BootEpoch(boot), clean }),
@@ -152,7 +172,7 @@ fn impossible_records_are_named() {
         (&[0xFF, 0xFF, 0xFF, 0x7F], RecordError::Length),
         (&[0x81, 0], RecordError::Length),
         (&[1, 0], RecordError::Kind(0)),
-        (&[1, 13], RecordError::Kind(13)),
+        (&[1, 12], RecordError::Kind(12)),
         (&[3, kind::VIEW, 0x80, 0], RecordError::Number),
         (&[2, kind::VIEW, 1], RecordError::Short),
         (&[3, kind::OPEN_BOOT, 1, 2], RecordError::Number),
@@ -205,6 +225,9 @@ fn longest_command_and_largest_snapshot_fit_a_record() {
         chain: [0xFF; 16],
         incarnation: Incarnation(most),
         crash_vector: vec![Incarnation(most); MEMBER_COUNT_MAX],
+        record_count: most,
+        begins: SegmentId(most),
+        is_recovering: true,
     };
     let count = crate::base::cast::usize_from_u32(PARTITION_COUNT_MAX);
     let snapshot = ShardSnapshot {

@@ -1,8 +1,10 @@
+mod salvage;
+
 use std::collections::BTreeMap;
 
 use super::super::block::{BlockHeader, BlockState, PAYLOAD_SIZE_BYTES, SegmentWrite, seal};
 use super::super::codec::encode;
-use super::super::record::Entry;
+use super::super::record::{Adopted, Entry};
 use super::super::state::StateError;
 use super::super::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use super::*;
@@ -223,6 +225,21 @@ fn adopt(term: u64, base: u64, kept: u64) -> Record<'static> {
         base: Index(base),
         kept: Index(kept),
         chain: [0; 16],
+    }
+}
+
+fn install(index: u64, kept: u64, adopted: Option<(u64, u64)>) -> Record<'static> {
+    Record::Install {
+        partition: P,
+        index: Index(index),
+        size_bytes: 9,
+        digest: [1; 16],
+        kept: Index(kept),
+        adopted: adopted.map(|(term, base)| Adopted {
+            term: TermId(term),
+            base: Index(base),
+            chain: [0; 16],
+        }),
     }
 }
 
@@ -735,6 +752,7 @@ fn promises_and_lives_survive() {
         partition: Q,
         incarnation: Incarnation(5),
         crash_vector: crash_vector.clone(),
+        is_recovering: false,
     });
     let image = Boot::open(boot.image, 2).image;
     let (recovered, _) = image.recover(3).unwrap();
@@ -767,12 +785,7 @@ fn slots_covered_by_a_checkpoint_are_not_handed_on_once_a_snapshot_knows_it() {
 fn received_checkpoint_replaces_a_log_that_ends_below_it() {
     let mut boot = Boot::open(Image::default(), 1);
     boot.append(&entry(1, b"v"));
-    boot.append(&Record::CheckpointDone {
-        partition: P,
-        index: Index(9),
-        size_bytes: 9,
-        digest: [1; 16],
-    });
+    boot.append(&install(9, 9, None));
     boot.append(&entry(10, b"w"));
     let (recovered, applied) = boot.image.recover(2).unwrap();
     assert_eq!(applied.0, [(P, 9, some(b"checkpoint"))]);

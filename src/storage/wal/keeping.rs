@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::ledger::Pin;
 use super::{Durability, FreeSegment, LiveSegment, Space, UNNAMED, Wal};
-use crate::base::cast::{u64_from, usize_from_u32};
+use crate::base::cast::u64_from;
 use crate::base::ids::{Index, PartitionId, SegmentId};
 use crate::base::limits::{
     CARRY_SIZE_BYTES_MAX, COMMAND_SIZE_BYTES_MAX, LOG_TARGET_SIZE_BYTES_MIN,
@@ -66,10 +66,18 @@ impl Wal {
         self.supply.on_disk(left_size_bytes, self.ledger.checkpoint_size_bytes_max());
     }
 
+    /// A partition's checkpoint was loaded at the start and is of this size. (The record that said
+    /// so may lie in a segment that was let go.)
+    pub fn know_checkpoint_size(&mut self, partition: PartitionId, size_bytes: u64) {
+        if let Some(position) = self.state.position(partition) {
+            self.ledger.know_checkpoint_size(position, size_bytes);
+        }
+    }
+
     /// Changes when [`Wal::pinned`] or [`Wal::carry_plan`] may have another answer than before.
     #[must_use]
     pub const fn changes_count(&self) -> u64 {
-        self.ledger.changes_count() + self.supply.changes_count()
+        self.ledger.changes_count() + self.supply.changes_count() + self.completed_count
     }
 
     /// The size of the state of which this is the log: a log that is larger than its state should
@@ -79,16 +87,22 @@ impl Wal {
     }
 
     /// Who keeps the oldest segment and must take a checkpoint, while the log is at half of what it
-    /// should not exceed. Who has so little that it is carried over isn't named.
+    /// should not exceed. Who has so little that it is carried over isn't named, unless there is no
+    /// room to carry it.
     #[must_use]
     pub fn pinned(&self) -> Option<Pinned> {
         if !self.is_pressed() {
             return None;
         }
         let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
-        let moves = |pin: &&Pin| self.holds(pin) && !self.is_carried(pin.place());
+        let held = || pins.iter().filter(|pin| self.holds(pin));
         let size_bytes = |pin: &Pin| self.ledger.size_bytes_since_checkpoint(pin.place());
-        let pin = pins.iter().filter(moves).max_by_key(|pin| size_bytes(pin))?;
+        let largest =
+            held().filter(|pin| !self.is_carried(pin.place())).max_by_key(|pin| size_bytes(pin));
+        let pin = match largest {
+            None if !self.has_room_to_carry(pins) => held().max_by_key(|pin| size_bytes(pin))?,
+            pin => pin?,
+        };
         let partition = self.state.partitions[pin.place()].partition;
         Some(Pinned { segment, partition, size_bytes: size_bytes(pin) })
     }
@@ -101,23 +115,42 @@ impl Wal {
             return None;
         }
         let (segment, pins) = self.ledger.oldest_held(&self.state.partitions)?;
-        let carried = || pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()));
-        let begin = carried().map(|pin| pin.blocks().start).min()?;
-        let end = carried().map(|pin| pin.blocks().end).max()?;
-        let size_bytes: u64 =
-            carried().map(|pin| self.ledger.size_bytes_since_checkpoint(pin.place())).sum();
-        // All of it must fit what is left, whatever else the log takes meanwhile.
-        let left = offset_of(self.segment_block_count - self.filled_block_count)
-            + self.supply.further_size_bytes(self.live_count(), self.filling);
-        if 2 * size_bytes.min(offset_of(end - begin)) > left {
+        if !self.live_segments().iter().any(|live| live.segment == segment) {
+            // The last of it is still being written.
             return None;
         }
-        let partitions = carried().map(|pin| {
+        let blocks = self.carried_blocks(pins).filter(|_| self.has_room_to_carry(pins))?;
+        let partitions = self.carried(pins).map(|pin| {
             let state = &self.state.partitions[pin.place()];
             let (partition, checkpoint) = (state.partition, state.checkpoint);
             CarriedPartition { partition, checkpoint, highest: pin.highest }
         });
-        Some(CarryPlan { segment, blocks: begin..end, partitions: partitions.collect() })
+        Some(CarryPlan { segment, blocks, partitions: partitions.collect() })
+    }
+
+    /// Those of a segment's pins whose slots are carried over.
+    fn carried<'a>(&self, pins: &'a [Pin]) -> impl Iterator<Item = &'a Pin> {
+        pins.iter().filter(|pin| self.holds(pin) && self.is_carried(pin.place()))
+    }
+
+    /// Where those slots lie.
+    fn carried_blocks(&self, pins: &[Pin]) -> Option<Range<usize>> {
+        let begin = self.carried(pins).map(|pin| pin.blocks().start).min()?;
+        let end = self.carried(pins).map(|pin| pin.blocks().end).max()?;
+        Some(begin..end)
+    }
+
+    /// Whether all that is carried over of a segment fits what is left, whatever else the log takes
+    /// meanwhile.
+    fn has_room_to_carry(&self, pins: &[Pin]) -> bool {
+        let size_bytes: u64 = self
+            .carried(pins)
+            .map(|pin| self.ledger.size_bytes_since_checkpoint(pin.place()))
+            .sum();
+        let blocks = self.carried_blocks(pins).unwrap_or_default();
+        let left = offset_of(self.segment_block_count - self.filled_block_count)
+            + self.supply.further_size_bytes(self.live_count(), self.filling);
+        2 * size_bytes.min(offset_of(blocks.len())) <= left
     }
 
     /// Whether a partition's slots may be carried over: each was written once since its checkpoint.
@@ -252,18 +285,23 @@ impl Wal {
     }
 
     /// Segments that count, the one being filled among them.
-    const fn live_count(&self) -> u64 {
+    pub(super) const fn live_count(&self) -> u64 {
         u64_from(self.state.segments.len()) + 1
     }
 
     /// Whether the log is at half of what it should not exceed, or the disk is nearly full.
     fn is_pressed(&self) -> bool {
-        let live_size_bytes = self.live_count() * u64_from(self.config.segment_size_bytes);
-        2 * live_size_bytes >= self.target_size_bytes() || self.supply.is_short_of_disk()
+        let is_full = |count| {
+            2 * count * u64_from(self.config.segment_size_bytes) >= self.target_size_bytes()
+        };
+        // What is kept for peers only is let go first.
+        self.supply.is_short_of_disk()
+            || is_full(self.live_count())
+                && (self.slots.is_none() || is_full(self.live_count() - self.unneeded_count()))
     }
 
     /// What the log should not exceed: its bound, or the size of its state if that is less.
-    fn target_size_bytes(&self) -> u64 {
+    pub(super) fn target_size_bytes(&self) -> u64 {
         let target = self.state_size_bytes.max(LOG_TARGET_SIZE_BYTES_MIN);
         target.min(self.config.log_size_bytes_max)
     }
@@ -280,6 +318,7 @@ impl Wal {
         let count = self.ledger.releasable_count(&self.state.partitions);
         // The ledger knows no segment that the snapshot doesn't; it may know fewer.
         let count = count.min(self.state.segments.len());
+        let count = count - self.retained_count(count);
         let mut released = Vec::new();
         for position in 0..count {
             let LiveSegment { segment, last_batch } = self.state.segments[position];
@@ -288,8 +327,11 @@ impl Wal {
             let wipe = boot_of(last_batch) != next.unwrap_or(self.config.boot_epoch)
                 || self.damaged.contains(&segment);
             for pin in self.ledger.release(segment) {
-                let state = &mut self.state.partitions[usize_from_u32(pin.position)];
-                state.first = state.first.max(state.checkpoint.next());
+                let state = &mut self.state.partitions[pin.place()];
+                state.first = state.first.max(pin.highest.min(state.last).next());
+            }
+            if let Some(slots) = &mut self.slots {
+                slots.release(segment);
             }
             released.push(FreeSegment { segment, wipe });
         }
@@ -330,7 +372,9 @@ impl Wal {
             self.next_snapshot_mends(released) && self.supply.has_prepared(self.filling.next());
         if is_full && helps || mends {
             self.checkpoint_is_damaged = false;
+            self.gives_way = is_full;
             self.leave_segment();
+            self.gives_way = false;
         }
     }
 

@@ -3,8 +3,9 @@ use super::super::codec::decode;
 use super::super::record::{Entry, PartitionSnapshot};
 use super::super::supply::PREPARE_RETRY_NS;
 use super::*;
-use crate::base::ids::{Index, MessageId, PartitionId, ShardId, TermId};
+use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, ShardId, TermId};
 use crate::base::limits::COMMAND_SIZE_BYTES_MAX;
+use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
 use crate::base::time::Timestamp;
 
 const P: PartitionId = PartitionId(7);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::limits::VALUE_SIZE_BYTES_MAX;
-use crate::map::operation::{Operation, QueryOperation};
+use crate::map::operation::{Operation, QueryOperation, TICK, Ttl};
 use crate::proto::p2pmap::v1;
 
 const ACCEPTANCE: Acceptance<'_> = Acceptance { cluster: "test", value_size_bytes_max: 64 };
@@ -60,7 +60,9 @@ fn both_decoders_read_a_command_and_keep_its_bytes() {
     let request = decode_hot(&payload, ACCEPTANCE).unwrap();
     let Body::Command { bytes, command } = request.body else { panic!("{request:?}") };
     assert_eq!(bytes, value);
-    let Operation::Put { key, value, condition, want_previous } = command.operation else {
+    let Operation::Put { key, value, condition, ttl: Ttl::Unlimited, want_previous } =
+        command.operation
+    else {
         panic!("{command:?}")
     };
     assert_eq!((key, value, condition, want_previous), (&b"k"[..], &b"v"[..], None, false));
@@ -293,4 +295,25 @@ fn operations_of_later_releases_are_unimplemented_and_not_taken_for_none() {
         let refusal = refusal(&query(None, 9, value));
         assert_eq!(refusal.code, Code::Unimplemented, "field {number}");
     }
+}
+
+#[test]
+fn ticks_are_refused_from_clients() {
+    let payload = command(target("#3", ""), 7, TICK.to_vec());
+    let refusal = refusal(&payload);
+    assert_eq!((refusal.correlation, refusal.code), (7, Code::InvalidArgument));
+    assert_eq!(refusal.message, "command.value: tick: only members make it");
+}
+
+#[test]
+fn operations_on_sessions_go_to_the_partition_that_is_named() {
+    let operation = Some(v1::command::Operation::OpenSession(v1::OpenSession { ttl_ms: 5_000 }));
+    let open = v1::Command { operation, ..v1::Command::default() }.encode_to_vec();
+    let payload = command(target("#3", ""), 7, open);
+    assert_eq!(decode_hot(&payload, ACCEPTANCE), None, "left to prost");
+    let cold = decode_cold(&payload).unwrap();
+    let request = cold.request(ACCEPTANCE).unwrap();
+    assert_eq!((request.partition, request.map()), (Some(PartitionId(3)), ""));
+    let Body::Command { command, .. } = request.body else { panic!("{request:?}") };
+    assert_eq!(command.operation, Operation::OpenSession { ttl_s: 5 });
 }

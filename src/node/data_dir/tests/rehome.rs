@@ -6,6 +6,7 @@ use prost::Message as _;
 
 use super::super::rehome::LogWriter;
 use super::*;
+use crate::map::arena::PAGE_SIZE_BYTES;
 use crate::map::digest::StateDigest;
 use crate::proto::p2pmap::v1::{Command, Put, command};
 use crate::shard::{Config, Installing, Loading};
@@ -28,7 +29,10 @@ fn with_shards(path: &Path, shard_count: u16) -> DataDirOptions {
 fn load(data_dir: &DataDir, shard: ShardId) -> Loading {
     Loading::new(Config {
         cluster: "cluster".into(),
-        member: "member".into(),
+        nodes: crate::base::cluster::Cluster::alone("member"),
+        sequencer_offset: 0,
+        settings: crate::nopaxos::Settings::default(),
+        seed: 0,
         shard,
         partitions: data_dir.partition_range(shard),
         partition_count: data_dir.identity().partition_count,
@@ -54,8 +58,9 @@ fn held(data_dir: &DataDir) -> BTreeMap<PartitionId, Held> {
         installing.finish().unwrap();
         for found in log.recovered.partitions {
             let partition = found.state.partition;
-            // What moving changes: where the log begins.
-            let state = PartitionSnapshot { first: Index(0), checkpoint: Index(0), ..found.state };
+            // What moving changes: where the log begins, and how many records say what it says.
+            let (first, checkpoint) = (Index(0), Index(0));
+            let state = PartitionSnapshot { first, checkpoint, record_count: 0, ..found.state };
             let (applied, digest) = (loading.applied(partition), loading.digest(partition));
             held.insert(partition, Held { state, applied, digest, log: found.log });
         }
@@ -64,8 +69,12 @@ fn held(data_dir: &DataDir) -> BTreeMap<PartitionId, Held> {
 }
 
 fn put(number: u64) -> Vec<u8> {
+    put_of(number, usize_from(number * 37 % 3_000))
+}
+
+fn put_of(number: u64, size: usize) -> Vec<u8> {
     let key = format!("key {}", number % 50).into_bytes().into();
-    let value = vec![b'v'; usize_from(number * 37 % 3_000)].into();
+    let value = vec![b'v'; size].into();
     let put = Put { key, value, ..Put::default() };
     let operation = Some(command::Operation::Put(put));
     Command { map: "m".into(), operation, ..Command::default() }.encode_to_vec()
@@ -74,6 +83,10 @@ fn put(number: u64) -> Vec<u8> {
 /// A directory of two shards, in which each partition but the last has a history: most of it
 /// stable, the end not.
 fn fill(path: &Path) {
+    fill_with(path, |partition, number| put(number + u64::from(partition.0)));
+}
+
+fn fill_with(path: &Path, value: impl Fn(PartitionId, u64) -> Vec<u8>) {
     let data_dir = DataDir::open(&with_shards(path, 2)).unwrap();
     for shard in [0, 1].map(ShardId) {
         let found = data_dir.recover_shard(shard, &mut Applied(vec![])).unwrap();
@@ -87,7 +100,7 @@ fn fill(path: &Path) {
             writer.append(&Record::Adopt { partition, term, base, kept, chain });
             for number in 1..60 {
                 let (index, message_id) = (Index(number), MessageId(number));
-                let value = put(number + u64::from(partition.0));
+                let value = value(partition, number);
                 let timestamp = Timestamp(number);
                 let entry = Entry { partition, index, term, message_id, timestamp, value: &value };
                 writer.append(&Record::Entry(entry));
@@ -115,7 +128,7 @@ fn partitions_keep_all_that_they_hold_on_any_number_of_shards() {
     for shard_count in [1, 8, 3, 2] {
         let mut data_dir = DataDir::open(&with_shards(&path, shard_count)).unwrap();
         let boot_epoch = data_dir.boot_epoch();
-        data_dir.rehome(shard_count, load, &mut |_| Ok(())).unwrap();
+        data_dir.rehome(Destination::of(shard_count), load, &mut |_| Ok(())).unwrap();
         assert!(data_dir.boot_epoch() > boot_epoch, "the boot that moved has written a log");
         assert_eq!(data_dir.current().shard_count, shard_count);
         assert!(held(&data_dir) == before, "{shard_count} shards, at once");
@@ -131,7 +144,7 @@ fn directory_that_was_never_written_to_has_no_log_afterwards_either() {
     let (_folder, path) = folder();
     drop(DataDir::open(&with_shards(&path, 2)).unwrap());
     let mut data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
-    data_dir.rehome(3, load, &mut |_| Ok(())).unwrap();
+    data_dir.rehome(Destination::of(3), load, &mut |_| Ok(())).unwrap();
     assert!(!data_dir.has_logs().unwrap(), "durability none would take it for a log");
     drop(data_dir);
     let data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
@@ -148,7 +161,7 @@ fn moving_that_fails_leaves_nothing_behind_and_everything_where_it_was() {
         RehomeStep::CheckpointWritten => Err(DataDirError::Absent { path: PathBuf::new() }),
         _ => Ok(()),
     };
-    data_dir.rehome(3, load, fails).unwrap_err();
+    data_dir.rehome(Destination::of(3), load, fails).unwrap_err();
     assert_eq!(folders(&path, GENERATION_PREFIX).unwrap().len(), 1, "the disk may be full");
     drop(data_dir);
     assert!(held(&DataDir::open(&with_shards(&path, 2)).unwrap()) == before);
@@ -163,6 +176,41 @@ fn more_shards_than_partitions_are_refused_by_name() {
 }
 
 #[test]
+fn moving_to_so_few_shards_that_one_could_not_hold_its_part_is_refused_and_says_how_many_do() {
+    let (_folder, path) = folder();
+    // Each of the 50 stable entries of a partition has a size of its own, and so a span: 64 of them
+    // are a page.
+    fill_with(&path, |partition, number| {
+        put_of(number, 4 * usize_from(50 * u64::from(partition.0) + number))
+    });
+    let before = held(&DataDir::open(&with_shards(&path, 2)).unwrap());
+    let moves = |shard_count, page_count| {
+        let mut data_dir = DataDir::open(&with_shards(&path, shard_count)).unwrap();
+        let pages_size_bytes_max = page_count * u64_from(PAGE_SIZE_BYTES);
+        let to = Destination { shard_count, pages_size_bytes_max };
+        let mut is_made = false;
+        let moved = data_dir.rehome(to, load, &mut |step| {
+            is_made |= step != RehomeStep::Loaded;
+            Ok(())
+        });
+        assert_eq!(is_made, moved.is_ok(), "nothing is made if it is refused");
+        moved
+    };
+    for (page_count, needed) in [(5, 2), (4, 2), (3, 3), (2, 4), (1, 8)] {
+        let text = moves(1, page_count).unwrap_err().to_string();
+        assert!(text.contains("too much for 1 cores"), "{text}");
+        assert!(text.contains(&format!("give it {needed} ")), "{page_count} pages: {text}");
+    }
+    // Not even with a shard for each partition: then it stays where it is.
+    let error = moves(1, 0).unwrap_err();
+    assert!(matches!(error, DataDirError::TooFewShards { needed: None, from: 2, .. }), "{error}");
+    assert!(error.to_string().contains("give it 2 "), "{error}");
+    assert!(held(&DataDir::open(&with_shards(&path, 2)).unwrap()) == before);
+    moves(3, 3).unwrap();
+    moves(1, 6).unwrap();
+}
+
+#[test]
 fn crash_at_any_step_of_moving_loses_nothing() {
     let (_folder, path) = folder();
     fill(&path);
@@ -171,7 +219,7 @@ fn crash_at_any_step_of_moving_loses_nothing() {
     for crash_at in 0.. {
         let mut data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
         let mut steps_left = crash_at;
-        let result = data_dir.rehome(3, load, &mut |step| {
+        let result = data_dir.rehome(Destination::of(3), load, &mut |step| {
             if steps_left == 0 {
                 *died_after.entry(step).or_default() += 1;
                 return Err(DataDirError::Absent { path: PathBuf::new() });
@@ -187,7 +235,7 @@ fn crash_at_any_step_of_moving_loses_nothing() {
             break;
         }
         if data_dir.current().shard_count == 3 {
-            data_dir.rehome(2, load, &mut |_| Ok(())).unwrap();
+            data_dir.rehome(Destination::of(2), load, &mut |_| Ok(())).unwrap();
         }
     }
     let steps = [

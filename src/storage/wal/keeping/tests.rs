@@ -1,3 +1,5 @@
+mod peers;
+
 use std::collections::BTreeMap;
 use std::io;
 
@@ -8,7 +10,7 @@ use super::super::super::recovery::{LogFolder, Recovered, SegmentFile, SegmentSo
 use super::super::super::replay::Apply;
 use super::super::{SegmentWanted, WalConfig, WalStart};
 use super::*;
-use crate::base::cast::usize_from;
+use crate::base::cast::{usize_from, usize_from_u32};
 use crate::base::ids::{BootEpoch, MessageId, ShardId, TermId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, SEGMENT_SIZE_BYTES_MIN};
 use crate::base::time::{Monotonic, Timestamp};
@@ -26,6 +28,7 @@ struct Log {
     last: Vec<u64>,
     read_count: usize,
     boot: u64,
+    serves_peers: bool,
 }
 
 struct Files<'a>(Vec<&'a Vec<Block>>);
@@ -76,15 +79,21 @@ fn config(boot: u64, segment_count_max: u64) -> WalConfig {
 
 impl Log {
     fn new(segment_count_max: u64) -> Self {
+        Self::open(segment_count_max, false)
+    }
+
+    fn open(segment_count_max: u64, serves_peers: bool) -> Self {
         let empty = partitions().into_iter().map(PartitionSnapshot::empty).collect();
         let start = WalStart {
             state: ShardSnapshot { partitions: empty, ..ShardSnapshot::default() },
             next_segment: SegmentId(1),
+            serves_peers,
             ..WalStart::default()
         };
         let wal = Wal::open(config(1, segment_count_max), start);
         let last = vec![0; usize_from_u32(PARTITION_COUNT)];
-        let mut log = Self { wal, files: BTreeMap::new(), last, read_count: 0, boot: 1 };
+        let mut log =
+            Self { wal, files: BTreeMap::new(), last, read_count: 0, boot: 1, serves_peers };
         log.serve();
         log
     }
@@ -114,7 +123,8 @@ impl Log {
         }
         self.boot += 1;
         let segment_count_max = self.wal.config.log_size_bytes_max / segment_size();
-        let start = WalStart { prepared: Vec::new(), ..recovered.start };
+        let serves_peers = self.serves_peers;
+        let start = WalStart { prepared: Vec::new(), serves_peers, ..recovered.start };
         self.wal = Wal::open(config(self.boot, segment_count_max), start);
         self.serve();
     }
@@ -245,6 +255,30 @@ fn partition_that_was_written_once_does_not_pin_the_log_and_survives_it() {
 }
 
 #[test]
+fn slots_are_carried_over_only_once_all_of_their_segment_is_written() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    // A disk that is nearly full makes even a short log move.
+    log.wal.on_disk_space(0);
+    let (first, value) = (log.wal.filling, vec![7; 1 << 20]);
+    let entry = |partition, index, value| {
+        let (term, message_id) = (TermId(1), MessageId(index));
+        let timestamp = Timestamp(index);
+        Record::Entry(Entry { partition, index: Index(index), term, message_id, timestamp, value })
+    };
+    log.wal.append(&entry(IDLE, 1, &value[..100]));
+    let mut index = 0;
+    while log.wal.filling == first {
+        index += 1;
+        log.wal.append(&entry(PartitionId(1), index, &value));
+    }
+    assert_eq!(log.wal.carry_plan(), None, "its last writes aren't complete");
+    let changes = log.wal.changes_count();
+    log.serve();
+    assert_ne!(log.wal.changes_count(), changes, "who had nothing to carry over asks again");
+    assert_eq!(log.wal.carry_plan().map(|plan| plan.segment), Some(first));
+}
+
+#[test]
 fn books_are_the_same_after_recovery_as_before() {
     let mut log = Log::new(SEGMENT_COUNT_MAX);
     log.entry(IDLE, 100);
@@ -341,6 +375,69 @@ fn full_log_begins_a_segment_early_once_that_gives_clients_room() {
     assert_eq!(log.wal.filling, filling);
 }
 
+impl Log {
+    /// Writes until clients are refused.
+    fn fill(&mut self, partition: PartitionId) {
+        while self.wal.space().client_size_bytes > 1 << 20 {
+            self.entry(partition, 1 << 20);
+        }
+    }
+
+    /// Crashes, before anything was let go, until each segment that there may be counts.
+    fn crash_until_full(&mut self) {
+        while self.wal.live_count() < SEGMENT_COUNT_MAX {
+            self.restart();
+        }
+        let space = self.wal.space();
+        assert_eq!((space.used_size_bytes, space.client_size_bytes), (space.size_bytes_max, 0));
+    }
+}
+
+#[test]
+fn log_that_crashes_have_filled_makes_way_with_one_segment_more() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    log.entry(PartitionId(1), 10);
+    log.fill(PartitionId(2));
+    log.crash_until_full();
+    let full = log.wal.space().size_bytes_max;
+    assert_eq!(log.wal.wants_segment(Monotonic(0)), None, "nothing could be let go");
+    log.checkpoint(PartitionId(1));
+    assert_eq!(log.wal.space().used_size_bytes, full);
+    log.checkpoint(PartitionId(2));
+    assert!(log.wal.space().client_size_bytes > 0);
+    assert_eq!(log.wal.space().used_size_bytes, full + segment_size());
+    // That is all that it ever gets.
+    for _ in 0..3 {
+        log.fill(PartitionId(2));
+        log.checkpoint(PartitionId(2));
+        assert!(log.wal.space().used_size_bytes <= full + segment_size());
+    }
+    let (_, applied) = log.recover();
+    assert_eq!(applied.0[&PartitionId(1)], [1]);
+}
+
+#[test]
+fn who_would_be_carried_over_takes_a_checkpoint_where_there_is_no_room_to_carry() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    for partition in partitions() {
+        log.entry(partition, 100_000);
+    }
+    log.fill(PartitionId(2));
+    log.crash_until_full();
+    assert_eq!(log.wal.carry_plan(), None, "all together are too many for what is left");
+    for _ in 0..PARTITION_COUNT {
+        let Some(pinned) = log.wal.pinned() else { break };
+        log.checkpoint(pinned.partition);
+        log.carry();
+        log.serve();
+    }
+    assert!(log.wal.space().client_size_bytes > 0);
+    let (_, applied) = log.recover();
+    for (partition, last) in (0..).map(PartitionId).zip(&log.last) {
+        assert_eq!(applied.0[&partition], (1..=*last).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn checkpoint_is_superseded_only_when_a_durable_snapshot_names_a_later_one() {
     let mut log = Log::new(SEGMENT_COUNT_MAX);
@@ -382,5 +479,15 @@ fn room_for_segments_and_a_checkpoint_is_kept_on_the_filesystem() {
     log.wal.on_disk_space(6 * segment_size());
     assert_eq!(log.wal.space().client_size_bytes, 0, "the next checkpoint may be as large");
     log.wal.on_disk_space(7 * segment_size());
+    assert!(log.wal.space().client_size_bytes > 0);
+    // Who loads it says how large it is, once its record is gone; which counts more where it isn't.
+    let mut log = Log::new(64);
+    log.wal.know_checkpoint_size(partition, size_bytes);
+    log.wal.on_disk_space(6 * segment_size());
+    assert_eq!(log.wal.space().client_size_bytes, 0);
+    log.entry(partition, 10);
+    log.wal.append(&Record::CheckpointDone { partition, index, size_bytes: 1, digest: [0; 16] });
+    log.wal.know_checkpoint_size(partition, size_bytes);
+    log.wal.on_disk_space(6 * segment_size());
     assert!(log.wal.space().client_size_bytes > 0);
 }

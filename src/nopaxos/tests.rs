@@ -1,0 +1,6 @@
+mod cluster;
+mod disk;
+mod host;
+mod observer;
+mod scenarios;
+mod swarm;

@@ -1,0 +1,251 @@
+//! The other members of the shard's partitions: what comes from them, what goes to them, and the
+//! deadlines of what is agreed with them.
+//!
+//! A node has one shard that holds a partition, whatever the number of its shards: what is said to
+//! a member of a partition goes to that shard of that node, over the connection between the two.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::execute::World;
+use super::partition::Partition;
+use super::{Core, Effects, Shard};
+use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
+use crate::base::limits::BAD_SENDER_COUNT_MAX;
+use crate::base::time::{Monotonic, Timestamp};
+use crate::nopaxos::message::Message;
+use crate::wire::peer::decode::Link;
+use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
+
+/// What a member knows of the lives of a partition's members: what is said when a connection
+/// begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionLives {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The highest life known of each member, in the order of members; its own among them.
+    pub lives: Vec<Incarnation>,
+}
+
+/// When something is due in which partition.
+#[derive(Debug, Default)]
+pub(super) struct Timers(BTreeSet<(Monotonic, PartitionId)>);
+
+impl Timers {
+    /// When the first is due.
+    pub(super) fn next(&self) -> Option<Monotonic> {
+        self.0.first().map(|(due, _)| *due)
+    }
+
+    /// A partition of which something is due.
+    fn take_due(&mut self, now: Monotonic) -> Option<PartitionId> {
+        let first = *self.0.first().filter(|(due, _)| *due <= now)?;
+        self.0.remove(&first);
+        Some(first.1)
+    }
+
+    fn replace(
+        &mut self,
+        partition: PartitionId,
+        before: Option<Monotonic>,
+        after: Option<Monotonic>,
+    ) {
+        if let Some(due) = before {
+            self.0.remove(&(due, partition));
+        }
+        if let Some(due) = after {
+            self.0.insert((due, partition));
+        }
+    }
+}
+
+impl Core {
+    /// Notes what has changed with a step of a partition's member.
+    pub(super) fn after_step(&mut self, partition: &mut Partition) {
+        self.account(partition);
+        let Partition { member, view } = partition;
+        self.record_installed(view, None);
+        let due = member.next_deadline();
+        if due != view.timer {
+            let before = std::mem::replace(&mut view.timer, due);
+            self.timers.replace(view.group.partition(), before, due);
+        }
+    }
+}
+
+impl Shard {
+    /// A frame of another node, over the connection that is present.
+    pub(super) fn on_peer_frame(
+        &mut self,
+        from: NodeId,
+        payload: &Bytes,
+        effects: &mut impl Effects,
+    ) {
+        let link =
+            Link { cluster: &self.core.config.cluster, peer: self.core.config.nodes.name(from) };
+        let partitions = &self.partitions;
+        let own = &self.core.config.partitions;
+        let group_of = |partition: PartitionId| {
+            let place = partition.0.checked_sub(own.start).filter(|_| partition.0 < own.end)?;
+            Some(&partitions[crate::base::cast::usize_from_u32(place)].view.group)
+        };
+        let received = match peer::decode(payload, link, group_of) {
+            Ok(received) => received,
+            Err(error) => return self.on_bad_frame(from, &error, effects),
+        };
+        match received.body {
+            Body::Message(message) => {
+                self.on_message(received.partition, received.sender, message, effects);
+            }
+            // No node passes anything on for its clients yet.
+            Body::Forwarded(_) => self.core.drop_frame(PeerDrop::UnknownKind),
+        }
+    }
+
+    /// What can't be taken is counted, or ends the connection: what follows on it can't be trusted
+    /// either.
+    fn on_bad_frame(&mut self, from: NodeId, error: &PeerError, effects: &mut impl Effects) {
+        match error.verdict() {
+            Verdict::Close(_) => effects.refuse_peer(from, error),
+            Verdict::Drop(reason) => {
+                self.core.drop_frame(reason);
+                let peer = &mut self.core.peers[usize::from(from.0)];
+                peer.bad_senders_count += u32::from(reason == PeerDrop::BadSender);
+                if peer.bad_senders_count >= BAD_SENDER_COUNT_MAX {
+                    peer.bad_senders_count = 0;
+                    effects.refuse_peer(from, error);
+                }
+            }
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        partition: PartitionId,
+        from: MemberId,
+        message: Message,
+        effects: &mut impl Effects,
+    ) {
+        let now = self.core.now;
+        let place = self.place(partition);
+        let Partition { member, view } = &mut self.partitions[place];
+        self.core.counters.peer_received += 1;
+        let life = &mut view.lives[usize::from(from.0)];
+        if let Message::Recover { member, attempt } = &message
+            && *member == from
+        {
+            // It says itself which life it is.
+            *life = (*life).max(attempt.incarnation);
+        }
+        let life = *life;
+        let mut world = World::new(view, &mut self.core, effects);
+        member.on_message(now, (from, life), message, &mut world);
+        self.stepped(place);
+    }
+
+    /// A connection to a node is there; `lives`: what it said of the partitions that both hold.
+    pub(super) fn on_peer_connected(
+        &mut self,
+        node: NodeId,
+        clock: Timestamp,
+        lives: &[PartitionLives],
+        effects: &mut impl Effects,
+    ) {
+        self.core.peers[usize::from(node.0)] = Peer { is_connected: true, bad_senders_count: 0 };
+        let now = self.core.now;
+        for PartitionLives { partition, lives } in lives {
+            let Some((place, from)) = self.member_of(*partition, node) else { continue };
+            let Partition { member, view } = &mut self.partitions[place];
+            if lives.len() != view.group.count() {
+                continue;
+            }
+            view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+            let mut world = World::new(view, &mut self.core, effects);
+            member.on_crash_vector(now, lives, &mut world);
+            member.on_peer_clock(now, from, clock);
+            member.on_peer_connected(now, from, &mut world);
+            self.stepped(place);
+        }
+    }
+
+    /// The connection to a node is gone; `refused`: its process is, too.
+    pub(super) fn on_peer_disconnected(
+        &mut self,
+        node: NodeId,
+        refused: bool,
+        effects: &mut impl Effects,
+    ) {
+        self.core.peers[usize::from(node.0)].is_connected = false;
+        let now = self.core.now;
+        for partition in self.core.config.partitions.clone().map(PartitionId) {
+            let Some((place, from)) = self.member_of(partition, node) else { continue };
+            let Partition { member, view } = &mut self.partitions[place];
+            let mut world = World::new(view, &mut self.core, effects);
+            member.on_peer_disconnected(now, from, refused, &mut world);
+            self.stepped(place);
+        }
+    }
+
+    /// What this shard says of its partitions' lives when a connection to a node begins.
+    #[must_use]
+    pub fn lives(&self, node: NodeId) -> Vec<PartitionLives> {
+        let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
+        let lives = shared.map(|found| PartitionLives {
+            partition: found.view.group.partition(),
+            lives: found.member.replica().crash_vector().to_vec(),
+        });
+        lives.collect()
+    }
+
+    /// Where a partition of this shard lies and which member of it a node is.
+    fn member_of(&self, partition: PartitionId, node: NodeId) -> Option<(usize, MemberId)> {
+        if !self.core.config.partitions.contains(&partition.0)
+            || node == self.core.config.nodes.me()
+        {
+            return None;
+        }
+        let place = self.place(partition);
+        let member = self.partitions[place].view.nodes.iter().position(|found| *found == node)?;
+        Some((place, MemberId(u8::try_from(member).expect("a group has few members"))))
+    }
+
+    /// Does everything that is due in partitions.
+    pub(super) fn run_timers(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now;
+        // What is due at once again is for the next turn.
+        for _ in 0..self.core.timers.0.len() {
+            let Some(partition) = self.core.timers.take_due(now.monotonic) else { return };
+            let place = self.place(partition);
+            let Partition { member, view } = &mut self.partitions[place];
+            view.timer = None;
+            let mut world = World::new(view, &mut self.core, effects);
+            member.on_deadline(now, &mut world);
+            self.stepped(place);
+        }
+    }
+
+    /// After a step of a partition's member.
+    fn stepped(&mut self, place: usize) {
+        self.core.after_step(&mut self.partitions[place]);
+        let partition = self.partitions[place].view.group.partition();
+        self.core.reads_due = true;
+        self.consider_checkpoint(partition);
+    }
+}
+
+/// Another node, as this shard sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Peer {
+    /// There is a connection to the shards there.
+    pub(super) is_connected: bool,
+    /// Messages that somebody else should have sent, since the connection began.
+    bad_senders_count: u32,
+}
+
+impl Core {
+    fn drop_frame(&mut self, reason: PeerDrop) {
+        let place = PeerDrop::ALL.iter().position(|known| *known == reason);
+        self.peer_drops[place.expect("all reasons are known")] += 1;
+    }
+}

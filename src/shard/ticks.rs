@@ -1,0 +1,51 @@
+//! Ticks: what expires in a partition that nobody writes to is removed all the same, and stays
+//! hidden whatever clock is asked later.
+
+use super::partition::Waiter;
+use super::{Core, Effects, Shard};
+use crate::base::cast::u32_from;
+use crate::base::ids::PartitionId;
+use crate::base::limits::{TICK_INTERVAL_NS, TICKS_PER_TURN_COUNT_MAX};
+use crate::map::operation::{Command, Operation, TICK};
+use crate::map::partition::PartitionMap;
+
+impl Core {
+    /// Makes sure that somebody looks when the next entry or session of a partition expires.
+    #[inline]
+    pub(super) fn expect_expiry(&mut self, map: &PartitionMap) {
+        if let Some(expiry) = map.next_expiry() {
+            let left_ns = expiry.0.saturating_sub(self.now.wall.0);
+            let due = self.now.monotonic.after_ns(left_ns.max(TICK_INTERVAL_NS));
+            self.tick_due = Some(self.tick_due.map_or(due, |other| other.min(due)));
+        }
+    }
+}
+
+impl Shard {
+    /// Stamps ticks where something has expired: a bounded number, a slot of one of which removes a
+    /// bounded number of entries.
+    pub(super) fn tick(&mut self, effects: &mut impl Effects) {
+        self.core.tick_due = None;
+        let first = self.core.config.partitions.start;
+        let mut left = TICKS_PER_TURN_COUNT_MAX;
+        let tick = Command { map: "", session: None, timeout_ms: 0, operation: Operation::Tick };
+        for place in 0..self.partitions.len() {
+            let partition = PartitionId(first + u32_from(place));
+            while left > 0 && self.has_expired(place) && self.may_tick(place) {
+                self.submit(partition, Waiter::Nobody, TICK, &tick, None, effects);
+                left -= 1;
+            }
+            self.core.expect_expiry(&self.partitions[place].view.map);
+        }
+    }
+
+    fn has_expired(&self, place: usize) -> bool {
+        let expiry = self.partitions[place].view.map.next_expiry();
+        expiry.is_some_and(|expiry| expiry <= self.core.now.wall)
+    }
+
+    /// Whether a tick would be taken. If it isn't, the next look comes soon enough.
+    fn may_tick(&self, place: usize) -> bool {
+        self.core.admit(&self.partitions[place], TICK.len()).is_ok()
+    }
+}

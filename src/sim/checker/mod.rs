@@ -1,0 +1,91 @@
+//! What must hold, whatever goes wrong. Each checker is shown to fail on what it is there for: a
+//! checker that can't fail proves nothing.
+
+pub mod durability;
+pub mod linearizability;
+pub mod replicas;
+pub mod resources;
+pub mod search;
+
+use std::fmt;
+
+use super::history::Key;
+use crate::base::time::{Monotonic, NS_PER_US};
+
+/// Who found a violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Checker {
+    /// The history of clients against the slots of the log.
+    Linearizability,
+    /// The same by searching for any order.
+    Search,
+    /// What was acknowledged is there after a restart.
+    Durability,
+    /// The replicas of a partition agree, and each with its former lives.
+    Replicas,
+    /// Bounds are kept.
+    Resources,
+    /// Everything ends.
+    Progress,
+    /// What is on the wire and on disk makes sense, and damage is refused.
+    Sense,
+    /// An assertion of the code itself.
+    Panic,
+}
+
+impl fmt::Display for Checker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linearizability => "linearizability",
+            Self::Search => "search",
+            Self::Durability => "durability",
+            Self::Replicas => "replicas",
+            Self::Resources => "resources",
+            Self::Progress => "progress",
+            Self::Sense => "sense",
+            Self::Panic => "panic",
+        })
+    }
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Who found it.
+    pub checker: Checker,
+    /// When in the run, if that is known.
+    pub at: Option<Monotonic>,
+    /// What it is, for people.
+    pub what: String,
+}
+
+impl Violation {
+    /// A violation.
+    pub fn new(checker: Checker, what: impl Into<String>) -> Self {
+        Self { checker, at: None, what: what.into() }
+    }
+
+    /// The same, found then.
+    #[must_use]
+    pub fn at(self, now: Monotonic) -> Self {
+        Self { at: Some(now), ..self }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.checker, self.what)?;
+        match self.at {
+            Some(Monotonic(ns)) => write!(f, " (at {} us)", ns / NS_PER_US),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map-{}/key-{}", self.map, self.number)
+    }
+}

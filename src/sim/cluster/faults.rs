@@ -1,0 +1,136 @@
+//! What goes wrong, when it does.
+
+use super::{Cluster, Event};
+use crate::base::cast::{u64_from, usize_from};
+use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
+use crate::sim::disk::Crash;
+use crate::sim::fault::Fault;
+use crate::sim::network::Endpoint;
+use crate::sim::{ClientId, NodeId};
+
+/// How long something lasts at most, as a rule.
+const LASTING_NS_MAX: u64 = 600 * NS_PER_MS;
+/// The same once in a while.
+const LONG_LASTING_NS_MAX: u64 = 4 * NS_PER_S;
+/// How far a clock jumps at most.
+const JUMP_NS_MAX: u64 = 3_600 * NS_PER_S;
+
+impl Cluster {
+    /// A kind of fault is due, and again after a while.
+    pub(super) fn on_fault(&mut self, fault: Fault, mean_ns: u64) {
+        if !self.world.is_active {
+            return;
+        }
+        let delay_ns = mean_ns / 2 + self.world.prng.below(mean_ns);
+        self.world.schedule.after(delay_ns, Event::Fault(fault, mean_ns));
+        let place = usize_from(self.world.prng.below(u64_from(self.nodes.len())));
+        if let Some(text) = self.make(fault, place) {
+            let now = self.world.now();
+            let words = [u64_from(place)];
+            self.world.trace.event(now, fault.name(), &words, || format!("node {place} {text}"));
+            self.world.report.fault(fault);
+        }
+    }
+
+    /// Makes a fault, of a node if it is a node's. What it was; `None`: it isn't possible now.
+    fn make(&mut self, fault: Fault, place: usize) -> Option<String> {
+        let until = self.lasting();
+        let Self { world, nodes, images, .. } = self;
+        let node = &mut nodes[place];
+        match fault {
+            Fault::Kill => node.crash(world, Crash::Process),
+            Fault::PowerLoss => node.crash(world, Crash::Power),
+            Fault::CleanStop => node.stop(world),
+            Fault::Pause => node.pause(until),
+            Fault::Rehome => {
+                node.change_shard_count(world);
+                match world.may_crash() && world.prng.one_in(2) {
+                    true => node.crash(world, Crash::Process),
+                    false => node.stop(world),
+                }
+            }
+            Fault::Break => return self.break_one(),
+            Fault::Partition | Fault::OneWay | Fault::Clog => {
+                return Some(self.disturb_way(fault, place, until));
+            }
+            Fault::SlowDisk => node.disk.slow_down(until),
+            Fault::FullDisk => {
+                node.disk.set_full(true);
+                node.tell_space(world);
+                world.schedule.at(until, Event::Room(node.id));
+            }
+            Fault::WriteError => node.disk.fail_write(),
+            Fault::ReadError => {
+                node.disk.fail_reads(1 + crate::base::cast::low_u32(world.prng.below(3)));
+                match world.may_crash() {
+                    true => node.crash(world, Crash::Process),
+                    false => node.stop(world),
+                }
+            }
+            Fault::BitFlip | Fault::LostWrite | Fault::Misdirected | Fault::CheckpointFlip => {
+                let what = node.damage(fault)?;
+                // Half of the time the next start finds it, else whoever reads it before.
+                if world.prng.one_in(2) {
+                    node.crash(world, Crash::Process);
+                }
+                return Some(what);
+            }
+            Fault::DiskLost => node.lose_disk(world),
+            Fault::DiskRolledBack => {
+                let image = images[place].take()?;
+                node.lose_disk(world);
+                node.disk.roll_back(image);
+            }
+            Fault::ClockJump => {
+                let ns = i64::try_from(world.prng.below(JUMP_NS_MAX)).unwrap_or(0);
+                node.clock.jump(if world.prng.one_in(2) { ns } else { -ns });
+            }
+        }
+        Some(String::new())
+    }
+
+    /// Until when something lasts that begins now.
+    fn lasting(&mut self) -> Monotonic {
+        let prng = &mut self.world.prng;
+        let most = if prng.one_in(5) { LONG_LASTING_NS_MAX } else { LASTING_NS_MAX };
+        let lasting_ns = prng.below(most);
+        self.world.now().after_ns(lasting_ns)
+    }
+
+    fn break_one(&mut self) -> Option<String> {
+        let world = &mut self.world;
+        let open: Vec<_> = world.network.open_connections().collect();
+        if open.is_empty() {
+            return None;
+        }
+        let chosen = open[usize_from(world.prng.below(u64_from(open.len())))];
+        world.network.break_off(world.schedule.now(), chosen);
+        Some(format!("connection {}", chosen.0))
+    }
+
+    /// Disturbs the way between a node and another end.
+    fn disturb_way(&mut self, fault: Fault, place: usize, until: Monotonic) -> String {
+        let node = Endpoint::Node(self.nodes[place].id);
+        let others: Vec<Endpoint> = self
+            .nodes
+            .iter()
+            .map(|node| Endpoint::Node(NodeId(node.id.0)))
+            .chain(self.clients.iter().map(|client| Endpoint::Client(ClientId(client.id.0))))
+            .filter(|end| *end != node)
+            .collect();
+        let world = &mut self.world;
+        let other = others[usize_from(world.prng.below(u64_from(others.len())))];
+        let ways = match (fault, world.prng.one_in(2)) {
+            (Fault::Partition, _) => vec![(node, other), (other, node)],
+            (_, true) => vec![(node, other)],
+            (_, false) => vec![(other, node)],
+        };
+        for &(from, to) in &ways {
+            match fault {
+                Fault::Clog => world.network.clog(from, to, until),
+                _ => world.network.block(from, to, until),
+            }
+        }
+        format!("{ways:?} until {}", until.0 / NS_PER_MS)
+    }
+}

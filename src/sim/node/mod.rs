@@ -1,0 +1,429 @@
+//! A node: a machine with a disk and clocks, and on it, most of the time, a process with its
+//! shards. Processes start, stop, stand still and are killed; what the disk holds stays.
+
+mod disk_queue;
+mod load;
+mod rehome;
+mod start;
+
+use std::collections::BTreeMap;
+
+pub(super) use self::disk_queue::DiskJob;
+use self::disk_queue::DiskQueue;
+pub(super) use self::start::StartFailure;
+use super::checker::{Checker, Violation, resources};
+use super::clock::NodeClock;
+use super::cluster::{Event, World};
+use super::disk::{Crash, Disk, Plant};
+use super::fault::Fault;
+use super::host::{Incoming, MeshMessage, ShardHost};
+use super::network::{Endpoint, Side};
+use super::{ConnectionId, NodeId};
+use crate::base::cast::u64_from;
+use crate::base::ids::{PartitionId, ShardId};
+use crate::base::prng::Prng;
+use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US};
+use crate::metrics::ServiceMetrics;
+use crate::shard::PartitionState;
+
+/// Between something coming and the turn that takes it, at most.
+const TURN_DELAY_NS_MAX: u64 = 20 * NS_PER_US;
+/// What a message takes from one shard of a node to another at most.
+const MESH_DELAY_NS_MAX: u64 = 10 * NS_PER_US;
+/// From the end of a process to the beginning of the next, at most.
+const RESTART_DELAY_NS_MAX: u64 = 500 * NS_PER_MS;
+/// What a start takes before it reads the logs, at most.
+const START_DELAY_NS_MAX: u64 = 50 * NS_PER_MS;
+/// Every so many turns of a shard its bounds are looked at.
+const TURNS_PER_CHECK: u64 = 16;
+
+/// What a node is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// There is no process; one will be started.
+    Down,
+    /// A process starts: it hasn't read its logs yet.
+    Starting,
+    /// It serves, or will as soon as its shards are ready.
+    Running,
+    /// It was told to stop.
+    Stopping,
+    /// Its data directory was refused, and somebody would have to look at it.
+    Refused(String),
+}
+
+/// A node.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) disk: Disk,
+    pub(super) clock: NodeClock,
+    pub(super) activity: Activity,
+    /// How many shards the next start has.
+    pub(super) shard_count: u16,
+    /// Which process this is: what was scheduled for another one is void.
+    pub(super) life: u64,
+    member: String,
+    seed: u64,
+    prng: Prng,
+    hosts: Vec<ShardHost>,
+    queues: Vec<DiskQueue>,
+    generation: u64,
+    /// Where clients' connections lead.
+    links: BTreeMap<ConnectionId, (ShardId, u32)>,
+    next_slot: u32,
+    /// Messages between shards that are on their way.
+    mesh_count: usize,
+    /// When the last message arrives, by sender and receiver: they don't overtake each other.
+    mesh_arrivals: BTreeMap<(ShardId, ShardId), Monotonic>,
+    paused_until: Monotonic,
+    segment_count_max: u64,
+    turns_count: u64,
+}
+
+impl Node {
+    /// A node with an empty disk.
+    pub(super) fn new(id: NodeId, seed: u64, world: &World, plant: Option<Plant>) -> Self {
+        let mut prng = Prng::new(seed, &format!("node {id}"));
+        let swarm = &world.swarm;
+        let skew = i64::try_from(prng.below(2 * swarm.clock_skew_ns_max + 1)).unwrap_or(0);
+        let skew = skew - i64::try_from(swarm.clock_skew_ns_max).unwrap_or(0);
+        let drift = i32::try_from(prng.below(201)).unwrap_or(0) - 100;
+        Self {
+            id,
+            disk: Disk::new(seed, &format!("disk {id}"), swarm.disk, plant),
+            clock: NodeClock::new(skew, drift),
+            activity: Activity::Down,
+            shard_count: swarm.shard_counts[usize::from(id.0)],
+            life: 0,
+            member: format!("node-{id}"),
+            seed,
+            prng,
+            hosts: Vec::new(),
+            queues: Vec::new(),
+            generation: 0,
+            links: BTreeMap::new(),
+            next_slot: 0,
+            mesh_count: 0,
+            mesh_arrivals: BTreeMap::new(),
+            paused_until: Monotonic(0),
+            segment_count_max: swarm.segment_count_max,
+            turns_count: 0,
+        }
+    }
+
+    /// Whether clients can connect.
+    pub(super) fn is_serving(&self) -> bool {
+        self.activity == Activity::Running && self.hosts.iter().all(|host| host.shard.is_ready())
+    }
+
+    /// A process begins to start.
+    pub(super) fn begin_start(&mut self, world: &mut World) {
+        assert_eq!(self.activity, Activity::Down, "one process at a time");
+        self.activity = Activity::Starting;
+        self.life += 1;
+        let delay_ns = self.prng.below(START_DELAY_NS_MAX) + self.disk.latency_ns(world.now(), 0);
+        world.schedule.after(delay_ns, Event::Started { node: self.id, life: self.life });
+    }
+
+    /// Somebody starts a process again, after a while.
+    fn restart_later(&mut self, world: &mut World) {
+        let delay_ns = self.prng.below(RESTART_DELAY_NS_MAX);
+        world.schedule.after(delay_ns, Event::Restart { node: self.id, life: self.life });
+    }
+
+    // ---- ends ----
+
+    /// The process ends without a word, if there is one.
+    pub(super) fn crash(&mut self, world: &mut World, crash: Crash) {
+        match self.activity {
+            Activity::Down | Activity::Refused(_) => return,
+            Activity::Starting => {
+                if self.prng.one_in(3) {
+                    self.disk.tear_boot();
+                }
+            }
+            Activity::Running | Activity::Stopping => self.tear_what_is_under_way(world, crash),
+        }
+        self.disk.on_crash(crash);
+        self.end_process(world);
+        world.network.end_gone(
+            world.schedule.now(),
+            Endpoint::Node(self.id),
+            crash == Crash::Power,
+        );
+        self.restart_later(world);
+    }
+
+    fn tear_what_is_under_way(&mut self, world: &World, crash: Crash) {
+        let block_count = world.swarm.segment_size_bytes / crate::base::limits::BLOCK_SIZE_BYTES;
+        for (host, queue) in self.hosts.iter().zip(&self.queues) {
+            let Disk { directory, prng, .. } = &mut self.disk;
+            let folder = directory.folders.get_mut(&(self.generation, host.me));
+            queue.tear(folder.expect("a running shard has a folder"), block_count, crash, prng);
+        }
+    }
+
+    fn end_process(&mut self, world: &mut World) {
+        self.activity = Activity::Down;
+        self.life += 1;
+        self.hosts.clear();
+        self.queues.clear();
+        self.links.clear();
+        self.mesh_arrivals.clear();
+        self.mesh_count = 0;
+        self.paused_until = Monotonic(0);
+        world.replicas.forget_life(self.id);
+    }
+
+    /// The process is told to stop.
+    pub(super) fn stop(&mut self, world: &mut World) {
+        if self.activity != Activity::Running {
+            return;
+        }
+        self.activity = Activity::Stopping;
+        for host in &mut self.hosts {
+            host.is_closing = true;
+        }
+        self.go_on_stopping(world);
+    }
+
+    /// Once nothing is under way between its shards they close; once they have, the process ends.
+    fn go_on_stopping(&mut self, world: &mut World) {
+        if self.activity != Activity::Stopping {
+            return;
+        }
+        let is_quiet = self.mesh_count == 0 && self.hosts.iter().all(ShardHost::is_quiet);
+        let was_told = self.queues.iter().all(|queue| queue.was_closed);
+        if !was_told && is_quiet {
+            for place in 0..self.hosts.len() {
+                self.queues[place].was_closed = true;
+                self.put(place, Incoming::Close, world);
+            }
+            return;
+        }
+        let is_drained = |(host, queue): (&ShardHost, &DiskQueue)| {
+            host.shard.is_drained() && queue.has_no_writes() && host.inbox_count() == 0
+        };
+        if was_told && is_quiet && self.hosts.iter().zip(&self.queues).all(is_drained) {
+            self.tear_what_is_under_way(world, Crash::Process);
+            self.disk.on_crash(Crash::Process);
+            let connections: Vec<ConnectionId> = self.links.keys().copied().collect();
+            for connection in connections {
+                world.network.close(world.schedule.now(), connection, Side::Acceptor);
+            }
+            self.end_process(world);
+            self.restart_later(world);
+        }
+    }
+
+    /// The process stands still until then.
+    pub(super) fn pause(&mut self, until: Monotonic) {
+        self.paused_until = self.paused_until.max(until);
+    }
+
+    // ---- connections ----
+
+    /// A client has dialled.
+    pub(super) fn on_dialed(&mut self, connection: ConnectionId, world: &mut World) {
+        let now = world.now();
+        if !self.is_serving() {
+            world.network.refuse(now, connection);
+            return;
+        }
+        if world.network.accept(now, connection) {
+            let place = self.prng.below(u64_from(self.hosts.len()));
+            let place = crate::base::cast::usize_from(place);
+            let slot = self.next_slot;
+            self.next_slot += 1;
+            self.hosts[place].connect(slot, connection);
+            self.links.insert(connection, (self.hosts[place].me, slot));
+        }
+    }
+
+    /// Bytes of a client.
+    pub(super) fn on_bytes(&mut self, connection: ConnectionId, bytes: Vec<u8>, world: &mut World) {
+        if let Some(&(shard, slot)) = self.links.get(&connection) {
+            self.put(usize::from(shard.0), Incoming::Bytes(slot, bytes.into()), world);
+        }
+    }
+
+    /// A client's connection is gone.
+    pub(super) fn on_closed(&mut self, connection: ConnectionId) {
+        if let Some((shard, slot)) = self.links.remove(&connection) {
+            self.hosts[usize::from(shard.0)].disconnect(slot);
+        }
+    }
+
+    // ---- turns ----
+
+    /// Something comes to a shard.
+    fn put(&mut self, place: usize, incoming: Incoming, world: &mut World) {
+        self.hosts[place].put(incoming);
+        let due = world.now().after_ns(self.prng.below(TURN_DELAY_NS_MAX));
+        self.wake(place, due, world);
+    }
+
+    /// A shard has a turn at `due`, or before.
+    fn wake(&mut self, place: usize, due: Monotonic, world: &mut World) {
+        let host = &mut self.hosts[place];
+        if host.next_turn.is_none_or(|next| due < next) {
+            host.next_turn = Some(due);
+            let (node, life, shard) = (self.id, self.life, host.me);
+            world.schedule.at(due, Event::Turn { node, life, shard });
+        }
+    }
+
+    /// A shard's turn.
+    pub(super) fn turn(&mut self, shard: ShardId, world: &mut World) -> Result<(), Violation> {
+        let (place, now) = (usize::from(shard.0), world.now());
+        if self.hosts[place].next_turn != Some(now) {
+            return Ok(());
+        }
+        self.hosts[place].next_turn = None;
+        if self.paused_until > now {
+            let until = self.paused_until;
+            self.wake(place, until, world);
+            return Ok(());
+        }
+        let (node, count) = (self.id, self.hosts[place].inbox_count());
+        let words = [u64::from(node.0), u64::from(shard.0), u64_from(count)];
+        world.trace.event(now, "turn", &words, || format!("{node}.{shard} takes {count}"));
+        let clock = self.clock.now(now);
+        self.hosts[place].turn(clock).map_err(|violation| violation.at(now))?;
+        self.after_turn(place, world)
+    }
+
+    /// Performs what a shard wants done, looks at how it stands, and sees when it goes on.
+    fn after_turn(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
+        self.perform(place, world)?;
+        self.observe(place, world)?;
+        if let Some(deadline) = self.hosts[place].shard.next_deadline() {
+            // A turn takes some time, however little it does.
+            let due = self.clock.when(deadline).max(world.now().after_ns(NS_PER_US));
+            self.wake(place, due, world);
+        }
+        self.go_on_stopping(world);
+        Ok(())
+    }
+
+    fn perform(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
+        let now = world.now();
+        let output = &mut self.hosts[place].output;
+        for link in output.links.values_mut().filter(|link| !link.outgoing.is_empty()) {
+            let bytes = link.outgoing.split().to_vec();
+            world.network.send(now, link.connection, Side::Acceptor, bytes);
+        }
+        let messages = std::mem::take(&mut output.messages);
+        for (to, message) in messages {
+            self.send_to_shard(place, to, message, world);
+        }
+        self.begin_disk_jobs(place, world);
+        let damaged = std::mem::take(&mut self.hosts[place].output.damaged);
+        if let Some((segment, offset)) = damaged.first()
+            && !self.disk.is_damaged()
+        {
+            let what = format!(
+                "node {}: segment {segment} is said to be damaged at {offset}, and isn't",
+                self.id
+            );
+            return Err(Violation::new(Checker::Sense, what).at(now));
+        }
+        world.report.mark("damage reported while running", u64_from(damaged.len()));
+        Ok(())
+    }
+
+    fn send_to_shard(
+        &mut self,
+        place: usize,
+        to: ShardId,
+        message: MeshMessage,
+        world: &mut World,
+    ) {
+        let is_forward = matches!(message, MeshMessage::Forward { .. });
+        let count = if is_forward && self.disk.forwards_twice() { 2 } else { 1 };
+        let from = self.hosts[place].me;
+        for _ in 0..count {
+            let due = world.now().after_ns(1 + self.prng.below(MESH_DELAY_NS_MAX));
+            let last = self.mesh_arrivals.entry((from, to)).or_default();
+            *last = due.max(*last);
+            let (node, life, message) = (self.id, self.life, message.clone());
+            world.schedule.at(*last, Event::Mesh { node, life, from, to, message });
+            self.mesh_count += 1;
+        }
+    }
+
+    /// A message from one shard to another arrives.
+    pub(super) fn on_mesh(
+        &mut self,
+        from: ShardId,
+        to: ShardId,
+        message: MeshMessage,
+        world: &mut World,
+    ) {
+        self.mesh_count -= 1;
+        self.put(usize::from(to.0), Incoming::Mesh(from, message), world);
+    }
+
+    /// Lets the checkers see a shard.
+    fn observe(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
+        let now = world.now();
+        let shard = &mut self.hosts[place].shard;
+        let mut changed: Vec<(PartitionId, PartitionState)> = Vec::new();
+        shard.take_changed(usize::MAX, |partition, state| changed.push((partition, state)));
+        for (partition, state) in changed {
+            let digest = shard.digest(partition);
+            world
+                .replicas
+                .observe(self.id, partition, state, digest)
+                .map_err(|violation| violation.at(now))?;
+        }
+        self.turns_count += 1;
+        if self.turns_count.is_multiple_of(TURNS_PER_CHECK) {
+            let mut metrics = ServiceMetrics::default();
+            shard.measure(&mut metrics);
+            let shard_count = u16::try_from(self.hosts.len()).unwrap_or(u16::MAX);
+            resources::check(self.id, shard_count, &metrics.gauges)
+                .map_err(|violation| violation.at(now))?;
+            world.report.mark("slots carried over", metrics.counters.carried.min(1));
+            world.report.mark("checkpoint recorded", metrics.checkpoints.checkpoints_count.min(1));
+        }
+        Ok(())
+    }
+
+    /// Whether all partitions are in a view and all of their slots are stable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_serving() && self.hosts.iter().all(|host| host.inbox_count() == 0)
+    }
+
+    /// Somebody looks how much room is left.
+    pub(super) fn tell_space(&mut self, world: &mut World) {
+        if matches!(self.activity, Activity::Running | Activity::Stopping) {
+            let left_size_bytes = self.disk.left_size_bytes();
+            for place in 0..self.hosts.len() {
+                self.put(place, Incoming::Space(left_size_bytes), world);
+            }
+        }
+    }
+
+    /// It is time to read everything again.
+    pub(super) fn scrub(&mut self, world: &mut World) {
+        if self.activity == Activity::Running {
+            for place in 0..self.hosts.len() {
+                self.put(place, Incoming::ScrubDue, world);
+            }
+        }
+    }
+
+    /// Damages the disk. What was damaged; `None`: there was nothing to damage.
+    pub(super) fn damage(&mut self, fault: Fault) -> Option<String> {
+        self.disk.damage(fault)
+    }
+
+    /// The disk is gone, with the process on it.
+    pub(super) fn lose_disk(&mut self, world: &mut World) {
+        self.crash(world, Crash::Power);
+        self.disk.lose();
+        world.replicas.forget_member(self.id);
+    }
+}

@@ -1,0 +1,185 @@
+//! The start of a process: the data directory, each shard from its log, and their first turn.
+
+use super::disk_queue::DiskQueue;
+pub(in crate::sim) use super::load::StartFailure;
+use super::{Activity, Node};
+use crate::base::cast::{low_u32, u64_from};
+use crate::base::cluster::Cluster;
+use crate::base::ids::{ShardId, TermId};
+use crate::base::limits::LOG_SEGMENT_COUNT_MIN;
+use crate::base::prng::Prng;
+use crate::base::shards::ShardMap;
+use crate::nopaxos::Settings;
+use crate::shard::{Config, Shard};
+use crate::sim::checker::{Checker, Violation};
+use crate::sim::cluster::{CLUSTER, World};
+use crate::sim::disk::{Crash, Opened};
+use crate::sim::host::ShardHost;
+use crate::storage::block::first_batch;
+use crate::storage::checkpoint::CheckpointId;
+use crate::storage::identity::{Current, Identity};
+use crate::storage::wal::{Wal, WalConfig, WalStart};
+
+impl Node {
+    /// A process has come to read its logs.
+    pub(in crate::sim) fn on_started(&mut self, world: &mut World) -> Result<(), Violation> {
+        assert_eq!(self.activity, Activity::Starting, "it was begun");
+        let now = world.now();
+        self.clock.begin_process(now);
+        match self.start(world) {
+            Ok(()) => {
+                self.activity = Activity::Running;
+                self.tell_space(world);
+                (0..self.hosts.len()).try_for_each(|place| self.after_turn(place, world))
+            }
+            Err(StartFailure::Violation(violation)) => Err(violation.at(now)),
+            Err(StartFailure::Refused(reason)) if !self.disk.is_damaged() => {
+                let what = format!("node {}: refused what nobody damaged: {reason}", self.id);
+                Err(Violation::new(Checker::Sense, what).at(now))
+            }
+            Err(StartFailure::Refused(reason)) => {
+                let words = [u64::from(self.id.0)];
+                world.trace.event(now, "refused", &words, || format!("{}: {reason}", self.id));
+                world.report.mark("damage refused at a start", 1);
+                self.end_process(world);
+                self.activity = Activity::Refused(reason);
+                Ok(())
+            }
+            Err(failure @ (StartFailure::Unreadable | StartFailure::Interrupted)) => {
+                let words = [u64::from(self.id.0)];
+                world.trace.event(now, "not started", &words, || format!("{}: {failure}", self.id));
+                world.report.mark("start failed and tried again", 1);
+                self.crash(world, Crash::Process);
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, world: &mut World) -> Result<(), StartFailure> {
+        self.initialise(world);
+        let mut opened = self.disk.open()?;
+        if opened.current.shard_count != self.shard_count {
+            self.rehome(&mut opened, world)?;
+            world.report.mark("partitions moved to another number of shards", 1);
+        }
+        self.generation = opened.current.generation;
+        let words = [u64::from(self.id.0), opened.boot_epoch.0, u64::from(self.shard_count)];
+        world.trace.event(world.schedule.now(), "start", &words, || {
+            format!("{} boot {} with {} shards", self.id, opened.boot_epoch, self.shard_count)
+        });
+        for shard in (0..self.shard_count).map(ShardId) {
+            let host = self.make_host(&opened, shard, world)?;
+            self.hosts.push(host);
+            let last_batch = first_batch(opened.boot_epoch).previous();
+            self.queues.push(DiskQueue::new(opened.log_key(shard), last_batch));
+        }
+        let clock = self.clock.now(world.now());
+        for host in &mut self.hosts {
+            host.shard.start(clock, &mut host.output);
+        }
+        Ok(())
+    }
+
+    /// Makes the data directory, if it isn't there.
+    fn initialise(&mut self, world: &World) {
+        let mut prng = Prng::new(self.seed, &format!("identity {}", self.id));
+        let mut draw = || {
+            let halves = [prng.next_u64().to_le_bytes(), prng.next_u64().to_le_bytes()];
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(halves.as_flattened());
+            bytes
+        };
+        let identity = Identity {
+            cluster: CLUSTER.to_owned(),
+            member: self.member.clone(),
+            uuid: draw(),
+            partition_count: world.swarm.partition_count,
+            hash_key: world.hash_key,
+        };
+        let current = Current {
+            generation: 1,
+            shard_count: self.shard_count,
+            segment_size_bytes: u64_from(world.swarm.segment_size_bytes),
+        };
+        self.disk.initialise(&identity, current);
+    }
+
+    fn make_host(
+        &mut self,
+        opened: &Opened,
+        shard: ShardId,
+        world: &mut World,
+    ) -> Result<ShardHost, StartFailure> {
+        let config = self.shard_config(opened, shard, world);
+        let (loading, recovered) = self.load(opened, config, world)?;
+        let live_count = u64_from(recovered.start.state.segments.len());
+        let needed = (live_count + 2).max(LOG_SEGMENT_COUNT_MIN);
+        if self.segment_count_max < needed {
+            // A node with so small a log doesn't start; whoever runs it allows it more.
+            self.segment_count_max = 2 * needed;
+            world.report.mark("log allowed to be larger", 1);
+        }
+        let segment_size_bytes = world.swarm.segment_size_bytes;
+        let wal_config = WalConfig {
+            key: opened.log_key(shard),
+            boot_epoch: opened.boot_epoch,
+            segment_size_bytes,
+            log_size_bytes_max: self.segment_count_max * u64_from(segment_size_bytes),
+            writes_in_flight: world.swarm.writes_in_flight,
+            durability: world.swarm.durability,
+        };
+        let stale = self.stale_checkpoints(opened, shard, &recovered.start);
+        // What is prepared is asked for again, like any other segment.
+        let start = WalStart { prepared: Vec::new(), ..recovered.start };
+        let shard_machine =
+            Shard::new(loading, recovered.partitions, Wal::open(wal_config, start), stale);
+        let shards = ShardMap::new(opened.identity.partition_count, opened.current.shard_count);
+        Ok(ShardHost::new(shard_machine, shard, (CLUSTER, &self.member), shards))
+    }
+
+    /// What a shard is told about itself.
+    pub(super) fn shard_config(&self, opened: &Opened, shard: ShardId, world: &World) -> Config {
+        let Current { shard_count, .. } = opened.current;
+        let partition_count = opened.identity.partition_count;
+        Config {
+            cluster: CLUSTER.to_owned(),
+            nodes: Cluster::alone(&self.member),
+            sequencer_offset: 0,
+            settings: Settings::default(),
+            seed: 0,
+            shard,
+            partitions: ShardMap::new(partition_count, shard_count).partitions_of(shard),
+            partition_count,
+            shard_count,
+            durability: world.swarm.durability,
+            first_term: TermId(1),
+            hash_key: opened.identity.hash_key,
+            checkpoint_salt: opened.log_key(shard).salt,
+            checkpoint_interval_size_bytes: world.swarm.checkpoint_interval_size_bytes,
+            memory_size_bytes_max: u64::MAX,
+        }
+    }
+
+    /// The checkpoints of which the log knows nothing.
+    fn stale_checkpoints(
+        &mut self,
+        opened: &Opened,
+        shard: ShardId,
+        start: &WalStart,
+    ) -> Vec<CheckpointId> {
+        let folder = self.disk.folder(opened.current.generation, shard);
+        let is_stale = |id: &CheckpointId| {
+            let recorded = start.state.partition(id.partition).map(|found| found.checkpoint);
+            let is_superseded = start.superseded.contains(&(id.partition, id.index));
+            recorded != Some(id.index) && !is_superseded
+        };
+        folder.checkpoint_ids().filter(is_stale).collect()
+    }
+
+    /// The next start has another number of shards.
+    pub(in crate::sim) fn change_shard_count(&mut self, world: &World) {
+        let most = world.swarm.partition_count.min(4);
+        let drawn = 1 + low_u32(self.prng.below(u64::from(most)));
+        self.shard_count = u16::try_from(drawn).unwrap_or(1);
+    }
+}

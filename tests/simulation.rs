@@ -1,0 +1,136 @@
+//! Whole clusters in virtual time, under everything that can go wrong: fresh seeds, seeds that once
+//! found something, and planted defects that must be found.
+//!
+//! Each run draws fresh seeds and prints them. `P2PMAP_SEED=… cargo test --test simulation` repeats
+//! one, `P2PMAP_RUNS=…` makes more of them; `p2pmap simulate --seed … --trace` shows what happened.
+
+// The seeds have to be seen; in a test a value that isn't there is a failure like any other.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::io;
+
+use p2pmap::sim::cluster::{Options, run, run_swarm};
+use p2pmap::sim::disk::Plant;
+use p2pmap::sim::fault::Fault;
+use p2pmap::sim::report::{Report, Summary};
+use p2pmap::sim::swarm::Swarm;
+use p2pmap::storage::wal::Durability;
+
+/// Seeds that found a defect, each with what it was.
+const REGRESSIONS: [(u64, &str); 3] = [
+    (2_963, "slots were carried over out of a segment whose last writes were under way"),
+    (3_633, "the same, with the disk full"),
+    (3_918, "the same, after a failed write"),
+];
+
+/// Within so many runs a planted defect is found.
+const PLANTED_RUN_COUNT: u64 = 200;
+
+fn seeds(default_count: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    if let Some(seed) = number("P2PMAP_SEED") {
+        return seed..seed + 1;
+    }
+    let count = number("P2PMAP_RUNS").unwrap_or(default_count);
+    let mut bytes = [0; 8];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
+    let first = u64::from_le_bytes(bytes) >> 16;
+    first..first + count
+}
+
+fn assert_passes(report: &Report) {
+    if let Some(violation) = &report.violation {
+        let seed = report.seed;
+        panic!("seed {seed}: {violation}\nreplay: p2pmap simulate --seed {seed} --trace");
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_nothing_is_lost_and_everything_ends() {
+    let seeds = seeds(300);
+    println!("P2PMAP_SEED={} to {}", seeds.start, seeds.end - 1);
+    let mut summary = Summary::default();
+    for seed in seeds {
+        let report = run(seed, Options::default());
+        assert_passes(&report);
+        summary.add(&report);
+    }
+    println!("{summary:#?}");
+}
+
+#[test]
+fn seeds_that_once_found_a_defect_find_none() {
+    for (seed, what) in REGRESSIONS {
+        println!("seed {seed}: {what}");
+        assert_passes(&run(seed, Options::default()));
+    }
+}
+
+#[test]
+fn each_seed_gives_the_same_trace_twice() {
+    for seed in seeds(20) {
+        let [one, other] = [(); 2].map(|()| run(seed, Options::default()));
+        assert_eq!(one.trace_hash, other.trace_hash, "P2PMAP_SEED={seed}");
+        assert_eq!(one.events_count, other.events_count, "P2PMAP_SEED={seed}");
+    }
+}
+
+#[test]
+fn faults_and_places_are_reached_by_some_of_the_seeds() {
+    let mut summary = Summary::default();
+    for seed in 0..600 {
+        summary.add(&run(seed, Options::default()));
+    }
+    assert!(summary.violations.is_empty(), "{:?}", summary.violations);
+    for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_loss()) {
+        assert!(summary.faults.contains_key(&fault), "{fault} never happened");
+    }
+    for place in [
+        "checkpoint installed at a start",
+        "checkpoint recorded",
+        "damage refused at a start",
+        "interrupted while partitions were moved",
+        "partitions moved to another number of shards",
+        "segment recycled",
+        "segment refused",
+        "slots carried over",
+        "torn tail cut",
+        "write error ended the node",
+    ] {
+        assert!(summary.marks.contains_key(place), "nobody came by: {place}");
+    }
+}
+
+/// How many runs it takes until a planted defect is found, with these faults.
+fn runs_until_found(plant: Plant, faults: &[Fault]) -> Option<u64> {
+    (0..PLANTED_RUN_COUNT).find(|&seed| {
+        let mut swarm = Swarm::new(seed, 1);
+        swarm.durability = Durability::Sync;
+        swarm.faults = faults.iter().map(|fault| (*fault, swarm.active_ns / 4)).collect();
+        let honest = run_swarm(seed, swarm.clone(), Options::default());
+        assert_passes(&honest);
+        let options = Options { plant: Some(plant), ..Options::default() };
+        run_swarm(seed, swarm, options).violation.inspect(|found| println!("{found}")).is_some()
+    })
+}
+
+#[test]
+fn disk_that_acknowledges_before_it_is_durable_is_found() {
+    let found = runs_until_found(Plant::AcknowledgesBeforeDurable, &[Fault::PowerLoss]);
+    println!("after {found:?} runs");
+    assert!(found.is_some());
+}
+
+#[test]
+fn write_error_that_is_ignored_is_found() {
+    let found = runs_until_found(Plant::IgnoresWriteErrors, &[Fault::WriteError, Fault::Kill]);
+    println!("after {found:?} runs");
+    assert!(found.is_some());
+}
+
+#[test]
+fn command_that_is_forwarded_twice_is_found() {
+    let found = runs_until_found(Plant::ForwardsTwice, &[]);
+    println!("after {found:?} runs");
+    assert!(found.is_some());
+}
