@@ -61,6 +61,7 @@ impl Sequencer {
 
     /// Whether it stamps.
     #[must_use]
+    #[inline]
     pub fn is_stamping(&self) -> bool {
         self.active.is_some() && !self.paused
     }
@@ -72,6 +73,7 @@ impl Sequencer {
 
     /// The slot that the next command will have.
     #[must_use]
+    #[inline]
     pub fn next_index(&self) -> Option<Index> {
         self.active.as_ref().map(|active| active.base.plus(active.next.0))
     }
@@ -91,6 +93,7 @@ impl Sequencer {
     /// The next stamp at wall time `now`; `None` when it doesn't stamp. Time never goes back in a
     /// log: after a clock was set back, stamps repeat the last time until the clock has caught up;
     /// nor does one clock that runs ahead carry the log's time with it (S4).
+    #[inline]
     pub fn stamp(&mut self, now: Timestamp, quorum_count: usize) -> Option<Stamp> {
         if self.paused {
             return None;

@@ -62,10 +62,13 @@ impl Timers {
 
 impl Core {
     /// Notes what has changed with a step of a partition's member.
+    #[inline]
     pub(super) fn after_step(&mut self, partition: &mut Partition) {
         self.account(partition);
         let Partition { member, view } = partition;
-        self.record_installed(view, None);
+        if view.installed.is_some() {
+            self.record_installed(view, None);
+        }
         let due = member.next_deadline();
         if due != view.timer {
             let before = std::mem::replace(&mut view.timer, due);

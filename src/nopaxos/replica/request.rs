@@ -56,6 +56,7 @@ impl Replica {
     ///
     /// # Panics
     /// If the stamp isn't the next one of the view: the commands of one core come in order.
+    #[inline]
     pub(in crate::nopaxos) fn on_own_command(
         &mut self,
         stamp: Stamp,
@@ -140,6 +141,7 @@ impl Replica {
     }
 
     /// Appends the slot after the last.
+    #[inline]
     pub(super) fn append(&mut self, slot: Slot, world: &mut impl World) {
         let index = self.log.append(slot);
         let slot = self.log.slot(index).expect("it was just appended");
@@ -162,6 +164,7 @@ impl Replica {
     }
 
     /// Executes what was appended and keeps the results until they may be given out.
+    #[inline]
     pub(super) fn execute(&mut self, world: &mut impl World) {
         let frontier = self.frontier();
         while self.applied < frontier {
@@ -184,6 +187,7 @@ impl Replica {
     }
 
     /// Gives the results of what is durable to the collector (W3).
+    #[inline]
     pub(super) fn respond(&mut self, world: &mut impl World) {
         let ready = self.durable.appended.min(self.applied);
         while self.responded < ready {
