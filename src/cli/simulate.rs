@@ -34,6 +34,9 @@ pub(super) struct SimulateArgs {
     /// Run all of these, the end not among them.
     #[arg(long, value_name = "A..B", value_parser = range)]
     seeds: Option<Range<u64>>,
+    /// Clusters of so many nodes; without this each seed says how many.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=7))]
+    nodes: Option<u8>,
     /// On so many threads.
     #[arg(long, value_name = "COUNT", default_value_t = 1, requires = "seeds")]
     jobs: usize,
@@ -50,19 +53,19 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 pub(super) fn run(args: SimulateArgs) -> Result<Verdict, Failure> {
     report_panics();
     let clock = Clock::start();
+    let node_count = args.nodes.map(usize::from);
+    let options = Options { node_count, ..Options::default() };
     let summary = match (args.seed, args.seeds) {
         (Some(seed), _) => {
             let trace = args.trace.then_some(print_line as fn(&str));
-            let report = run_seed(seed, Options { trace, ..Options::default() });
+            let report = run_seed(seed, Options { trace, ..options });
             tell_violation(&report);
             let mut summary = Summary::default();
             summary.add(&report);
             print(&format!("trace      {:016x}", report.trace_hash))?;
             summary
         }
-        (None, seeds) => {
-            run_seeds(seeds.unwrap_or_default(), args.jobs, Options::default(), tell_violation)
-        }
+        (None, seeds) => run_seeds(seeds.unwrap_or_default(), args.jobs, options, tell_violation),
     };
     print(&told(&summary, clock.monotonic().0))?;
     match summary.violations.is_empty() {
