@@ -44,16 +44,13 @@ use self::exchange::Exchange;
 use self::fanout::Gather;
 pub use self::input::{Input, RoutedRequest};
 pub use self::measure::PartitionState;
-pub use self::old_slots::{OldSlots, SlotAnswer, SlotAsk, SlotsEnd};
+use self::old_slots::OldSlots;
 use self::partition::{Partition, Waiter};
 pub use self::peers::PartitionLives;
 use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
-pub use self::transfer::{
-    CheckpointReceiver, CheckpointServer, PartAnswer, PartAsk, Received, TransferError,
-    TransferRefused,
-};
+use self::transfer::CheckpointServer;
 use crate::base::cast::usize_from_u32;
 use crate::base::cluster::Cluster;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
