@@ -20,6 +20,7 @@ mod entries;
 mod exchange;
 mod execute;
 mod fanout;
+mod forwarding;
 mod input;
 mod measure;
 mod old_slots;
@@ -39,9 +40,10 @@ use self::carry::Carrying;
 pub use self::carry::SegmentBlocks;
 use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
-use self::entries::{AskedStream, Streams};
+use self::entries::{AskedStream, EntryStream, Streams};
 use self::exchange::Exchange;
 use self::fanout::Gather;
+use self::forwarding::Forwards;
 pub use self::input::{Input, RoutedRequest};
 pub use self::measure::PartitionState;
 use self::old_slots::OldSlots;
@@ -146,8 +148,12 @@ struct Core {
     peers: Vec<Peer>,
     /// Frames of other nodes that were not taken, by reason.
     peer_drops: [u64; PeerDrop::ALL.len()],
+    /// What clients are told to find the nodes at, as far as it is known.
+    addresses: Vec<Box<str>>,
     timers: Timers,
     exchange: Exchange,
+    /// Requests that other nodes were given.
+    forwards: Forwards,
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
     carrying: Carrying,
@@ -170,6 +176,8 @@ struct Core {
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
+    /// Streams that go on when a partition has answered.
+    waiting_streams: Slab<EntryStream>,
     checkpoints: Checkpoints,
     checkpoint_metrics: CheckpointMetrics,
     /// Streams with which another shard goes on.
@@ -210,6 +218,15 @@ struct Awaiting {
 const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 
 impl Shard {
+    /// Says where clients find the nodes, in their order: what a hint says. Empty: it isn't known.
+    ///
+    /// # Panics
+    /// If there are more or fewer than nodes.
+    pub fn know_addresses(&mut self, addresses: Vec<Box<str>>) {
+        assert_eq!(addresses.len(), self.core.config.nodes.count(), "each node has one");
+        self.core.addresses = addresses;
+    }
+
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
         self.core.now = now;
@@ -236,8 +253,8 @@ impl Shard {
             Input::PeerConnected { node, clock, lives } => {
                 self.on_peer_connected(node, clock, lives, effects);
             }
-            Input::PeerDisconnected { node, refused } => {
-                self.on_peer_disconnected(node, refused, effects);
+            Input::PeerDisconnected { node, partitions, refused } => {
+                self.on_peer_disconnected(node, partitions, refused, effects);
             }
             Input::Deadline => {}
             Input::Close => self.core.closing = true,

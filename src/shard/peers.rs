@@ -5,12 +5,14 @@
 //! a member of a partition goes to that shard of that node, over the connection between the two.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
+use crate::base::cast::usize_from_u32;
 use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
@@ -88,7 +90,7 @@ impl Shard {
         let own = &self.core.config.partitions;
         let group_of = |partition: PartitionId| {
             let place = partition.0.checked_sub(own.start).filter(|_| partition.0 < own.end)?;
-            Some(&partitions[crate::base::cast::usize_from_u32(place)].view.group)
+            Some(&partitions[usize_from_u32(place)].view.group)
         };
         let received = match peer::decode(payload, link, group_of) {
             Ok(received) => received,
@@ -98,8 +100,9 @@ impl Shard {
             Body::Message(message) => {
                 self.on_message(received.partition, received.sender, message, effects);
             }
-            // No node passes anything on for its clients yet.
-            Body::Forwarded(_) => self.core.drop_frame(PeerDrop::UnknownKind),
+            Body::Forwarded(forwarded) => {
+                self.on_forwarded(received.partition, received.sender, forwarded, effects);
+            }
         }
     }
 
@@ -144,7 +147,8 @@ impl Shard {
         self.stepped(place);
     }
 
-    /// A connection to a node is there; `lives`: what it said of the partitions that both hold.
+    /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
+    /// both hold.
     pub(super) fn on_peer_connected(
         &mut self,
         node: NodeId,
@@ -152,7 +156,7 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)] = Peer { is_connected: true, bad_senders_count: 0 };
+        self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
             let Some((place, from)) = self.member_of(*partition, node) else { continue };
@@ -161,6 +165,7 @@ impl Shard {
                 continue;
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+            view.links[usize::from(from.0)].is_connected = true;
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -169,18 +174,24 @@ impl Shard {
         }
     }
 
-    /// The connection to a node is gone; `refused`: its process is, too.
+    /// The connection to the shard of a node that has these partitions is gone; `refused`: its
+    /// process is, too.
     pub(super) fn on_peer_disconnected(
         &mut self,
         node: NodeId,
+        partitions: Range<u32>,
         refused: bool,
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)].is_connected = false;
+        self.give_up_forwards_to(node, &partitions, effects);
         let now = self.core.now;
-        for partition in self.core.config.partitions.clone().map(PartitionId) {
+        for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
             let Partition { member, view } = &mut self.partitions[place];
+            let link = &mut view.links[usize::from(from.0)];
+            if std::mem::take(&mut link.is_connected) {
+                link.breaks_count = link.breaks_count.wrapping_add(1);
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
             self.stepped(place);
@@ -237,9 +248,7 @@ impl Shard {
 /// Another node, as this shard sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
-    /// There is a connection to the shards there.
-    pub(super) is_connected: bool,
-    /// Messages that somebody else should have sent, since the connection began.
+    /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
 }
 
