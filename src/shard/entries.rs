@@ -31,7 +31,7 @@ use crate::base::payload::ResultBytes;
 use crate::map::operation::cold::encode_query;
 use crate::map::operation::{Consistency, Query, QueryOperation, decode_query};
 use crate::map::outcome::{Outcome, Page, Versioned};
-use crate::map::reads::{AsOf, Scan};
+use crate::map::reads::Scan;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::{self, result};
 use crate::wire::request::Kind;
@@ -382,7 +382,7 @@ impl Core {
             visited_count_max: ENTRIES_VISITED_COUNT_MAX,
             cursor_tag: &view.cursor_tag,
         };
-        let at = AsOf { index: as_of, time: self.now.wall };
+        let at = self.at(as_of);
         view.map.entries(&self.arena, at, &stream.map, &scan)
     }
 

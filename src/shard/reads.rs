@@ -14,6 +14,7 @@ use crate::base::ids::{Index, PartitionId};
 use crate::base::limits::{
     ENTRIES_SIZE_BYTES_MAX, ENTRIES_VISITED_COUNT_MAX, PASS_COUNT_MAX, WAITING_READ_COUNT_MAX,
 };
+use crate::base::time::Timestamp;
 use crate::map::hasher::KeyHash;
 use crate::map::operation::cold::encode_query;
 use crate::map::operation::{Consistency, Query, QueryOperation, decode_query};
@@ -289,6 +290,13 @@ impl Shard {
 }
 
 impl Core {
+    /// As of an index, and by no other time than the log's. This node's clock hides nothing: a tick
+    /// makes final what has expired, and until that is durable another node, or this one after a
+    /// start with an earlier clock, could show again what was absent.
+    pub(super) fn at(&self, index: Index) -> AsOf {
+        AsOf { index, time: Timestamp(0), asked: self.now.wall }
+    }
+
     /// What the state of a partition as of an index answers to a query.
     pub(super) fn evaluate<'a>(
         &'a self,
@@ -297,7 +305,7 @@ impl Core {
         query: &Query<'_>,
         hash: Option<KeyHash>,
     ) -> Outcome<'a> {
-        let at = AsOf { index: as_of, time: self.now.wall };
+        let at = self.at(as_of);
         if let QueryOperation::Entries { prefix, start_after, limit, keys_only } = query.operation {
             let scan = Scan {
                 prefix,

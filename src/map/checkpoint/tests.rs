@@ -157,7 +157,8 @@ impl World {
             for (key, expected) in entries {
                 let hash = self.hasher.hash(map, key);
                 let get = QueryOperation::Get { key };
-                let last = AsOf { index: Index(u64::MAX), time: Timestamp(0) };
+                let (index, time) = (Index(u64::MAX), Timestamp(0));
+                let last = AsOf { index, time, asked: time };
                 let Outcome::Found(Some(entry)) =
                     self.map.answer(&self.arena, last, (map, &get), hash)
                 else {

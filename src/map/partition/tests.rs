@@ -24,7 +24,7 @@ mod sessions;
 
 /// Nothing expires here.
 fn at(index: Index) -> AsOf {
-    AsOf { index, time: Timestamp(0) }
+    AsOf { index, time: Timestamp(0), asked: Timestamp(0) }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -674,7 +674,7 @@ impl World {
     fn read(&self, map: &'static str, key: &[u8], place: usize, later_ns: u64) {
         let (index, time, state) = &self.states[place];
         let hash = self.hasher.hash(map, key);
-        let at = |time| AsOf { index: Index(*index), time };
+        let at = |time| AsOf { index: Index(*index), time, asked: time };
         let get = QueryOperation::Get { key };
         let found = |as_of| {
             let mut out = Vec::new();
