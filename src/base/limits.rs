@@ -152,6 +152,8 @@ pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
 pub const FORWARDED_COUNT_MAX: usize = 16_384;
 /// Bytes of their commands and queries.
 pub const FORWARDED_SIZE_BYTES_MAX: usize = 32 << 20;
+/// How often a node that is going down looks for partitions that it leads still.
+pub const HANDOVER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.

@@ -99,6 +99,9 @@ impl Exchange {
 impl Shard {
     /// Does what members wait for: a bounded piece of work.
     pub(super) fn exchange(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         while !self.core.exchange.reads.is_empty()
             && let Some(answer) = self.core.old_slots.next_answer()
         {

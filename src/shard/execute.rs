@@ -12,6 +12,7 @@ use crate::map::hasher::KeyHash;
 use crate::map::operation::{Command, decode_query, with_command};
 use crate::map::outcome::{Failure, Outcome};
 use crate::map::partition::{Execution, Undo};
+use crate::metrics::ShardCounters;
 use crate::nopaxos::message::{CheckpointPart, Message};
 use crate::nopaxos::replica::log::Slot;
 use crate::nopaxos::{self, GivenBack, Persist, Persisted, Round, Stored, ViewStarted};
@@ -324,6 +325,7 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
             self.core.counters.peer_unsent += 1;
             return;
         }
+        count_kind(&mut self.core.counters, &message);
         let partition = self.view.group.partition();
         let Some(buffer) = self.effects.peer_buffer(node, partition) else {
             self.core.counters.peer_unsent += 1;
@@ -354,13 +356,28 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
     }
 
     fn view_started(&mut self, started: ViewStarted) {
+        self.core.counters.views_started += 1;
         let view = &mut self.view;
         view.term = started.term;
         view.prefix = prefix(&self.core.config, &view.group, started.term);
         self.mark_changed();
     }
 
-    fn view_left(&mut self) {}
+    fn view_left(&mut self) {
+        self.core.counters.views_left += 1;
+    }
+}
+
+/// Counts what tells of trouble.
+fn count_kind(counters: &mut ShardCounters, message: &Message) {
+    match message {
+        Message::SlotLookup { .. } => counters.slot_lookups += 1,
+        Message::GapCommitRequest { .. } => counters.gap_commits += 1,
+        Message::SyncRepair { .. }
+        | Message::ViewRepair { .. }
+        | Message::ViewChangeRepair { .. } => counters.repairs += 1,
+        _ => {}
+    }
 }
 
 /// What all responses of a partition in a term begin with.

@@ -22,6 +22,7 @@ mod execute;
 mod fanout;
 mod forwarding;
 mod input;
+mod leadership;
 mod measure;
 mod old_slots;
 mod partition;
@@ -45,6 +46,7 @@ use self::exchange::Exchange;
 use self::fanout::Gather;
 use self::forwarding::Forwards;
 pub use self::input::{Input, RoutedRequest};
+use self::leadership::Retiring;
 pub use self::measure::PartitionState;
 use self::old_slots::OldSlots;
 use self::partition::{Partition, Waiter};
@@ -199,6 +201,8 @@ struct Core {
     commit_waits: Histogram,
     /// Partitions that have changed since they were shown.
     changed: VecDeque<PartitionId>,
+    /// This node is to lead nothing any more.
+    retiring: Option<Retiring>,
     /// Nothing more is taken in.
     closing: bool,
     /// The log has ended.
@@ -256,6 +260,10 @@ impl Shard {
             Input::PeerDisconnected { node, partitions, refused } => {
                 self.on_peer_disconnected(node, partitions, refused, effects);
             }
+            Input::TransferLeadership { partition, to } => {
+                self.transfer_leadership(partition, to, effects);
+            }
+            Input::Retire => self.retire(effects),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
@@ -303,14 +311,18 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let core = &self.core;
-        let goes_on =
-            self.keeps_somebody_waiting() || !core.sweeping.is_empty() || core.exchange.is_due();
+        let exchanges = core.exchange.is_due() && !core.closing;
+        let goes_on = self.keeps_somebody_waiting() || !core.sweeping.is_empty() || exchanges;
         let at_once = goes_on.then_some(core.now.monotonic);
         let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
         let tick = core.tick_due.filter(|_| !core.closing);
         let log = core.log.next_deadline();
-        let timer = core.timers.next();
-        [at_once, core.sweep_due, timer, tick, checkpoint, log].into_iter().flatten().min()
+        let timer = core.timers.next().filter(|_| !core.closing);
+        let handover = core.handover_due();
+        [at_once, core.sweep_due, timer, tick, handover, checkpoint, log]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether every partition is part of a view and can be written to.
@@ -452,6 +464,9 @@ impl Shard {
         }
         if self.core.tick_due.is_some_and(|due| due <= now) {
             self.tick(effects);
+        }
+        if self.core.handover_due().is_some() {
+            self.hand_all_over(effects);
         }
     }
 

@@ -130,10 +130,14 @@ impl Shard {
         message: Message,
         effects: &mut impl Effects,
     ) {
+        self.core.counters.peer_received += 1;
+        if !self.core.hears(&message) {
+            self.core.counters.peer_unheard += 1;
+            return;
+        }
         let now = self.core.now;
         let place = self.place(partition);
         let Partition { member, view } = &mut self.partitions[place];
-        self.core.counters.peer_received += 1;
         let life = &mut view.lives[usize::from(from.0)];
         if let Message::Recover { member, attempt } = &message
             && *member == from
@@ -166,6 +170,9 @@ impl Shard {
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
             view.links[usize::from(from.0)].is_connected = true;
+            if self.core.closing {
+                continue;
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -191,6 +198,9 @@ impl Shard {
             let link = &mut view.links[usize::from(from.0)];
             if std::mem::take(&mut link.is_connected) {
                 link.breaks_count = link.breaks_count.wrapping_add(1);
+            }
+            if self.core.closing {
+                continue;
             }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
@@ -223,6 +233,9 @@ impl Shard {
 
     /// Does everything that is due in partitions.
     pub(super) fn run_timers(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         let now = self.core.now;
         // What is due at once again is for the next turn.
         for _ in 0..self.core.timers.0.len() {
@@ -253,6 +266,19 @@ pub(super) struct Peer {
 }
 
 impl Core {
+    /// Whether a message of another member is taken. While the node goes down only answers are, for
+    /// those who still wait for them: whatever else is said could have to be logged, and the log
+    /// would never come to its end, or has.
+    fn hears(&self, message: &Message) -> bool {
+        let is_answer = matches!(
+            message,
+            Message::CommandResponse { .. }
+                | Message::QueryResponse { .. }
+                | Message::GapCommitResponse { .. }
+        );
+        !self.closing || is_answer && !self.closed
+    }
+
     fn drop_frame(&mut self, reason: PeerDrop) {
         let place = PeerDrop::ALL.iter().position(|known| *known == reason);
         self.peer_drops[place.expect("all reasons are known")] += 1;

@@ -433,6 +433,7 @@ impl Shard {
             counters: ShardCounters::default(),
             commit_waits: Histogram::default(),
             changed,
+            retiring: None,
             closing: false,
             closed: false,
         };
