@@ -270,6 +270,14 @@ pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60)
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// Slots of each partition in the dump of a halted shard.
+pub const HALT_SLOT_COUNT_MAX: usize = 32;
+/// Bytes of each of their values.
+pub const HALT_VALUE_SIZE_BYTES_MAX: usize = 64;
+/// Bytes of the reason in it.
+pub const HALT_REASON_SIZE_BYTES_MAX: usize = 4_096;
+/// The whole dump.
+pub const HALT_DUMP_SIZE_BYTES_MAX: usize = 64 << 20;
 /// What a partition's log keeps for peers that lag behind, beyond its newest checkpoint.
 pub const RETAINED_PARTITION_SIZE_BYTES_MAX: u64 = 32 << 20;
 /// The same of all partitions of a shard, in whole segments.

@@ -21,6 +21,7 @@ mod exchange;
 mod execute;
 mod fanout;
 mod forwarding;
+mod halt;
 mod input;
 mod leadership;
 mod measure;

@@ -32,6 +32,7 @@ use crate::wire::request::{Acceptance, decode_cold};
 
 mod cluster;
 mod forwarding;
+mod halt;
 mod leadership;
 mod several;
 
