@@ -148,6 +148,12 @@ pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
 /// Full chunks of a shard that are looked through for one whose commands are all stable, to be used
 /// again.
 pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
+/// Requests that a shard has passed on to one other node and that aren't answered.
+pub const FORWARDED_COUNT_MAX: usize = 16_384;
+/// Bytes of their commands and queries.
+pub const FORWARDED_SIZE_BYTES_MAX: usize = 32 << 20;
+/// How often a node that is going down looks for partitions that it leads still.
+pub const HANDOVER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.
@@ -161,6 +167,8 @@ pub const SYNC_BATCH_COUNT: u64 = 256;
 /// The same in bytes of their commands.
 pub const SYNC_BATCH_SIZE_BYTES: usize = 1 << 20;
 
+// The longest command can be passed on.
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX < FORWARDED_SIZE_BYTES_MAX);
 const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 // Any time that a log can have and the longest life together are a time that an entry can have.
 const _: () = assert!(u64::MAX / NS_PER_MS + ENTRY_TTL_MS_MAX < 1 << 48);
@@ -262,6 +270,14 @@ pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60)
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// Slots of each partition in the dump of a halted shard.
+pub const HALT_SLOT_COUNT_MAX: usize = 32;
+/// Bytes of each of their values.
+pub const HALT_VALUE_SIZE_BYTES_MAX: usize = 64;
+/// Bytes of the reason in it.
+pub const HALT_REASON_SIZE_BYTES_MAX: usize = 4_096;
+/// The whole dump.
+pub const HALT_DUMP_SIZE_BYTES_MAX: usize = 64 << 20;
 /// What a partition's log keeps for peers that lag behind, beyond its newest checkpoint.
 pub const RETAINED_PARTITION_SIZE_BYTES_MAX: u64 = 32 << 20;
 /// The same of all partitions of a shard, in whole segments.

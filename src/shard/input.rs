@@ -60,7 +60,8 @@ pub enum Input<'a> {
     },
     /// A connection to a shard of another node is there: what is said from here on of the
     /// partitions that both hold arrives, in order, until it is gone. Said again when the other
-    /// shard has said anew what it knows of lives.
+    /// shard has said anew what it knows of lives; before another connection takes its place,
+    /// [`Input::PeerDisconnected`] says that it is gone.
     PeerConnected {
         /// The node.
         node: NodeId,
@@ -78,6 +79,19 @@ pub enum Input<'a> {
         /// Its host says that the process is gone, too.
         refused: bool,
     },
+    /// A partition that this node leads is to be led by another node. Nothing happens if it isn't
+    /// led here, or that node isn't there or doesn't hold it; who leads then is seen in
+    /// [`Shard::take_changed`](super::Shard::take_changed).
+    TransferLeadership {
+        /// The partition.
+        partition: PartitionId,
+        /// Who is to lead it.
+        to: NodeId,
+    },
+    /// The node is about to go down: it hands over what it leads, and goes on serving. Once
+    /// [`Shard::to_be_handed_over_count`](super::Shard::to_be_handed_over_count) is 0, or after a
+    /// while, comes [`Input::Close`].
+    Retire,
     /// Time has passed: the shard's deadline is due. It is at once while somebody waits for what
     /// is done little by little, so that a host does as much of that in a turn as in any other.
     Deadline,

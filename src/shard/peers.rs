@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
+use crate::base::cast::usize_from_u32;
 use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
@@ -89,7 +90,7 @@ impl Shard {
         let own = &self.core.config.partitions;
         let group_of = |partition: PartitionId| {
             let place = partition.0.checked_sub(own.start).filter(|_| partition.0 < own.end)?;
-            Some(&partitions[crate::base::cast::usize_from_u32(place)].view.group)
+            Some(&partitions[usize_from_u32(place)].view.group)
         };
         let received = match peer::decode(payload, link, group_of) {
             Ok(received) => received,
@@ -99,8 +100,9 @@ impl Shard {
             Body::Message(message) => {
                 self.on_message(received.partition, received.sender, message, effects);
             }
-            // No node passes anything on for its clients yet.
-            Body::Forwarded(_) => self.core.drop_frame(PeerDrop::UnknownKind),
+            Body::Forwarded(forwarded) => {
+                self.on_forwarded(received.partition, received.sender, forwarded, effects);
+            }
         }
     }
 
@@ -128,10 +130,14 @@ impl Shard {
         message: Message,
         effects: &mut impl Effects,
     ) {
+        self.core.counters.peer_received += 1;
+        if !self.core.hears(&message) {
+            self.core.counters.peer_unheard += 1;
+            return;
+        }
         let now = self.core.now;
         let place = self.place(partition);
         let Partition { member, view } = &mut self.partitions[place];
-        self.core.counters.peer_received += 1;
         let life = &mut view.lives[usize::from(from.0)];
         if let Message::Recover { member, attempt } = &message
             && *member == from
@@ -163,7 +169,10 @@ impl Shard {
                 continue;
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
-            view.connected[usize::from(from.0)] = true;
+            view.links[usize::from(from.0)].is_connected = true;
+            if self.core.closing {
+                continue;
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -181,11 +190,18 @@ impl Shard {
         refused: bool,
         effects: &mut impl Effects,
     ) {
+        self.give_up_forwards_to(node, &partitions, effects);
         let now = self.core.now;
         for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
             let Partition { member, view } = &mut self.partitions[place];
-            view.connected[usize::from(from.0)] = false;
+            let link = &mut view.links[usize::from(from.0)];
+            if std::mem::take(&mut link.is_connected) {
+                link.breaks_count = link.breaks_count.wrapping_add(1);
+            }
+            if self.core.closing {
+                continue;
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
             self.stepped(place);
@@ -217,6 +233,9 @@ impl Shard {
 
     /// Does everything that is due in partitions.
     pub(super) fn run_timers(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         let now = self.core.now;
         // What is due at once again is for the next turn.
         for _ in 0..self.core.timers.0.len() {
@@ -247,6 +266,19 @@ pub(super) struct Peer {
 }
 
 impl Core {
+    /// Whether a message of another member is taken. While the node goes down only answers are, for
+    /// those who still wait for them: whatever else is said could have to be logged, and the log
+    /// would never come to its end, or has.
+    fn hears(&self, message: &Message) -> bool {
+        let is_answer = matches!(
+            message,
+            Message::CommandResponse { .. }
+                | Message::QueryResponse { .. }
+                | Message::GapCommitResponse { .. }
+        );
+        !self.closing || is_answer && !self.closed
+    }
+
     fn drop_frame(&mut self, reason: PeerDrop) {
         let place = PeerDrop::ALL.iter().position(|known| *known == reason);
         self.peer_drops[place.expect("all reasons are known")] += 1;

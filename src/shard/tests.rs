@@ -31,6 +31,9 @@ use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
 
 mod cluster;
+mod forwarding;
+mod halt;
+mod leadership;
 mod several;
 
 mod measure;

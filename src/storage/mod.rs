@@ -55,6 +55,7 @@ pub mod carry;
 pub mod checkpoint;
 pub mod codec;
 pub mod error;
+pub mod halt;
 pub mod identity;
 pub mod ledger;
 pub mod old_slots;

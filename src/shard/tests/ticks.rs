@@ -18,7 +18,7 @@ fn size(host: &mut Host) -> u64 {
 }
 
 #[test]
-fn entry_that_expires_is_hidden_at_once_and_removed_by_a_tick() {
+fn entry_that_expires_is_there_until_a_tick_that_is_final_removes_it() {
     for durability in [Durability::Sync, Durability::None] {
         let mut host = Host::start(durability);
         host.command(put_for("k", 5_000));
@@ -26,16 +26,48 @@ fn entry_that_expires_is_hidden_at_once_and_removed_by_a_tick() {
         host.run();
         assert_eq!(host.get("k").as_deref(), Some("value"));
         host.advance(5 * NS_PER_S);
-        assert_eq!(host.get("k"), None, "hidden before anything is logged");
+        // What is told may not be taken back: until the tick is durable nothing else may be told.
+        assert_eq!(host.get("k").as_deref(), Some("value"), "nothing is logged yet");
         assert_eq!(size(&mut host), 2, "not removed yet");
         assert!(host.shard.next_deadline().is_some_and(|due| due <= host.now.monotonic));
         host.handle(Input::Deadline);
+        let found = host.get("k");
+        let is_durable = durability == Durability::None;
+        assert_eq!(found.is_none(), is_durable, "the tick is under way");
         host.run();
-        assert_eq!((size(&mut host), host.get("other").as_deref()), (1, Some("value")));
+        assert_eq!((host.get("k"), size(&mut host)), (None, 1));
+        assert_eq!(host.get("other").as_deref(), Some("value"));
         let mut answers = host.answers();
         assert!(answers.is_empty(), "nobody asked for the tick: {answers:?}");
         answers.clear();
     }
+}
+
+#[test]
+fn absent_entry_never_comes_back_whenever_the_node_crashes_and_whatever_its_clock_says_then() {
+    let mut prng = Prng::new(3, "crashes");
+    let mut absent_count = 0;
+    for boot in 0..40 {
+        let mut host = Host::start(Durability::Sync);
+        // It expires at 2,500 s, 1,500 s after the first start; the second one's clock is at 2,000 s.
+        host.command(put_for("k", 1_500_000));
+        host.run();
+        host.answers();
+        host.advance(1_500 * NS_PER_S);
+        host.handle(Input::Deadline);
+        for _ in 0..prng.below(4) {
+            host.log_step(0);
+        }
+        let before = host.get("k");
+        let mut host = host.crash(&mut prng, 2);
+        let after = host.get("k");
+        assert!(before.is_some() || after.is_none(), "boot {boot}: absent, then there");
+        absent_count += usize::from(before.is_none());
+    }
+    assert!(
+        (5..35).contains(&absent_count),
+        "{absent_count}: before and after the tick is durable"
+    );
 }
 
 #[test]
@@ -58,6 +90,8 @@ fn entry_that_expires_while_the_node_is_down_is_removed_after_the_start() {
     host.command(put_for("later", 5_000_000));
     host.run();
     let mut host = Host::boot(host.disk, Durability::Sync, 2);
+    host.wait();
+    host.run();
     assert_eq!((host.get("k"), host.get("later").as_deref()), (None, Some("value")));
     host.advance(NS_PER_S);
     host.handle(Input::Deadline);
