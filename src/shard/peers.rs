@@ -77,13 +77,17 @@ impl Core {
 }
 
 impl Shard {
-    /// A frame of another node, over the connection that is present.
+    /// A frame of another node, over the connection that is present. A shard that is to close
+    /// hears no other node any more: what came of it would never all be durable.
     pub(super) fn on_peer_frame(
         &mut self,
         from: NodeId,
         payload: &Bytes,
         effects: &mut impl Effects,
     ) {
+        if self.core.closing {
+            return;
+        }
         let link =
             Link { cluster: &self.core.config.cluster, peer: self.core.config.nodes.name(from) };
         let partitions = &self.partitions;
@@ -160,6 +164,9 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
+        if self.core.closing {
+            return;
+        }
         self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
