@@ -60,6 +60,9 @@ pub(super) struct Lives {
     issued_count: u64,
     durable_count: u64,
     waiting: Vec<(u64, MemberId, RecoveryId)>,
+    /// The vector that was written last. It may be ahead of the one that counts, and no later one
+    /// takes back what it says.
+    written: Vec<Incarnation>,
 }
 
 impl Replica {
@@ -133,7 +136,12 @@ impl Replica {
     }
 
     fn write_lives(&mut self, is_lost: bool, world: &mut impl World) -> u64 {
-        let (incarnation, crash_vector) = (self.incarnation, &self.crash_vector[..]);
+        let written = &mut self.lives.written;
+        written.resize(self.crash_vector.len(), Incarnation(0));
+        for (written, known) in written.iter_mut().zip(&self.crash_vector) {
+            *written = (*written).max(*known);
+        }
+        let (incarnation, crash_vector) = (self.incarnation, &written[..]);
         world.persist(Persist::Lives { incarnation, crash_vector, is_lost });
         self.lives.issued_count += 1;
         self.lives.issued_count
