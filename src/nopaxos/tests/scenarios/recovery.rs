@@ -34,7 +34,7 @@ fn s30_member_that_forgot_everything_recovers_under_load() {
 /// B would lead view 2 with C's vote of a life that C has forgotten: then C had not acknowledged
 /// what A and C hold now.
 #[test]
-fn s31_vote_of_a_forgotten_life_does_not_count() {
+pub(super) fn s31_vote_of_a_forgotten_life_does_not_count() {
     for seed in SEEDS {
         let mut cluster = lossy(seed, 3, 0, Survival::Never);
         cluster.submit_all(5);
@@ -80,7 +80,7 @@ fn s31_vote_of_a_forgotten_life_does_not_count() {
 /// With five members: B stamps and A leads. B and C hold a command, C forgets it, and then A has
 /// it too: two of five.
 #[test]
-fn s32_ack_of_a_forgotten_life_completes_nothing() {
+pub(super) fn s32_ack_of_a_forgotten_life_completes_nothing() {
     for seed in SEEDS {
         let mut cluster = lossy(seed, 5, 1, Survival::Never);
         assert_eq!(cluster.stamping(), Some(B));
