@@ -198,9 +198,8 @@ pub const STALE_ANSWER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 pub const RETRANSMIT_COUNT_MAX: usize = 64;
 /// A member that lags by more is left to synchronisation.
 pub const RETRANSMIT_LAG_COUNT_MAX: u64 = 16_384;
-/// Entries of one message to a member; a single one may be longer.
-pub const ENTRIES_MESSAGE_SIZE_BYTES_MAX: usize = 1 << 20;
-/// Entries that one repair request gets; the member asks again for the rest.
+/// Entries that one repair request gets, from memory or from the disk; the member asks again for
+/// the rest. One entry may exceed it.
 pub const REPAIR_SIZE_BYTES_MAX: usize = 4 << 20;
 /// What an entry counts for beside its command.
 pub const ENTRY_OVERHEAD_SIZE_BYTES: usize = 64;
@@ -227,8 +226,7 @@ pub const CLOCK_AHEAD_NS_MAX: u64 = 500 * NS_PER_MS;
 
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX + ENTRY_OVERHEAD_SIZE_BYTES < REPAIR_SIZE_BYTES_MAX);
 const _: () = assert!(
-    ENTRIES_MESSAGE_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX + (64 << 10)
-        < FRAME_SENT_SIZE_BYTES_MAX
+    PEER_MESSAGE_SIZE_BYTES + COMMAND_SIZE_BYTES_MAX + (64 << 10) < FRAME_SENT_SIZE_BYTES_MAX
 );
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 2 <= STASH_SIZE_BYTES_MAX);
 
@@ -290,10 +288,6 @@ pub const OLD_SLOT_RUN_BLOCK_COUNT: usize = 256;
 pub const OLD_SLOT_RUN_COUNT_MAX: usize = 131_072;
 /// How often they double; beyond it the oldest are forgotten.
 pub const OLD_SLOT_COARSE_MAX: u32 = 6;
-/// What one request for old slots is answered with at most; one slot may exceed it.
-pub const OLD_SLOTS_SIZE_BYTES_MAX: usize = 4 << 20;
-/// The same of one part of the answer.
-pub const OLD_SLOTS_PART_SIZE_BYTES_MAX: usize = 1 << 20;
 /// What a shard reads for other members at a time.
 pub const PEER_READ_COUNT_MAX: usize = 128;
 /// Requests for old slots that wait in a shard.
@@ -328,9 +322,6 @@ pub const CHECKPOINT_RETRY_NS: u64 = 10 * NS_PER_S;
 const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
 // A part of a checkpoint on its way to a peer is what a chunk of its file holds.
 const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES <= PEER_CHUNK_SIZE_BYTES_MAX);
-// A part of old slots, with the largest of them, fits a message.
-const _: () =
-    assert!(OLD_SLOTS_PART_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
 const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::{Effects, SegmentBlocks};
 use crate::base::ids::SegmentId;
 use crate::base::limits::{
-    OLD_SLOT_REQUEST_COUNT_MAX, OLD_SLOTS_PART_SIZE_BYTES_MAX, OLD_SLOTS_SIZE_BYTES_MAX,
+    OLD_SLOT_REQUEST_COUNT_MAX, PEER_MESSAGE_SIZE_BYTES, REPAIR_SIZE_BYTES_MAX,
 };
 use crate::storage::block::offset_of;
 use crate::storage::carry::SegmentRead;
@@ -86,7 +86,7 @@ impl OldSlots {
 
     /// Goes on, if there is anything to be read and the answers are being taken.
     pub(super) fn go_on(&mut self, log: &Wal, effects: &mut impl Effects) {
-        while self.reading.is_none() && self.answers_size_bytes < OLD_SLOTS_SIZE_BYTES_MAX {
+        while self.reading.is_none() && self.answers_size_bytes < REPAIR_SIZE_BYTES_MAX {
             let under_way = match &mut self.under_way {
                 Some(under_way) => under_way,
                 None => {
@@ -157,7 +157,7 @@ impl OldSlots {
                 Some(part)
                     if part.ask == ask
                         && part.end.is_none()
-                        && part.size_bytes() + size_bytes <= OLD_SLOTS_PART_SIZE_BYTES_MAX =>
+                        && part.size_bytes() + size_bytes <= PEER_MESSAGE_SIZE_BYTES =>
                 {
                     part.entries.push(entry);
                 }

@@ -18,7 +18,7 @@ use super::slot_index::Run;
 use super::state::StateError;
 use super::wal::Wal;
 use crate::base::ids::{Index, PartitionId, SegmentId, TermId};
-use crate::base::limits::{OLD_SLOTS_SIZE_BYTES_MAX, WRITE_BATCH_SIZE_BYTES_MAX};
+use crate::base::limits::{REPAIR_SIZE_BYTES_MAX, WRITE_BATCH_SIZE_BYTES_MAX};
 
 /// Blocks that are read at once.
 const READ_BLOCK_COUNT: usize = WRITE_BATCH_SIZE_BYTES_MAX / size_of::<Block>();
@@ -101,7 +101,7 @@ impl SlotReader {
         if self.under_way.as_ref().is_some_and(|read| !log.counts(read.run.segment)) {
             self.under_way = None;
         }
-        if self.next > self.request.last || self.size_bytes >= OLD_SLOTS_SIZE_BYTES_MAX {
+        if self.next > self.request.last || self.size_bytes >= REPAIR_SIZE_BYTES_MAX {
             return SlotStep::Done;
         }
         if self.under_way.is_none() {
@@ -144,8 +144,7 @@ impl SlotReader {
         };
         let expected = self.next;
         for (index, entry) in read.found {
-            if index != self.next || !is_held(index) || self.size_bytes >= OLD_SLOTS_SIZE_BYTES_MAX
-            {
+            if index != self.next || !is_held(index) || self.size_bytes >= REPAIR_SIZE_BYTES_MAX {
                 break;
             }
             self.next = index.next();

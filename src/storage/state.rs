@@ -314,6 +314,7 @@ impl ShardSnapshot {
 mod tests {
     use super::*;
     use crate::base::ids::MessageId;
+    use crate::storage::record::sample;
 
     const P: PartitionId = PartitionId(4);
 
@@ -336,28 +337,11 @@ mod tests {
     }
 
     fn adopt(term: u64, base: u64, kept: u64) -> Record<'static> {
-        Record::Adopt {
-            partition: P,
-            term: TermId(term),
-            base: Index(base),
-            kept: Index(kept),
-            chain: [0; 16],
-        }
+        sample::adopt(P, term, base, kept)
     }
 
     fn install(index: u64, kept: u64, adopted: Option<(u64, u64)>) -> Record<'static> {
-        Record::Install {
-            partition: P,
-            index: Index(index),
-            size_bytes: 1,
-            digest: [0; 16],
-            kept: Index(kept),
-            adopted: adopted.map(|(term, base)| Adopted {
-                term: TermId(term),
-                base: Index(base),
-                chain: [0; 16],
-            }),
-        }
+        sample::install(P, index, kept, adopted)
     }
 
     #[test]

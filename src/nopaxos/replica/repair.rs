@@ -10,7 +10,7 @@ use super::gap::ranges;
 use super::*;
 use crate::base::cast::usize_from_u32;
 use crate::base::limits::{
-    ENTRIES_MESSAGE_SIZE_BYTES_MAX, PEER_CHUNK_SIZE_BYTES_MAX, REPAIR_SIZE_BYTES_MAX,
+    PEER_CHUNK_SIZE_BYTES_MAX, PEER_MESSAGE_SIZE_BYTES, REPAIR_SIZE_BYTES_MAX,
 };
 use crate::nopaxos::message::{Entry, SlotRange, Wanted};
 
@@ -189,7 +189,7 @@ impl Replica {
             size_bytes += entry.size_bytes();
             total_size_bytes += entry.size_bytes();
             entries.push(entry);
-            if size_bytes >= ENTRIES_MESSAGE_SIZE_BYTES_MAX {
+            if size_bytes >= PEER_MESSAGE_SIZE_BYTES {
                 world.send(to, reply.message(self.view, std::mem::take(&mut entries)));
                 size_bytes = 0;
             }

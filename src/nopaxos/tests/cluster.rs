@@ -17,6 +17,17 @@ use crate::nopaxos::{
     ChunkOutcome, GivenBack, Group, Member, Round, Settings, Status, Stored, Survival,
 };
 
+/// A place in a run: a member has handed so many records to its disk, or so many have become
+/// durable there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CrashPoint {
+    pub(super) member: MemberId,
+    pub(super) record: usize,
+    pub(super) is_durable: bool,
+    /// Whether the process starts again at once, or only when all is healed.
+    pub(super) returns: bool,
+}
+
 /// What is done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -24,6 +35,8 @@ pub(super) enum Verdict {
     Drop,
     /// It overtakes, or is overtaken: it comes so much later, whatever its stream says.
     Delay(u64),
+    /// It comes as it would, and so much later again.
+    Twice(u64),
 }
 
 type Filter = Box<dyn FnMut(MemberId, MemberId, &Message) -> Verdict>;
@@ -111,6 +124,8 @@ pub(super) struct Cluster {
     ops_count: u64,
     reads_count: u64,
     pub(super) clock_skew_ns: Vec<u64>,
+    /// Where a member crashes, once.
+    pub(super) crash_point: Option<CrashPoint>,
 }
 
 pub(super) fn m(id: u8) -> MemberId {
@@ -154,6 +169,7 @@ impl Cluster {
             ops_count: 0,
             reads_count: 0,
             clock_skew_ns: vec![0; count],
+            crash_point: None,
         }
     }
 
@@ -244,7 +260,12 @@ impl Cluster {
         if self.traces {
             self.trace(&format!("{id} starts"));
         }
-        self.act(id, |member, now, host| member.start(now, TermId(1), host));
+        // Above any that a group which forgets everything can have had (R6).
+        let first_term = match self.settings.survival {
+            Survival::Never => TermId(1 + self.now / NS_PER_MS),
+            Survival::Always | Survival::Clean => TermId(1),
+        };
+        self.act(id, |member, now, host| member.start(now, first_term, host));
         for other in self.members() {
             if other != id && self.is_up(other) {
                 self.connect(id, other);
@@ -527,16 +548,36 @@ impl Cluster {
         let at = match verdict {
             Verdict::Drop => return,
             Verdict::Delay(ns) => self.now + delay + ns,
-            Verdict::Deliver => {
+            Verdict::Deliver | Verdict::Twice(_) => {
                 stream.busy_until = stream.busy_until.max(self.now + delay);
                 stream.busy_until
             }
         };
+        if let Verdict::Twice(later) = verdict {
+            let message = message.clone();
+            self.schedule(at + later, Event::Deliver { from, to, connection, message });
+        }
         self.schedule(at, Event::Deliver { from, to, connection, message });
+    }
+
+    /// Crashes the member that was to crash here.
+    fn crash_here(&mut self) {
+        let Some(CrashPoint { member, record, is_durable, returns }) = self.crash_point else {
+            return;
+        };
+        let kinds = &self.node(member).host.disk.kinds[usize::from(is_durable)];
+        if kinds.len() >= record && self.is_up(member) {
+            self.crash_point = None;
+            self.crash(member, 0);
+            if returns {
+                self.start(member);
+            }
+        }
     }
 
     /// One step; whether there was one before `until`.
     pub(super) fn step(&mut self, until: u64) -> bool {
+        self.crash_here();
         let (at, count) = self.stuck;
         self.stuck = if at == self.now { (at, count + 1) } else { (self.now, 0) };
         assert!(count < 100_000, "time stands still: {}", self.describe());

@@ -1,10 +1,36 @@
 //! Nodes of a cluster, joined as a network joins them: what one shard says to another arrives in
 //! order until the connection breaks.
 
+mod recorded;
+mod scenarios;
+mod transfers;
+
+use std::ops::Range;
+
 use super::*;
+use crate::base::limits::FRAME_SENT_SIZE_BYTES_MAX;
+use crate::nopaxos::Status;
+use crate::nopaxos::replica::Replica;
+use crate::wire::route::Router;
 
 const BOOT: u64 = 1;
 pub(super) const NODE_COUNT: usize = 3;
+
+/// Says of a frame on its way whether it is lost.
+type Loses = Box<dyn FnMut(usize, usize, &message::Message) -> bool>;
+
+/// How a cluster is made.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    sequencer_offset: u8,
+    log_segment_count: u64,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self { sequencer_offset: 0, log_segment_count: LOG_SEGMENT_COUNT }
+    }
+}
 
 /// A cluster of nodes with a shard each. A node that is down has left its disk.
 pub(super) struct Net {
@@ -15,11 +41,22 @@ pub(super) struct Net {
     boots: Vec<u64>,
     prng: Prng,
     pub(super) clock: Monotonic,
+    form: Form,
+    loses: Option<Loses>,
+    /// The partitions that each node could not go on with when it started last.
+    suspects: Vec<Vec<PartitionId>>,
 }
 
 impl Net {
     pub(super) fn start(seed: u64) -> Self {
+        Self::start_as(seed, Form::default())
+    }
+
+    fn start_as(seed: u64, form: Form) -> Self {
         let mut net = Self {
+            form,
+            loses: None,
+            suspects: vec![Vec::new(); NODE_COUNT],
             nodes: (0..NODE_COUNT).map(|_| Err(Disk::default())).collect(),
             links: BTreeMap::new(),
             connected: BTreeSet::new(),
@@ -40,8 +77,12 @@ impl Net {
         let nodes = Cluster::new(names.clone(), &names[node], NODE_COUNT);
         let boot = self.boots[node];
         self.boots[node] += 1;
-        let mut host =
-            Host::boot_member(nodes, (ShardId(0), 1), disk, (Durability::Sync, boot), u64::MAX);
+        let Form { sequencer_offset, log_segment_count } = self.form;
+        let place = Place { nodes, sequencer_offset, log_segment_count };
+        let (durability, shard) = (Durability::Sync, (ShardId(0), 1));
+        let (mut host, suspects) =
+            Host::boot_from(place, shard, disk, (durability, boot), u64::MAX).expect("its own log");
+        self.suspects[node] = suspects.iter().map(|suspect| suspect.partition).collect();
         host.now.monotonic = host.now.monotonic.max(self.clock);
         host.now.wall = Timestamp(host.now.monotonic.0);
         self.nodes[node] = Ok(host);
@@ -87,8 +128,20 @@ impl Net {
 
     /// The process is gone, and what wasn't durable with it.
     pub(super) fn kill(&mut self, node: usize) {
+        self.end(node, false);
+    }
+
+    /// The power is gone: of the writes in flight any blocks may be on the disk.
+    fn cut_power(&mut self, node: usize) {
+        self.end(node, true);
+    }
+
+    fn end(&mut self, node: usize, tears: bool) {
         let host = std::mem::replace(&mut self.nodes[node], Err(Disk::default()));
         let Ok(mut host) = host else { panic!("node {node} is down already") };
+        if tears {
+            host.tear(&mut self.prng);
+        }
         host.disk.unfinished = None;
         self.nodes[node] = Err(host.disk);
         for other in (0..NODE_COUNT).filter(|other| *other != node) {
@@ -107,7 +160,15 @@ impl Net {
                 while !bytes.is_empty() {
                     let prefix = bytes.split_to(FRAME_PREFIX_SIZE_BYTES);
                     let size = u32::from_be_bytes(prefix[1..].try_into().unwrap());
-                    link.push_back(bytes.split_to(usize_from_u32(size)));
+                    let frame = bytes.split_to(usize_from_u32(size));
+                    assert!(prefix.len() + frame.len() <= FRAME_SENT_SIZE_BYTES_MAX);
+                    let is_lost = self.loses.as_mut().is_some_and(|loses| {
+                        let message = Message::decode(frame.clone()).unwrap().message.unwrap();
+                        loses(from, usize::from(to.0), &message)
+                    });
+                    if !is_lost {
+                        link.push_back(frame);
+                    }
                 }
             }
         }
@@ -176,13 +237,82 @@ impl Net {
 
     /// The node that stamps commands for a key.
     pub(super) fn stamper(&self, key: &str) -> Option<usize> {
-        let slot = crate::wire::route::key_slot(key.as_bytes());
-        let partition = u32::from(slot) * PARTITION_COUNT / 16_384;
-        (0..NODE_COUNT).find(|node| {
-            self.nodes[*node].as_ref().is_ok_and(|host| {
-                host.shard.partitions[usize_from_u32(partition)].member.is_stamping()
-            })
-        })
+        let partition = usize_from_u32(partition_of(key).0);
+        let member = |node: &usize| {
+            Some(&self.nodes[*node].as_ref().ok()?.shard.partitions[partition].member)
+        };
+        let stamps = |node: &usize| member(node).is_some_and(Member::is_stamping);
+        let view = |node: &usize| member(node).map(|member| member.replica().view());
+        (0..NODE_COUNT).filter(stamps).max_by_key(view)
+    }
+
+    /// Where a node is with the partition of a key.
+    fn replica(&self, node: usize, key: &str) -> &Replica {
+        let host = self.nodes[node].as_ref().unwrap_or_else(|_| panic!("node {node} is down"));
+        host.shard.partitions[usize_from_u32(partition_of(key).0)].member.replica()
+    }
+
+    /// Cuts a node off the others, or joins it with them again.
+    fn isolate(&mut self, node: usize) {
+        for other in (0..NODE_COUNT).filter(|other| *other != node) {
+            self.disconnect(node, other, false);
+        }
+    }
+
+    fn join(&mut self, node: usize) {
+        for other in (0..NODE_COUNT).filter(|other| *other != node) {
+            self.connect(node, other);
+        }
+    }
+
+    /// What a node that is down has left.
+    fn disk(&mut self, node: usize) -> &mut Disk {
+        self.nodes[node].as_mut().err().expect("the node is down")
+    }
+
+    /// Writes keys, and says what is known to be there: all of them were acknowledged.
+    fn put_all(&mut self, keys: Range<u32>, value: &str) -> BTreeMap<String, String> {
+        let mut written = BTreeMap::new();
+        for number in keys {
+            let key = format!("k{number}");
+            let put = self.put(&key, value);
+            assert!(matches!(put, Some(Outcome::Written(_))), "{key}: {put:?}");
+            written.insert(key, value.to_owned());
+        }
+        written
+    }
+
+    /// Everything that was acknowledged is there, whoever leads now.
+    fn assert_has(&mut self, written: &BTreeMap<String, String>) {
+        for (key, value) in written {
+            for _ in 0..500 {
+                if self.stamper(key).is_some() {
+                    break;
+                }
+                self.run_for(NS_PER_S / 100);
+            }
+            assert_eq!(self.get(key).as_ref(), Some(value), "{key}");
+        }
+    }
+
+    /// Where each node is with each of its partitions' views.
+    fn views(&self) -> Vec<(TermId, Status)> {
+        let partitions = self.nodes.iter().flatten().flat_map(|host| &host.shard.partitions);
+        let replicas = partitions.map(|found| found.member.replica());
+        replicas.map(|replica| (replica.view(), replica.status())).collect()
+    }
+
+    /// Runs until a node has nothing left to recover: it is part of all of its views.
+    fn wait_until_whole(&mut self, node: usize) {
+        for _ in 0..2_000 {
+            let host = self.host(node);
+            let mut partitions = host.shard.partitions.iter();
+            if partitions.all(|found| found.member.replica().status() == Status::Normal) {
+                return;
+            }
+            self.run_for(NS_PER_S / 100);
+        }
+        panic!("node {node} doesn't recover in twenty seconds");
     }
 
     pub(super) fn put(&mut self, key: &str, value: &str) -> Option<Outcome> {
@@ -227,6 +357,10 @@ impl Net {
         let digests: Vec<_> = self.nodes.iter().flatten().map(Host::digests).collect();
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ");
     }
+}
+
+fn partition_of(key: &str) -> PartitionId {
+    Router::new(PARTITION_COUNT).partition_of_key(key.as_bytes())
 }
 
 pub(super) fn id(node: usize) -> NodeId {

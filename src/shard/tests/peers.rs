@@ -4,7 +4,7 @@ use super::checkpoints::{put_until_asked, run_to_the_end};
 use super::*;
 use crate::base::limits::{
     CHECKPOINT_PART_WINDOW_COUNT, CHECKPOINT_TRANSFER_NS_MAX, OLD_SLOT_REQUEST_COUNT_MAX,
-    OLD_SLOTS_PART_SIZE_BYTES_MAX,
+    PEER_MESSAGE_SIZE_BYTES,
 };
 use crate::nopaxos::message::CheckpointPart;
 use crate::shard::old_slots::{SlotAsk, SlotsEnd};
@@ -30,7 +30,7 @@ impl Host {
             while let Some(answer) = self.shard.core.old_slots.next_answer() {
                 assert_eq!(answer.ask.token, token);
                 let sizes = answer.entries.iter().map(|e| e.value.as_ref().map_or(0, Bytes::len));
-                assert!(sizes.sum::<usize>() <= OLD_SLOTS_PART_SIZE_BYTES_MAX);
+                assert!(sizes.sum::<usize>() <= PEER_MESSAGE_SIZE_BYTES);
                 entries.extend(answer.entries);
                 if let Some(end) = answer.end {
                     return (entries, end);

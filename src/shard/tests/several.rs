@@ -83,10 +83,7 @@ impl Node {
     fn request(&mut self, message: message::Message, target: Option<&str>) -> u64 {
         self.advance(1_000);
         self.next_correlation += 1;
-        let target = target.map(|name| crate::proto::atomix::primitive::Name {
-            name: name.to_owned(),
-            namespace: String::new(),
-        });
+        let target = target.map(|name| Name { name: name.to_owned(), namespace: String::new() });
         let payload = Message { target, message: Some(message) }.encode_to_vec();
         let cold = decode_cold(&payload).expect("it is well-formed");
         let acceptance = Acceptance { cluster: "test", value_size_bytes_max: 2 << 20 };

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::base::limits::{EXPIRED_PER_SLOT_COUNT_MAX, TICKS_PER_TURN_COUNT_MAX};
-use crate::proto::atomix::primitive::Name;
 
 fn put_for(key: &str, ttl_ms: u64) -> command::Operation {
     let command::Operation::Put(put) = put(key, "value") else { unreachable!("a put is a put") };
@@ -123,29 +122,15 @@ fn many_that_expire_at_once_are_removed_a_bounded_number_a_turn() {
 #[test]
 fn command_of_a_session_is_executed_once_whatever_comes_between() {
     let mut host = Host::start(Durability::Sync);
-    let in_session = |host: &mut Host, target: &str, command: v1::Command| {
-        host.next_correlation += 1;
-        let request = CommandRequest {
-            message_id: host.next_correlation,
-            value: command.encode_to_vec().into(),
-            ..CommandRequest::default()
-        };
-        let message = Some(message::Message::Command(request));
-        let target = Some(Name { name: target.to_owned(), namespace: String::new() });
-        let payload = Message { target, message }.encode_to_vec();
-        let cold = decode_cold(&payload).expect("it is well-formed");
-        let acceptance = Acceptance { cluster: "test", value_size_bytes_max: 1 << 20 };
-        let request = cold.request(acceptance).expect("it is valid");
-        let route = Router::new(PARTITION_COUNT).route(&request).expect("it has a route");
-        host.handle(Input::Request(RoutedRequest { origin: Origin::default(), route, request }));
+    let in_session = |host: &mut Host, target: Option<PartitionId>, command: v1::Command| {
+        let correlation = host.send_command(target, &command);
         host.run();
-        let correlation = host.next_correlation;
         host.answers().remove(&correlation).expect("it is answered").remove(0).1
     };
     let partition = Router::new(PARTITION_COUNT).partition_of_key(b"k");
     let operation = Some(command::Operation::OpenSession(v1::OpenSession { ttl_ms: 0 }));
     let open = v1::Command { operation, ..v1::Command::default() };
-    let Outcome::Session(session) = in_session(&mut host, &format!("#{partition}"), open) else {
+    let Outcome::Session(session) = in_session(&mut host, Some(partition), open) else {
         panic!("a session is opened")
     };
     assert_eq!(session.ttl_ms, 600_000);
@@ -156,15 +141,15 @@ fn command_of_a_session_is_executed_once_whatever_comes_between() {
         operation: Some(put_for("k", 0)),
         ..v1::Command::default()
     };
-    let first = in_session(&mut host, "m", retried(1));
+    let first = in_session(&mut host, None, retried(1));
     host.put("k", "another");
     host.run();
     host.answers();
-    assert_eq!(in_session(&mut host, "m", retried(1)), first);
+    assert_eq!(in_session(&mut host, None, retried(1)), first);
     // A later start knows the session, and that its time is over.
     let mut host = Host::boot(host.disk, Durability::Sync, 2);
     assert_eq!(host.get("k").as_deref(), Some("another"));
-    let Outcome::Error(error) = in_session(&mut host, "m", retried(1)) else {
+    let Outcome::Error(error) = in_session(&mut host, None, retried(1)) else {
         panic!("1,000 s are more than ten minutes")
     };
     assert_eq!(error.code(), Code::SessionExpired);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::block::{BlockHeader, BlockState, PAYLOAD_SIZE_BYTES, SegmentWrite, seal};
 use super::super::codec::encode;
-use super::super::record::{Adopted, Entry};
+use super::super::record::{Entry, sample};
 use super::super::state::StateError;
 use super::super::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use super::*;
@@ -219,28 +219,11 @@ fn no_op(index: u64) -> Record<'static> {
 }
 
 fn adopt(term: u64, base: u64, kept: u64) -> Record<'static> {
-    Record::Adopt {
-        partition: P,
-        term: TermId(term),
-        base: Index(base),
-        kept: Index(kept),
-        chain: [0; 16],
-    }
+    sample::adopt(P, term, base, kept)
 }
 
 fn install(index: u64, kept: u64, adopted: Option<(u64, u64)>) -> Record<'static> {
-    Record::Install {
-        partition: P,
-        index: Index(index),
-        size_bytes: 9,
-        digest: [1; 16],
-        kept: Index(kept),
-        adopted: adopted.map(|(term, base)| Adopted {
-            term: TermId(term),
-            base: Index(base),
-            chain: [0; 16],
-        }),
-    }
+    sample::install(P, index, kept, adopted)
 }
 
 /// What the log of P holds beyond its sync point.

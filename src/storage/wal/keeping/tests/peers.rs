@@ -1,7 +1,7 @@
 //! What the log keeps and reads back for peers.
 
 use super::*;
-use crate::base::limits::OLD_SLOTS_SIZE_BYTES_MAX;
+use crate::base::limits::REPAIR_SIZE_BYTES_MAX;
 use crate::storage::carry::SegmentRead;
 use crate::storage::error::Damage;
 use crate::storage::old_slots::{SlotReader, SlotRequest, SlotStep};
@@ -112,7 +112,7 @@ fn request_is_answered_up_to_its_bound() {
         log.entry(P, 100_000);
     }
     let (entries, end) = log.read(P, 1, 60);
-    assert_eq!((entries.len(), end), (OLD_SLOTS_SIZE_BYTES_MAX.div_ceil(100_000), SlotStep::Done));
+    assert_eq!((entries.len(), end), (REPAIR_SIZE_BYTES_MAX.div_ceil(100_000), SlotStep::Done));
     assert_eq!(log.read(P, 58, 90).0.len(), 3, "no more than there are");
     assert_eq!(log.read(P, 61, 61), (Vec::new(), SlotStep::Gone));
 }
