@@ -410,6 +410,19 @@ impl Replica {
         self.group.sequencer(self.view)
     }
 
+    /// Only the leader of the view may say it.
+    fn check_leads(&self, from: MemberId) -> Result<(), IgnoreReason> {
+        if from == self.leader() { Ok(()) } else { Err(IgnoreReason::BadSender) }
+    }
+
+    /// Only the leader may say it, to a member that is part of its view.
+    fn check_leads_me(&self, from: MemberId) -> Result<(), IgnoreReason> {
+        if self.status != Status::Normal {
+            return Err(IgnoreReason::NotNormal);
+        }
+        self.check_leads(from)
+    }
+
     /// Something became durable, in the order in which it was handed to
     /// [`Effects::persist`](super::Effects::persist).
     pub(super) fn on_persisted(&mut self, persisted: Persisted, world: &mut impl World) {

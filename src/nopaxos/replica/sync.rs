@@ -275,12 +275,7 @@ impl Replica {
         log: LogSummary,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         if log.last < self.base || message_id.0 != log.last.since(self.base) {
             return Err(IgnoreReason::Malformed);
         }
@@ -484,12 +479,7 @@ impl Replica {
         point: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         let mut reached = point.min(self.prepared);
         if mutant::is(Mutant::ApplyBeyondPrepared) {
             reached = point.min(self.log.last());

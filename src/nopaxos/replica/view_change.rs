@@ -312,9 +312,7 @@ impl Replica {
         log: LogSummary,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads(from)?;
         if source_term >= self.view || log.first > log.last.next() || log.first == Index(0) {
             return Err(IgnoreReason::Malformed);
         }
