@@ -28,6 +28,7 @@ pub(super) struct Checkpoint {
 
 /// A log that is being fetched.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Adoption {
     /// This member leads the view: what it lacks comes from the voters.
     pub(super) is_merge: bool,

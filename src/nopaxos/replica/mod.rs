@@ -33,6 +33,8 @@ mod repair;
 mod request;
 mod stash;
 mod sync;
+#[cfg(test)]
+mod timeless;
 mod view_change;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -128,6 +130,7 @@ pub(super) trait World {
 
 /// Which slots are durable, as they stand.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Durable {
     /// All slots up to here were durable when they were appended.
     appended: Index,
@@ -155,6 +158,7 @@ struct Peer {
 
 /// The replica of one partition.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Replica {
     pub(super) group: Group,
     settings: Settings,

@@ -16,6 +16,7 @@ use crate::nopaxos::message::{Entry, SlotRange, Wanted};
 
 /// A checkpoint that is coming in.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Transfer {
     from: MemberId,
     index: Index,

@@ -14,6 +14,7 @@ use crate::nopaxos::message::{Entry, Wanted};
 
 /// How far the members are, as their leader knows.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct SyncLeader {
     /// The highest sync point that was proposed; it is what the leader itself acknowledges.
     issued: Index,
@@ -29,8 +30,17 @@ pub(super) struct SyncLeader {
     told: Monotonic,
 }
 
+#[cfg(test)]
+impl SyncLeader {
+    /// Forgets when who is told again.
+    pub(super) fn forget_time(&mut self) {
+        (self.resend, self.is_moved, self.told) = Default::default();
+    }
+}
+
 /// A sync point that the leader has proposed.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct OpenPrepare {
     log: LogSummary,
     /// The log differed though it was complete: these slots are fetched once more.

@@ -364,8 +364,10 @@ impl Replica {
     pub(super) fn enter_normal(&mut self, world: &mut impl World) {
         self.status = Status::Normal;
         self.durable.appended = self.log.last();
-        self.vote = None;
-        self.votes.fill(None);
+        if !mutant::is(Mutant::RemergeOnLateVote) {
+            self.vote = None;
+            self.votes.fill(None);
+        }
         for timeout in [Timeout::ViewChangeRetry, Timeout::MergeGrace, Timeout::Fetch] {
             self.timeouts.cancel(timeout);
         }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 
-use super::disk::Snapshot;
-use super::host::{CHUNK_SIZE_BYTES, Host, Machine, encode};
+use super::host::Host;
 use super::observer::Observer;
-use crate::base::cast::{u64_from, usize_from};
+use super::stored::served;
+use crate::base::cast::usize_from;
 use crate::base::ids::{Incarnation, Index, MemberId, PartitionId, TermId};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US, Now, Timestamp};
-use crate::nopaxos::message::{CheckpointPart, Entry, Message};
+use crate::nopaxos::message::Message;
 use crate::nopaxos::{
     ChunkOutcome, GivenBack, Group, Member, Round, Settings, Status, Stored, Survival,
 };
@@ -228,15 +228,9 @@ impl Cluster {
         let seed = self.prng.next_u64();
         let node = self.node_mut(id);
         node.process += 1;
-        let image = &node.host.disk.durable;
-        let mut machine = Machine::at(image.checkpoint);
-        for (index, slot) in image.slots.range(..=image.sync_point) {
-            machine.step(*index, slot.value.as_deref());
-        }
-        let restored = image.restored();
-        let disk = std::mem::take(&mut node.host.disk);
-        node.stable = disk.durable.sync_point;
-        node.host = Host { machine, disk, stable: node.stable, ..Host::default() };
+        let restored = node.host.disk.durable.restored();
+        node.host = Host::restarted(std::mem::take(&mut node.host.disk));
+        node.stable = node.host.stable;
         node.member = Some(Member::new(group, settings, restored, seed));
         node.lives.clear();
         node.reads.clear();
@@ -632,51 +626,8 @@ impl Cluster {
         if !self.is_up(id) {
             return;
         }
-        let image = &self.node(id).host.disk.written;
-        match stored {
-            Stored::Slots { reply, ranges, then } => {
-                let found = ranges.iter().flat_map(|range| {
-                    image.slots.range(range.first..=range.last).map(|(index, slot)| Entry {
-                        index: *index,
-                        message_id: slot.message_id,
-                        timestamp: if slot.value.is_some() { slot.timestamp } else { Timestamp(0) },
-                        value: slot.value.clone(),
-                    })
-                });
-                let entries: Vec<Entry> = found.collect();
-                let message = match reply {
-                    Message::SyncRepairResponse { term, .. } => {
-                        Message::SyncRepairResponse { term, chunk: None, entries }
-                    }
-                    Message::ViewRepairResponse { term, .. } => {
-                        Message::ViewRepairResponse { term, chunk: None, entries }
-                    }
-                    other => panic!("slots don't go into {other:?}"),
-                };
-                self.send(id, to, message);
-                if let Some(then) = then {
-                    self.send(id, to, then);
-                }
-            }
-            Stored::Chunk { reply, index, number } => {
-                let snapshot = image.checkpoint;
-                let is_there =
-                    snapshot.index > Index(0) && (index == Index(0) || index == snapshot.index);
-                let part = is_there.then(|| part(snapshot, number));
-                let message = match reply {
-                    Message::SyncRepairResponse { term, entries, .. } => {
-                        Message::SyncRepairResponse { term, chunk: part, entries }
-                    }
-                    Message::ViewRepairResponse { term, entries, .. } => {
-                        Message::ViewRepairResponse { term, chunk: part, entries }
-                    }
-                    Message::ViewChangeRepairResponse { term, request, values, .. } => {
-                        Message::ViewChangeRepairResponse { term, request, chunk: part, values }
-                    }
-                    other => panic!("a chunk doesn't go into {other:?}"),
-                };
-                self.send(id, to, message);
-            }
+        for message in served(&self.node(id).host.disk.written, stored) {
+            self.send(id, to, message);
         }
     }
 
@@ -697,17 +648,7 @@ impl Cluster {
     pub(super) fn checkpoint(&mut self, id: MemberId) {
         let node = &mut self.nodes[usize::from(id.0)];
         let Some(member) = &mut node.member else { return };
-        let index = node.stable;
-        if member.replica().status() != Status::Normal
-            || index <= node.host.disk.durable.checkpoint.index
-            || node.host.disk.in_flight_count() > 0
-        {
-            return;
-        }
-        let Some((chain, timestamp)) = member.replica().log().at(index) else { return };
-        let state = node.host.machine.as_of(index);
-        node.host.disk.checkpoint(Snapshot { index, chain, timestamp, state });
-        member.on_truncated(index.next());
+        node.host.checkpoint(member);
     }
 
     /// Whether all members that run are part of one view and equally far.
@@ -781,24 +722,6 @@ impl Cluster {
 
     pub(super) fn sent_count(&self, name: &str) -> u64 {
         self.sent.get(name).copied().unwrap_or_default()
-    }
-}
-
-fn part(snapshot: Snapshot, number: u64) -> CheckpointPart {
-    let bytes = encode(snapshot);
-    let chunk_size = usize::try_from(CHUNK_SIZE_BYTES).unwrap();
-    let begin = usize_from(number) * chunk_size;
-    let end = (begin + chunk_size).min(bytes.len());
-    let mut digest = [0; 32];
-    digest[..16].copy_from_slice(&snapshot.state.to_le_bytes());
-    digest[16..].copy_from_slice(&snapshot.chain.0);
-    CheckpointPart {
-        index: snapshot.index,
-        size_bytes: u64_from(bytes.len()),
-        number,
-        chunk_size_bytes: CHUNK_SIZE_BYTES,
-        digest,
-        data: Bytes::copy_from_slice(&bytes[begin..end]),
     }
 }
 
