@@ -136,12 +136,17 @@ struct Durable {
     appended: Index,
     /// Slots that have become no-ops since, which isn't durable yet, in the order of the appends.
     no_ops: VecDeque<Index>,
+    /// Checkpoints that were put in the place of slots, which isn't durable yet, each with what was
+    /// stable before: above that the disk may hold other slots until then (W6).
+    checkpoints: VecDeque<(Index, Index)>,
 }
 
 impl Durable {
     /// All slots up to here are durable as they are.
     fn index(&self) -> Index {
-        self.no_ops.iter().fold(self.appended, |index, no_op| index.min(no_op.previous()))
+        let before = self.checkpoints.front().map_or(self.appended, |(_, before)| *before);
+        let index = self.appended.min(before);
+        self.no_ops.iter().fold(index, |index, no_op| index.min(no_op.previous()))
     }
 }
 
@@ -274,7 +279,7 @@ impl Replica {
             is_barred: false,
             log,
             first: restored.first.max(Index(1)),
-            durable: Durable { appended: last, no_ops: VecDeque::new() },
+            durable: Durable { appended: last, ..Durable::default() },
             applied: restored.sync_point,
             responded: restored.sync_point,
             prepared: restored.sync_point,
@@ -436,6 +441,9 @@ impl Replica {
             Persisted::View(term) => self.on_view_persisted(term, world),
             Persisted::Adopted(term) => self.on_adopted(term, world),
             Persisted::Checkpoint(index) => {
+                let first = self.durable.checkpoints.pop_front().map(|(first, _)| first);
+                let is_first = first == Some(index);
+                invariant!(self, "I14", is_first, "checkpoints become durable in their order");
                 self.durable.appended = self.durable.appended.max(index);
                 self.on_more_durable(world);
             }

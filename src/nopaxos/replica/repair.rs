@@ -356,6 +356,7 @@ impl Replica {
         let Checkpoint { index, chain, timestamp } = checkpoint;
         world.install(index);
         world.persist(Persist::Checkpoint { index, chain });
+        self.durable.checkpoints.push_back((index, self.sync_point));
         self.log.rebase(index, chain, timestamp);
         // Own slots below it may be of a view that came to nothing: nobody shall get them.
         self.first = index.next();

@@ -280,8 +280,9 @@ impl Replica {
         let Ok(plan) = log_merge(&votes, own) else { return Err(IgnoreReason::Duplicate) };
         if let Some((_, log)) = &mut self.started
             && plan.last == log.last
+            && !plan.no_ops.is_subset(&log.no_ops)
         {
-            log.no_ops = plan.no_ops.clone();
+            log.no_ops.extend(plan.no_ops);
             log.chain = Chain::NONE;
         }
         for member in self.group.others() {

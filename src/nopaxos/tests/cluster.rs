@@ -95,6 +95,10 @@ pub(super) struct Cluster {
     /// Connections that are broken: what is in flight on them is lost.
     broken: std::collections::BTreeSet<u64>,
     connections_count: u64,
+    /// What a process has sent still comes after its end, until another connection is there.
+    pub(super) lingers: bool,
+    /// The connections, from and to, on which something comes of a process that has ended.
+    lingering: BTreeMap<(MemberId, MemberId), Vec<u64>>,
     /// Members between which nothing goes, in this direction.
     pub(super) cut: std::collections::BTreeSet<(MemberId, MemberId)>,
     pub(super) filter: Option<Filter>,
@@ -141,6 +145,8 @@ impl Cluster {
             streams: BTreeMap::new(),
             broken: std::collections::BTreeSet::new(),
             connections_count: 0,
+            lingers: false,
+            lingering: BTreeMap::new(),
             cut: std::collections::BTreeSet::new(),
             filter: None,
             prng: Prng::new(seed, "cluster"),
@@ -214,16 +220,23 @@ impl Cluster {
         (low + self.prng.below(high - low + 1)) * NS_PER_US
     }
 
+    /// The group, as its first member sees it.
+    pub(super) fn group(&self) -> Group {
+        self.group_of(m(0))
+    }
+
+    fn group_of(&self, id: MemberId) -> Group {
+        let partition = PartitionId(u32::try_from(self.nodes.len() - 1).unwrap());
+        let name = &self.names[usize::from(id.0)];
+        Group::new(partition, self.names.clone(), name).with_sequencer_offset(self.offset)
+    }
+
     // ---- processes ----
 
     /// Starts a member's process with what its disk holds.
     pub(super) fn start(&mut self, id: MemberId) {
         assert!(!self.is_up(id));
-        let count = self.nodes.len();
-        let partition = PartitionId(u32::try_from(count - 1).unwrap());
-        let name = self.names[usize::from(id.0)].clone();
-        let group =
-            Group::new(partition, self.names.clone(), &name).with_sequencer_offset(self.offset);
+        let group = self.group_of(id);
         let settings = self.settings;
         let seed = self.prng.next_u64();
         let node = self.node_mut(id);
@@ -264,7 +277,11 @@ impl Cluster {
             Survival::Clean => self.node_mut(id).host.disk.lose(),
             Survival::Never => self.node_mut(id).host.disk = super::disk::Disk::blank(),
         }
+        self.lingering.retain(|(_, to), _| *to != id);
         for other in others.into_iter().filter(|other| *other != id) {
+            if let Some(stream) = self.streams.get(&(id, other)).filter(|_| self.lingers) {
+                self.lingering.entry((id, other)).or_default().push(stream.connection);
+            }
             self.break_connection(id, other, true);
         }
     }
@@ -568,7 +585,12 @@ impl Cluster {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Deliver { from, to, connection, message } => {
-                if self.broken.contains(&connection) || self.cut.contains(&(from, to)) {
+                let lingers = self
+                    .lingering
+                    .get(&(from, to))
+                    .is_some_and(|those| those.contains(&connection));
+                let is_broken = self.broken.contains(&connection) && !lingers;
+                if is_broken || self.cut.contains(&(from, to)) || !self.is_up(to) {
                     return;
                 }
                 let node = self.node_mut(to);
@@ -592,6 +614,8 @@ impl Cluster {
                     return;
                 }
                 self.node_mut(to).lives.insert(connection, lives[usize::from(from.0)]);
+                // Whoever hears of a newer connection listens to no older one of an ended process.
+                self.lingering.remove(&(from, to));
                 self.act(to, |member, now, host| {
                     member.on_crash_vector(now, &lives, host);
                     member.on_peer_connected(now, from, host);

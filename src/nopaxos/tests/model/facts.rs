@@ -60,6 +60,7 @@ pub(super) enum Fact {
         read: u64,
         index: Index,
         state: u128,
+        term: TermId,
     },
 }
 
@@ -129,6 +130,9 @@ fn one_sided(a: &Fact, b: &Fact) -> Option<&'static str> {
         }
         (Fact::Asked { read, covers }, Fact::Read { read: other, index, .. }) => {
             (read == other && index < covers).then_some("I12: a read misses what was answered")
+        }
+        (Fact::Began { term, base, .. }, Fact::Read { index, term: of, .. }) => {
+            (of < term && base < index).then_some("I12: a view begins without what was read")
         }
         (Fact::Read { index, state, .. }, Fact::Read { index: other, state: state2, .. }) => {
             (index == other && state != state2).then_some("I12: two reads of a slot differ")

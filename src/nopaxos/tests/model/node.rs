@@ -317,12 +317,12 @@ impl Node {
         }
         for (read, index, state) in host.query_answers.drain(..) {
             let state = u128::from_le_bytes(state[..16].try_into().expect("a state"));
-            facts.push(Fact::Read { read, index, state });
+            facts.push(Fact::Read { read, index, state, term });
         }
         for (round, index) in host.readable.drain(..) {
             let state = host.machine.as_of(index);
             let answered = self.reads.extract_if(.., |(waits, _)| *waits <= round);
-            facts.extend(answered.map(|(_, read)| Fact::Read { read, index, state }));
+            facts.extend(answered.map(|(_, read)| Fact::Read { read, index, state, term }));
         }
         self.collect_sent(facts);
     }
