@@ -15,6 +15,7 @@
 //! | `request` | stamped commands: append, execute, acknowledge (3.1) |
 //! | `gap` | slots that are missing: stash, lookup, no-ops with a quorum (3.2) |
 //! | `sync` | what is held by a quorum becomes stable (3.3) |
+//! | `durable` | which slots are on the disk as they stand in memory |
 //! | `repair` | what other members lack is sent to them; checkpoints that come in |
 //! | `election` | who wants which view (3.4, T1 to T7, E1 to E4) |
 //! | `view_change` | promise, vote (J), and the messages of a view change |
@@ -24,6 +25,7 @@
 
 mod adoption;
 mod dispatch;
+mod durable;
 mod election;
 mod gap;
 pub mod log;
@@ -40,6 +42,7 @@ mod view_change;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::adoption::Adoption;
+use self::durable::Durable;
 use self::election::Election;
 use self::log::{Log, Slot};
 use self::log_merge::Vote;
@@ -126,28 +129,6 @@ pub(super) trait World {
     /// What an earlier life of a member has said to the collector counts no longer.
     fn void(&mut self, member: MemberId);
     fn ignore(&mut self, reason: IgnoreReason);
-}
-
-/// Which slots are durable, as they stand.
-#[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
-struct Durable {
-    /// All slots up to here were durable when they were appended.
-    appended: Index,
-    /// Slots that have become no-ops since, which isn't durable yet, in the order of the appends.
-    no_ops: VecDeque<Index>,
-    /// Checkpoints that were put in the place of slots, which isn't durable yet, each with what was
-    /// stable before: above that the disk may hold other slots until then (W6).
-    checkpoints: VecDeque<(Index, Index)>,
-}
-
-impl Durable {
-    /// All slots up to here are durable as they are.
-    fn index(&self) -> Index {
-        let before = self.checkpoints.front().map_or(self.appended, |(_, before)| *before);
-        let index = self.appended.min(before);
-        self.no_ops.iter().fold(index, |index, no_op| index.min(no_op.previous()))
-    }
 }
 
 /// How a member stands with another one.

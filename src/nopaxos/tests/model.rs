@@ -1,35 +1,35 @@
 //! The model: all states of a group of three within bounds, breadth first, with the real code of
-//! its members ([`Member`](super::super::Member)), the disk of these tests and a machine with undo.
+//! its members ([`Member`](super::super::Member)), the disk of these tests, and undo.
 //!
 //! # What may happen
 //!
 //! *Network.* A message that was sent may arrive at any time, in any order, any number of times, or
-//! never. That is more than connections permit, which are first in, first out each: but a member has
-//! several with another one, old and new, and sends again on each what has no answer, so nothing
-//! may depend on an order. One thing does: a raised crash vector travels before any later message
-//! (3.6). So each message carries the vector and the life of its sender when it sent it, and
-//! whoever receives it is told of these first.
+//! never. That is more than connections permit, which are first in, first out each: but a member
+//! has several with another one, old and new, and sends again on each what has no answer, so
+//! nothing may depend on an order. One thing does: a raised crash vector travels before any later
+//! message (3.6). So each message carries the vector and the life of its sender when it sent it,
+//! and whoever receives it is told of these first.
 //!
-//! *Time.* There is none. What waits for a timeout may have it at any time (`node::TIMEOUTS`). Other
-//! timeouts say again what is on its way already, or wish a view; a wish promises nothing, so any
-//! member may at any time hear that both others wish any view.
+//! *Time.* There is none. What waits for a timeout may have it at any time (`node::TIMEOUTS`).
+//! Other timeouts say again what is on its way already, or wish a view; a wish promises nothing, so
+//! any member may at any time hear that both others wish any view.
 //!
-//! *Processes.* A member that is down does nothing, and nobody can tell it from one that is slow. So
-//! the end of a process and the beginning of the next are one step; what was in flight to the disk
-//! is lost from any record on. With `lazy=1` the disk is a step of its own, all that was written at
-//! once; else it takes no time. With `survival=never`, or of `losses`, nothing is left.
+//! *Processes.* A member that is down does nothing, and nobody can tell it from one that is slow.
+//! So the end of a process and the beginning of the next are one step; what was in flight to the
+//! disk is lost from any record on. With `lazy=1` the disk is a step of its own, all that was
+//! written at once; else it takes no time. With `survival=never`, or of `losses`, nothing is left.
 //!
 //! *Clients* stamp commands and begin reads wherever somebody stamps. *Acks* go out after each
 //! step: one that covers more is the same as several of which the first ones never come.
 //!
 //! # What is checked
 //!
-//! After each step the invariants that the code itself asserts, those of the disk, and what a member
-//! says against what is durable (I8, I9, I14); and each new fact against all others: one log for all
-//! views' starts (I5), stamps (I3, I6), stable slots and states (I7, I10), answers that survive and
-//! are given once (I1, I11), and reads (I12).
+//! After each step the invariants that the code itself asserts, those of the disk, and what a
+//! member says against what is durable (I8, I9, I14); and each new fact against all others: one log
+//! for all copies of a view's start (I5), stamps (I3, I6), stable slots and states (I7, I10),
+//! answers that survive and are given once (I1, I11), and reads (I12).
 //!
-//! No state is left out within the bounds: there is no reduction but that equal states are one.
+//! No state within the bounds is left out: there is no reduction but that equal states are one.
 //! What time has told (who was heard when, whose wish is whose) is forgotten in the members after
 //! each step, so that it neither tells states apart nor changes what they do next.
 
