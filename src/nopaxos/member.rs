@@ -11,6 +11,8 @@
 
 mod reads;
 mod retransmission;
+#[cfg(test)]
+mod timeless;
 
 use bytes::Bytes;
 
@@ -36,6 +38,7 @@ use crate::mark;
 
 /// A member of a partition. `W` says who waits for a command or a query.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Member<W> {
     settings: Settings,
     replica: Replica,

@@ -8,6 +8,7 @@ use crate::base::time::Timestamp;
 
 /// The sequencer of one partition.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Sequencer {
     active: Option<Active>,
     /// It is active and stamps nothing: its place is about to be handed over, or nobody hears it.
@@ -17,6 +18,7 @@ pub struct Sequencer {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Active {
     term: TermId,
     base: Index,

@@ -49,6 +49,7 @@ impl Slot {
 /// The slots above a floor, without holes. Those up to the stable one are kept for members that
 /// lag, as long as there is room.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Log {
     /// All slots up to here are left to the state machine and the disk.
     floor: Index,

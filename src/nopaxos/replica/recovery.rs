@@ -25,6 +25,7 @@ use crate::nopaxos::message::{Entry, RecoveryId};
 
 /// A recovery that is under way.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Recovery {
     /// The first term of a group that has none.
     first_term: TermId,
@@ -56,6 +57,7 @@ struct RecoverAnswer {
 
 /// Writes of the crash vector, and who waits for them.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Lives {
     issued_count: u64,
     durable_count: u64,

@@ -16,6 +16,7 @@ use crate::nopaxos::message::{Entry, SlotRange, Wanted};
 
 /// A checkpoint that is coming in.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Transfer {
     from: MemberId,
     index: Index,
@@ -56,7 +57,7 @@ impl Replica {
         }
         if wanted.checkpoint > Index(0) {
             let reply = Reply::Sync.message(self.view, Vec::new());
-            world.send_stored(from, Stored::Chunk { reply, index: Index(0), number: 0 });
+            send_chunk(from, (wanted.checkpoint, 0), reply, world);
             return Ok(());
         }
         self.serve_sync(from, &wanted.slots, world);
@@ -81,8 +82,7 @@ impl Replica {
         }
         if wanted.checkpoint > Index(0) {
             let reply = Reply::View.message(self.view, Vec::new());
-            let index = if request == 0 { Index(0) } else { wanted.checkpoint };
-            world.send_stored(from, Stored::Chunk { reply, index, number: request });
+            send_chunk(from, (wanted.checkpoint, request), reply, world);
         } else if wanted.slots.is_empty() {
             mark!("start-view-asked-for");
             self.send_start_view(from, world);
@@ -105,9 +105,7 @@ impl Replica {
         if self.status != Status::ViewChange {
             return Err(IgnoreReason::NotChanging);
         }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads(from)?;
         if self.vote.is_none() {
             return Err(IgnoreReason::Unasked);
         }
@@ -119,8 +117,7 @@ impl Replica {
                 chunk: None,
                 values: Vec::new(),
             };
-            let index = if request == 0 { Index(0) } else { wanted.checkpoint };
-            world.send_stored(from, Stored::Chunk { reply, index, number: request });
+            send_chunk(from, (wanted.checkpoint, request), reply, world);
             return Ok(());
         }
         mark!("view-change-repair");
@@ -149,8 +146,7 @@ impl Replica {
         let (term, floor) = (self.view, self.log.floor());
         if then.is_none() && slots.first().is_some_and(|range| range.first < self.first) {
             mark!("repair-by-checkpoint");
-            let reply = reply.message(term, Vec::new());
-            world.send_stored(to, Stored::Chunk { reply, index: Index(0), number: 0 });
+            send_chunk(to, (Index(0), 0), reply.message(term, Vec::new()), world);
             return;
         }
         let stored: Vec<SlotRange> = slots
@@ -210,12 +206,7 @@ impl Replica {
         entries: Vec<Entry>,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal || self.is_leading() {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         if let Some(part) = chunk {
             self.on_part(from, part, world)?;
         }
@@ -365,6 +356,7 @@ impl Replica {
         let Checkpoint { index, chain, timestamp } = checkpoint;
         world.install(index);
         world.persist(Persist::Checkpoint { index, chain });
+        self.durable.checkpoints.push_back((index, self.sync_point));
         self.log.rebase(index, chain, timestamp);
         // Own slots below it may be of a view that came to nothing: nobody shall get them.
         self.first = index.next();
@@ -373,6 +365,18 @@ impl Replica {
         self.sync_point_written = index;
         self.unwritten_size_bytes = 0;
     }
+}
+
+/// Sends a chunk of a checkpoint in `reply`. A transfer begins with the newest there is, whichever
+/// was asked for, and goes on with the one that it began with.
+fn send_chunk(
+    to: MemberId,
+    (wanted, number): (Index, u64),
+    reply: Message,
+    world: &mut impl World,
+) {
+    let index = if number == 0 { Index(0) } else { wanted };
+    world.send_stored(to, Stored::Chunk { reply, index, number });
 }
 
 /// A slot as it is sent.

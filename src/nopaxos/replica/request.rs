@@ -17,6 +17,7 @@ use crate::nopaxos::message::Stamped;
 /// lost is asked for by sending its command again; one that is gone from here as well is not given
 /// twice, and its waiter is told that the outcome is unknown.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Answered {
     answers: VecDeque<(Index, Answer)>,
     size_bytes: usize,

@@ -14,6 +14,7 @@ use crate::nopaxos::message::{Entry, Wanted};
 
 /// How far the members are, as their leader knows.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct SyncLeader {
     /// The highest sync point that was proposed; it is what the leader itself acknowledges.
     issued: Index,
@@ -29,8 +30,17 @@ pub(super) struct SyncLeader {
     told: Monotonic,
 }
 
+#[cfg(test)]
+impl SyncLeader {
+    /// Forgets when who is told again.
+    pub(super) fn forget_time(&mut self) {
+        (self.resend, self.is_moved, self.told) = Default::default();
+    }
+}
+
 /// A sync point that the leader has proposed.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct OpenPrepare {
     log: LogSummary,
     /// The log differed though it was complete: these slots are fetched once more.
@@ -275,12 +285,7 @@ impl Replica {
         log: LogSummary,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         if log.last < self.base || message_id.0 != log.last.since(self.base) {
             return Err(IgnoreReason::Malformed);
         }
@@ -484,12 +489,7 @@ impl Replica {
         point: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         let mut reached = point.min(self.prepared);
         if mutant::is(Mutant::ApplyBeyondPrepared) {
             reached = point.min(self.log.last());

@@ -248,7 +248,7 @@ impl Observer {
 }
 
 /// I14: what is claimed is durable.
-fn check_durable(message: &Message, image: &Image, member: &Member<u64>) {
+pub(super) fn check_durable(message: &Message, image: &Image, member: &Member<u64>) {
     match message {
         Message::CommandResponse { term, index, answer, .. } => {
             assert_eq!(image.last_normal, *term, "I14: an ack of a view that isn't adopted");

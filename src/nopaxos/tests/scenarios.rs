@@ -1000,3 +1000,32 @@ fn s29_member_far_behind_gets_a_checkpoint_across_broken_connections() {
         assert_eq!(*asked.last().unwrap(), chunk_count - 1);
     }
 }
+
+/// Found by harsh seed 540: the member's disk still held a value where the leader has a no-op, and
+/// would have gone on doing so after a crash.
+#[test]
+fn checkpoint_that_came_in_is_confirmed_once_it_is_durable() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 3, 1);
+        quiet_all(&mut cluster);
+        // Slot 1 is a no-op at A and B; C keeps its value and hears of nothing.
+        lose(&mut cluster, u64::MAX, |_, to, message| {
+            let is_told = matches!(name(message), "GapCommitRequest" | "SyncPrepare");
+            (to == A && is_command(message, 1)) || (to == C && is_told)
+        });
+        for _ in 0..6 {
+            cluster.submit();
+        }
+        cluster.run_until(|cluster| cluster.member(A).replica().sync_point() >= Index(6));
+        cluster.run_for(5 * NS_PER_MS);
+        cluster.checkpoint(A);
+        assert!(cluster.member(A).replica().first() > Index(6));
+        assert!(cluster.member(C).replica().log().slot(Index(1)).unwrap().value.is_some());
+        cluster.submit_all(2);
+        cluster.disk_us = (5_000, 9_000);
+        cluster.filter = None;
+        cluster.run_until(|cluster| cluster.member(C).replica().sync_point() >= Index(6));
+        cluster.finish();
+        assert_eq!(cluster.observer.stable_value(1), Some(None));
+    }
+}
