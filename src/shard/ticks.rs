@@ -8,6 +8,7 @@ use crate::base::ids::PartitionId;
 use crate::base::limits::{TICK_INTERVAL_NS, TICKS_PER_TURN_COUNT_MAX};
 use crate::map::operation::{Command, Operation, TICK};
 use crate::map::partition::PartitionMap;
+use crate::mark;
 
 impl Core {
     /// Makes sure that somebody looks when the next entry or session of a partition expires.
@@ -32,6 +33,7 @@ impl Shard {
         for place in 0..self.partitions.len() {
             let partition = PartitionId(first + u32_from(place));
             while left > 0 && self.has_expired(place) && self.may_tick(place) {
+                mark!("tick");
                 self.submit(partition, Waiter::Nobody, TICK, &tick, None, effects);
                 left -= 1;
             }

@@ -218,9 +218,9 @@ const NOT_FOUND: &[crate::base::mutant::Mutant] = {
 #[cfg(feature = "mutants")]
 #[test]
 fn planted_bugs_are_found() {
-    use crate::base::mutant::{Mutant, switch};
+    use crate::base::mutant::{Mutant, Room, switch};
     let mut survivors = Vec::new();
-    for mutant in Mutant::ALL {
+    for mutant in Mutant::ALL.iter().filter(|mutant| mutant.room() == Room::Protocol) {
         let finds = |seed: &u64| {
             let seed = *seed;
             let found = std::panic::catch_unwind(|| {

@@ -24,6 +24,8 @@ use super::trace::{Trace, TraceSink, word_of};
 use super::{ClientId, NodeId};
 use crate::base::cast::{u64_from, usize_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
+use crate::base::mark;
+use crate::base::mutant::{self, Mutant};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::storage::wal::Durability;
@@ -63,8 +65,10 @@ pub(super) enum Event {
 pub struct Options {
     /// Where a line of each event goes, if anybody reads.
     pub trace: Option<TraceSink>,
-    /// A defect to be found.
+    /// A defect to be found, of the simulator's own.
     pub plant: Option<Plant>,
+    /// A defect to be found, of the code under test.
+    pub mutant: Option<Mutant>,
 }
 
 /// What nodes and clients have around them.
@@ -130,7 +134,13 @@ pub fn run(seed: u64, options: Options) -> Report {
 /// The same with what the seed would have decided said otherwise.
 #[must_use]
 pub fn run_swarm(seed: u64, swarm: Swarm, options: Options) -> Report {
-    Cluster::new(seed, swarm, options).run()
+    mutant::switch(options.mutant);
+    // What this thread ran before is not this run's.
+    drop(mark::take());
+    let mut report = Cluster::new(seed, swarm, options).run();
+    report.mutant = options.mutant;
+    mutant::switch(None);
+    report
 }
 
 impl Cluster {
@@ -180,6 +190,9 @@ impl Cluster {
         report.virtual_ns = world.schedule.now().0;
         report.operations_count = u64_from(history.operations.len());
         report.outcomes = history.outcome_counts();
+        for (place, count) in mark::take() {
+            report.mark(place, count);
+        }
         world.report
     }
 
