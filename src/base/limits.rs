@@ -447,8 +447,6 @@ const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
 pub const SEGMENT_SIZE_BYTES_SIMULATED_MIN: usize = 512 << 10;
 /// Messages between two simulated members that are kept to be sent once more.
 pub const SIMULATED_RESENT_COUNT_MAX: usize = 8;
-/// Messages of a simulated member that wait for a connection.
-pub const SIMULATED_WAITING_COUNT_MAX: usize = 64;
 /// Operations on a key for which any order is searched.
 pub const SEARCHED_OPERATION_COUNT_MAX: usize = 128;
 /// Steps after which such a search gives up.

@@ -47,6 +47,9 @@ pub(super) struct SimulateArgs {
     /// a program that was built with `--features mutants`.
     #[arg(long, value_name = "NAME")]
     mutant: Option<Which>,
+    /// Clusters of so many nodes; without this each seed says how many.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=7))]
+    nodes: Option<u8>,
     /// On so many threads.
     #[arg(long, value_name = "COUNT", default_value_t = 1, conflicts_with = "seed")]
     jobs: usize,
@@ -61,14 +64,15 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 }
 
 pub(super) fn run(args: SimulateArgs) -> Result<Verdict, Failure> {
-    let SimulateArgs { seed, trace, seeds, mutant, jobs } = args;
+    let SimulateArgs { seed, trace, seeds, nodes, mutant, jobs } = args;
+    let options = Options { node_count: nodes.map(usize::from), ..Options::default() };
     if let Some(which) = mutant {
         which.check_is_here()?;
     }
     if let (Some(which), None) = (mutant, seed) {
         let seeds = seeds.unwrap_or(HUNTING_SEEDS);
         report_panics(one(which), Some(seeds.start));
-        return mutants::hunt(which, &seeds, jobs);
+        return mutants::hunt(which, &seeds, jobs, options);
     }
     let mutant = mutant.and_then(one);
     report_panics(mutant, None);
@@ -76,14 +80,14 @@ pub(super) fn run(args: SimulateArgs) -> Result<Verdict, Failure> {
     let summary = match seed {
         Some(seed) => {
             let trace = trace.then_some(print_line as fn(&str));
-            let report = run_seed(seed, Options { trace, mutant, ..Options::default() });
+            let report = run_seed(seed, Options { trace, mutant, ..options });
             tell_violation(&report);
             let mut summary = Summary::default();
             summary.add(&report);
             print(&format!("trace      {:016x}", report.trace_hash))?;
             summary
         }
-        None => run_seeds(seeds.unwrap_or_default(), jobs, Options::default(), |report| {
+        None => run_seeds(seeds.unwrap_or_default(), jobs, options, |report| {
             tell_violation(report);
             ControlFlow::Continue(())
         }),

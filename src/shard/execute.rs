@@ -318,7 +318,7 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
 
     fn send(&mut self, to: MemberId, message: Message) {
         let node = self.view.nodes[usize::from(to.0)];
-        if !self.core.peers[usize::from(node.0)].is_connected {
+        if !self.view.connected[usize::from(to.0)] {
             self.core.counters.peer_unsent += 1;
             return;
         }

@@ -5,6 +5,7 @@
 //! a member of a partition goes to that shard of that node, over the connection between the two.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -144,7 +145,8 @@ impl Shard {
         self.stepped(place);
     }
 
-    /// A connection to a node is there; `lives`: what it said of the partitions that both hold.
+    /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
+    /// both hold.
     pub(super) fn on_peer_connected(
         &mut self,
         node: NodeId,
@@ -152,7 +154,7 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)] = Peer { is_connected: true, bad_senders_count: 0 };
+        self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
             let Some((place, from)) = self.member_of(*partition, node) else { continue };
@@ -161,6 +163,7 @@ impl Shard {
                 continue;
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+            view.connected[usize::from(from.0)] = true;
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -169,18 +172,20 @@ impl Shard {
         }
     }
 
-    /// The connection to a node is gone; `refused`: its process is, too.
+    /// The connection to the shard of a node that has these partitions is gone; `refused`: its
+    /// process is, too.
     pub(super) fn on_peer_disconnected(
         &mut self,
         node: NodeId,
+        partitions: Range<u32>,
         refused: bool,
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)].is_connected = false;
         let now = self.core.now;
-        for partition in self.core.config.partitions.clone().map(PartitionId) {
+        for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
             let Partition { member, view } = &mut self.partitions[place];
+            view.connected[usize::from(from.0)] = false;
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
             self.stepped(place);
@@ -237,9 +242,7 @@ impl Shard {
 /// Another node, as this shard sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
-    /// There is a connection to the shards there.
-    pub(super) is_connected: bool,
-    /// Messages that somebody else should have sent, since the connection began.
+    /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
 }
 

@@ -9,7 +9,7 @@ use crate::base::mutant::Mutant;
 
 /// What a run may come by in the simulator itself; the marks of the code under test are listed by
 /// [`mark`].
-pub const PLACES: [&str; 17] = [
+pub const PLACES: [&str; 19] = [
     "checkpoint failed",
     "checkpoint installed at a start",
     "checkpoint recorded",
@@ -18,10 +18,12 @@ pub const PLACES: [&str; 17] = [
     "garbage segment removed",
     "interrupted while partitions were moved",
     "log allowed to be larger",
+    "partition suspect at a start",
     "partitions moved to another number of shards",
     "scrub found damage",
     "segment recycled",
     "segment refused",
+    "sent again after a reconnection",
     "slots carried over",
     "start after a clean end",
     "start failed and tried again",

@@ -74,14 +74,19 @@ impl Which {
 }
 
 /// Hunts. Exit code: 0 all were found, 1 some weren't.
-pub(super) fn hunt(which: Which, seeds: &Range<u64>, jobs: usize) -> Result<Verdict, Failure> {
+pub(super) fn hunt(
+    which: Which,
+    seeds: &Range<u64>,
+    jobs: usize,
+    options: Options,
+) -> Result<Verdict, Failure> {
     match which {
         Which::List => Mutant::ALL.iter().try_for_each(|mutant| print(mutant.name()))?,
-        Which::One(mutant) => return hunt_one(mutant, seeds.clone(), jobs),
+        Which::One(mutant) => return hunt_one(mutant, seeds.clone(), jobs, options),
         Which::All => {
             let mut verdict = Verdict::Done;
             for mutant in Mutant::ALL {
-                if !is_found_by_child(*mutant, seeds, jobs)? {
+                if !is_found_by_child(*mutant, seeds, jobs, options)? {
                     verdict = Verdict::Negative;
                 }
             }
@@ -92,9 +97,14 @@ pub(super) fn hunt(which: Which, seeds: &Range<u64>, jobs: usize) -> Result<Verd
 }
 
 /// Runs seeds until one of them finds the bug.
-fn hunt_one(mutant: Mutant, seeds: Range<u64>, jobs: usize) -> Result<Verdict, Failure> {
+fn hunt_one(
+    mutant: Mutant,
+    seeds: Range<u64>,
+    jobs: usize,
+    options: Options,
+) -> Result<Verdict, Failure> {
     let first = seeds.start;
-    let options = Options { mutant: Some(mutant), ..Options::default() };
+    let options = Options { mutant: Some(mutant), ..options };
     let summary = run_seeds(seeds, jobs, options, |report| {
         tell_violation(report);
         if report.violation.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -105,13 +115,20 @@ fn hunt_one(mutant: Mutant, seeds: Range<u64>, jobs: usize) -> Result<Verdict, F
 }
 
 /// The same in a process of its own; prints what came of it.
-fn is_found_by_child(mutant: Mutant, seeds: &Range<u64>, jobs: usize) -> Result<bool, Failure> {
+fn is_found_by_child(
+    mutant: Mutant,
+    seeds: &Range<u64>,
+    jobs: usize,
+    options: Options,
+) -> Result<bool, Failure> {
     let failed = |error| Failure::new(format!("cannot run a simulation: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
+    let nodes = options.node_count.map(|count| count.to_string());
     let output = Command::new(program)
         .args(["simulate", "--mutant", mutant.name()])
         .args(["--seeds", &format!("{}..{}", seeds.start, seeds.end)])
         .args(["--jobs", &jobs.to_string()])
+        .args(nodes.iter().flat_map(|count| ["--nodes", count.as_str()]))
         .stderr(Stdio::null())
         .output()
         .map_err(failed)?;

@@ -114,6 +114,8 @@ impl Image {
             }
             Record::Checkpoint(snapshot) => self.take_checkpoint(*snapshot),
             Record::Lives { incarnation, crash_vector, is_lost } => {
+                let mut lives = self.crash_vector.iter().zip(crash_vector);
+                assert!(lives.all(|(before, after)| before <= after), "W7: a life goes back");
                 self.incarnation = *incarnation;
                 self.crash_vector.clone_from(crash_vector);
                 self.is_lost = *is_lost;

@@ -19,7 +19,7 @@ impl Acknowledged {
         *known = index.max(*known);
     }
 
-    /// The only member of a partition has come back, and its log ends there.
+    /// A member that must have all of a partition has a log that ends there.
     ///
     /// # Errors
     /// If it should reach further.

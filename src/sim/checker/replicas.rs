@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::durability::Acknowledged;
 use super::{Checker, Violation};
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
 use crate::base::time::Timestamp;
@@ -67,7 +68,9 @@ impl Replicas {
             if state.sync_point < before.sync_point || state.checkpoint < before.checkpoint {
                 return wrong(format!("what was stable isn't: {before:?}, then {state:?}"));
             }
-            if state.term == before.term && state.last < before.last {
+            // Between two views a log is cut: what follows is the next view's.
+            let is_in_view = state.status == Status::Normal && before.status == Status::Normal;
+            if is_in_view && state.term == before.term && state.last < before.last {
                 return wrong(format!("the log became shorter in a term: {before:?}, {state:?}"));
             }
         }
@@ -123,6 +126,16 @@ impl Replicas {
              {known:?}"
         );
         Err(Violation::new(Checker::Replicas, what))
+    }
+
+    /// That what clients were told of is in every replica, once all of them have come to rest.
+    ///
+    /// # Errors
+    /// If one of them lacks something.
+    pub fn hold_all(&self, acknowledged: &Acknowledged) -> Result<(), Violation> {
+        self.shown.iter().try_for_each(|((node, partition), shown)| {
+            acknowledged.recovered(*node, *partition, shown.state.last)
+        })
     }
 
     /// That all replicas of a partition have shown themselves and are in one state.

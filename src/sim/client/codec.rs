@@ -29,6 +29,16 @@ pub(super) struct Reply {
     told: Told,
 }
 
+impl Reply {
+    /// The member that would rather be asked, if one is named.
+    pub(super) fn hint(&self) -> Option<&str> {
+        match &self.told {
+            Told::Error(error) => error.hint.as_ref().map(|hint| hint.member.as_str()),
+            _ => None,
+        }
+    }
+}
+
 /// What it means.
 #[derive(Debug)]
 pub(super) enum Answer {

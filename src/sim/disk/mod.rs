@@ -269,6 +269,7 @@ impl Disk {
     /// The disk is gone, and an empty one is in its place.
     pub fn lose(&mut self) {
         self.directory = Directory::default();
+        self.is_damaged = false;
     }
 
     /// An image of what lies on it.

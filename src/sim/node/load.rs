@@ -15,8 +15,9 @@ use crate::sim::cluster::World;
 use crate::sim::disk::{CheckpointReader, DirectoryError, Opened};
 use crate::storage::checkpoint::CheckpointSource;
 use crate::storage::error::StorageError;
-use crate::storage::recovery::{LogFolder, Recovered, recover};
+use crate::storage::recovery::{LogFolder, Recovered, Salvage, recover, recover_partly};
 use crate::storage::replay::Apply;
+use crate::storage::wal::Durability;
 
 /// Why a process doesn't come to serve.
 #[derive(Debug)]
@@ -100,6 +101,35 @@ impl<S: CheckpointSource> Apply for Observing<'_, '_, S> {
     }
 }
 
+impl<S: CheckpointSource> Salvage for Observing<'_, '_, S> {
+    fn is_whole(&self, partition: PartitionId) -> bool {
+        self.installing.is_whole(partition)
+    }
+
+    fn reset(&mut self, partition: PartitionId, checkpoint: Index) -> bool {
+        self.installing.reset(partition, checkpoint)
+    }
+}
+
+/// Whether all that a process has promised is in what its log says, as far as that is whole. A log
+/// in which nothing was ever written is that of a new member, or of one that has lost its disk.
+const fn keeps_promises(recovered: &Recovered, durability: Durability) -> bool {
+    let is_blank = recovered.start.state.segments.is_empty();
+    match durability {
+        Durability::Sync => !is_blank,
+        Durability::Async => !is_blank && recovered.start.clean,
+        Durability::None => false,
+    }
+}
+
+/// All partitions recover from their other members.
+fn mark_lost(recovered: &mut Recovered) {
+    let found = recovered.partitions.iter_mut().map(|found| &mut found.state);
+    for state in found.chain(&mut recovered.start.state.partitions) {
+        state.is_recovering = true;
+    }
+}
+
 impl Node {
     /// Reads a shard's log and checkpoints, as a start does.
     pub(super) fn load(
@@ -128,10 +158,22 @@ impl Node {
             installed_count: 0,
             violation: None,
         };
-        let recovered = recover(&folder, &mut segments, &mut observing)?;
+        let is_alone = world.swarm.node_count() == 1;
+        let mut recovered = match is_alone {
+            true => recover(&folder, &mut segments, &mut observing)?,
+            false => recover_partly(&folder, &mut segments, &mut observing)?,
+        };
         let Observing { installing, installed_count, violation, .. } = observing;
         violation.map_or(Ok(()), Err)?;
-        installing.finish()?;
+        if is_alone {
+            installing.finish()?;
+        } else {
+            let suspects_count = u64_from(recovered.suspects.len());
+            world.report.mark("partition suspect at a start", suspects_count);
+            if !keeps_promises(&recovered, world.swarm.durability) {
+                mark_lost(&mut recovered);
+            }
+        }
         world.report.mark("checkpoint installed at a start", installed_count);
         world.report.mark("torn tail cut", u64::from(recovered.torn.is_some()));
         world.report.mark("start after a clean end", u64::from(recovered.start.clean));
