@@ -28,6 +28,7 @@ pub const ALL: [&str; COUNT] = [
     "checkpoint-installed",
     "checkpoint-received",
     "checkpoint-resumed",
+    "claims-probed",
     "cold-start",
     "dropped-stamped-anew",
     "earlier-life",
@@ -114,7 +115,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 91;
+const COUNT: usize = 92;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

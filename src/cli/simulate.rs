@@ -65,30 +65,30 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 
 pub(super) fn run(args: SimulateArgs) -> Result<Verdict, Failure> {
     let SimulateArgs { seed, trace, seeds, nodes, mutant, jobs } = args;
-    let options = Options { node_count: nodes.map(usize::from), ..Options::default() };
     if let Some(which) = mutant {
         which.check_is_here()?;
     }
+    let node_count = nodes.map(usize::from);
+    let options = Options { node_count, mutant: mutant.and_then(one), ..Options::default() };
     if let (Some(which), None) = (mutant, seed) {
         let seeds = seeds.unwrap_or(HUNTING_SEEDS);
-        report_panics(one(which), Some(seeds.start));
+        report_panics(options, Some(seeds.start));
         return mutants::hunt(which, &seeds, jobs, options);
     }
-    let mutant = mutant.and_then(one);
-    report_panics(mutant, None);
+    report_panics(options, None);
     let clock = Clock::start();
     let summary = match seed {
         Some(seed) => {
             let trace = trace.then_some(print_line as fn(&str));
-            let report = run_seed(seed, Options { trace, mutant, ..options });
-            tell_violation(&report);
+            let report = run_seed(seed, Options { trace, ..options });
+            tell_violation(&report, options);
             let mut summary = Summary::default();
             summary.add(&report);
             print(&format!("trace      {:016x}", report.trace_hash))?;
             summary
         }
         None => run_seeds(seeds.unwrap_or_default(), jobs, options, |report| {
-            tell_violation(report);
+            tell_violation(report, options);
             ControlFlow::Continue(())
         }),
     };
@@ -105,24 +105,31 @@ const fn one(which: Which) -> Option<Mutant> {
 }
 
 /// Says at once what is wrong with a run, and how to see it again.
-fn tell_violation(report: &Report) {
+fn tell_violation(report: &Report, options: Options) {
     if let Some(violation) = &report.violation {
-        tell(report.seed, report.mutant, violation);
+        tell(report.seed, options, violation);
     }
 }
 
-fn tell(seed: u64, mutant: Option<Mutant>, violation: &Violation) {
+fn tell(seed: u64, options: Options, violation: &Violation) {
     let commit = COMMIT.unwrap_or("unknown");
-    let (feature, option) = match mutant {
-        Some(mutant) => (" --features mutants", format!(" --mutant {mutant}")),
-        None => ("", String::new()),
-    };
+    let replay = replay(seed, options);
     let text = format!(
         "violation  seed {seed}, commit {commit}: {violation}\n\
-         replay     cargo run --release{feature} -- simulate{option} --seed {seed} --trace"
+         replay     {replay}"
     );
     // If nobody reads, the exit code still says it.
     let _ = print(&text);
+}
+
+/// The command that does it again.
+fn replay(seed: u64, options: Options) -> String {
+    let nodes = options.node_count.map_or(String::new(), |count| format!(" --nodes {count}"));
+    let (feature, mutant) = match options.mutant {
+        Some(mutant) => (" --features mutants", format!(" --mutant {mutant}")),
+        None => ("", String::new()),
+    };
+    format!("cargo run --release{feature} -- simulate --seed {seed}{nodes}{mutant} --trace")
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -136,13 +143,13 @@ fn print_line(line: &str) {
 
 /// A broken assertion of the code under test ends the process, as it does in a node; before that it
 /// is told whose seed it was. A planted bug that is hunted (from a first seed on) was found by it.
-fn report_panics(mutant: Option<Mutant>, hunted_from: Option<u64>) {
+fn report_panics(options: Options, hunted_from: Option<u64>) {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         usual(panic);
         if let Some(seed) = seed_of_this_thread() {
-            tell(seed, mutant, &Violation::new(Checker::Panic, panic.to_string()));
-            if let (Some(mutant), Some(first)) = (mutant, hunted_from) {
+            tell(seed, options, &Violation::new(Checker::Panic, panic.to_string()));
+            if let (Some(mutant), Some(first)) = (options.mutant, hunted_from) {
                 let _ = print(&mutants::row_of_panic(mutant, first, seed));
                 std::process::exit(0);
             }
@@ -161,5 +168,20 @@ mod tests {
         for wrong in ["3", "..", "3..", "..3", "3..3", "5..3", "a..b", "-1..3", "1...3"] {
             assert!(range(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn replay_says_all_that_was_asked_for() {
+        let options = Options { node_count: Some(3), ..Options::default() };
+        assert_eq!(
+            replay(7, options),
+            "cargo run --release -- simulate --seed 7 --nodes 3 --trace"
+        );
+        let options = Options { mutant: Some(Mutant::KeepStaleLog), ..Options::default() };
+        assert_eq!(
+            replay(7, options),
+            "cargo run --release --features mutants -- simulate --seed 7 --mutant keep-stale-log \
+             --trace"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Ticks: what expires in a partition that nobody writes to is removed all the same, and stays
 //! hidden whatever clock is asked later.
 
-use super::partition::Waiter;
+use super::partition::{Partition, Waiter};
 use super::{Core, Effects, Shard};
 use crate::base::cast::u32_from;
 use crate::base::ids::PartitionId;
@@ -41,9 +41,12 @@ impl Shard {
         }
     }
 
+    /// Whether a tick would remove something: by the time that it would have, which isn't this
+    /// node's if its clock is ahead of the others'.
     fn has_expired(&self, place: usize) -> bool {
-        let expiry = self.partitions[place].view.map.next_expiry();
-        expiry.is_some_and(|expiry| expiry <= self.core.now.wall)
+        let Partition { member, view } = &self.partitions[place];
+        let time = member.stamp_time(self.core.now.wall);
+        view.map.next_expiry().zip(time).is_some_and(|(expiry, time)| expiry <= time)
     }
 
     /// Whether a tick would be taken. If it isn't, the next look comes soon enough.

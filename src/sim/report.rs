@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::checker::Violation;
 use super::fault::Fault;
 use crate::base::mark;
-use crate::base::mutant::Mutant;
 
 /// What a run may come by in the simulator itself; the marks of the code under test are listed by
 /// [`mark`].
@@ -36,8 +35,6 @@ pub const PLACES: [&str; 19] = [
 pub struct Report {
     /// The run.
     pub seed: u64,
-    /// The planted bug, if there was one.
-    pub mutant: Option<Mutant>,
     /// What must not be, if something was.
     pub violation: Option<Violation>,
     /// Stands for everything that happened: the same seed has the same one.

@@ -106,7 +106,7 @@ fn hunt_one(
     let first = seeds.start;
     let options = Options { mutant: Some(mutant), ..options };
     let summary = run_seeds(seeds, jobs, options, |report| {
-        tell_violation(report);
+        tell_violation(report, options);
         if report.violation.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     let found = summary.violations.first_key_value().map(|(seed, violation)| (*seed, violation));

@@ -7,6 +7,7 @@
 
 mod faults;
 
+use super::checker::claims::Claims;
 use super::checker::durability::Acknowledged;
 use super::checker::replicas::Replicas;
 use super::checker::{Checker, Violation, linearizability, search};
@@ -84,6 +85,7 @@ pub(super) struct World {
     pub(super) report: Report,
     pub(super) replicas: Replicas,
     pub(super) acknowledged: Acknowledged,
+    pub(super) claims: Claims,
     /// Clients ask, and faults happen.
     pub(super) is_active: bool,
     pub(super) hash_key: [u8; 16],
@@ -141,8 +143,7 @@ pub fn run_swarm(seed: u64, swarm: Swarm, options: Options) -> Report {
     mutant::switch(options.mutant);
     // What this thread ran before is not this run's.
     drop(mark::take());
-    let mut report = Cluster::new(seed, swarm, options).run();
-    report.mutant = options.mutant;
+    let report = Cluster::new(seed, swarm, options).run();
     mutant::switch(None);
     report
 }
@@ -164,6 +165,7 @@ impl Cluster {
             report: Report { seed, ..Report::default() },
             replicas: Replicas::default(),
             acknowledged: Acknowledged::default(),
+            claims: Claims::new(seed),
             is_active: true,
             hash_key,
             prng,
