@@ -41,6 +41,8 @@ pub(super) struct Checkpoints {
     under_way: Option<UnderWay>,
     /// Files that no recovery needs, once what this boot has written is durable.
     stale: Vec<CheckpointId>,
+    /// Files that a later one has replaced, of a log that is never written: it can't say so.
+    replaced: Vec<CheckpointId>,
     /// Nothing is begun before: a file could not be written.
     rests_until: Option<Monotonic>,
     /// When the map was walked last: slices keep their distance, so that a turn of many passes
@@ -94,6 +96,18 @@ impl Checkpoints {
     pub(super) fn on_replaced(&mut self, partition: PartitionId) {
         if let Some(under_way) = &mut self.under_way {
             under_way.is_void |= under_way.encoder.id().partition == partition;
+        }
+    }
+
+    /// A checkpoint is recorded in the place of an earlier one (0: there was none).
+    pub(super) fn on_recorded(
+        &mut self,
+        partition: PartitionId,
+        former: Index,
+        durability: Durability,
+    ) {
+        if durability == Durability::None && former > Index(0) {
+            self.replaced.push(CheckpointId { partition, index: former });
         }
     }
 
@@ -181,7 +195,10 @@ impl Shard {
 
     /// Goes on with what is under way, or begins what is due: a bounded piece of work.
     pub(super) fn checkpoint(&mut self, effects: &mut impl Effects) {
-        if self.core.config.durability == Durability::None || self.core.closing {
+        // Without a log checkpoints are for members that have to copy what no log holds.
+        let is_wanted =
+            self.core.config.durability != Durability::None || self.core.config.is_replicated();
+        if !is_wanted || self.core.closing {
             return;
         }
         self.remove_superseded(effects);
@@ -232,6 +249,11 @@ impl Shard {
         let now = self.core.now.monotonic;
         while let Some((partition, index)) = self.core.log.superseded_checkpoint() {
             let id = CheckpointId { partition, index };
+            if self.core.serving.on_superseded(now, id) {
+                effects.checkpoint(CheckpointStep::Remove(id));
+            }
+        }
+        while let Some(id) = self.core.checkpoints.replaced.pop() {
             if self.core.serving.on_superseded(now, id) {
                 effects.checkpoint(CheckpointStep::Remove(id));
             }
@@ -343,6 +365,9 @@ impl Shard {
         let digest = under_way.digest;
         view.checkpoint_size_bytes = size_bytes;
         self.core.log.carry_whole(partition, false);
+        let former = self.core.log.state().partition(partition).map(|state| state.checkpoint);
+        let durability = self.core.config.durability;
+        self.core.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
         self.core.checkpoint_metrics.checkpoints_count += 1;
         self.core.checkpoint_metrics.checkpoint_size_bytes += size_bytes;
@@ -357,7 +382,8 @@ impl Shard {
         let partition = under_way.encoder.id().partition;
         let place = self.place(partition);
         let view = &mut self.partitions[place].view;
-        if under_way.stage == Stage::Walking {
+        // A map that was put in the place of the one that was walked knows nothing of it.
+        if under_way.stage == Stage::Walking && view.map.checkpoint_index().is_some() {
             view.map.abort_checkpoint(&mut self.core.arena);
             // What was kept for it is freed little by little.
             if !std::mem::replace(&mut view.sweeping, true) {

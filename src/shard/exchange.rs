@@ -24,6 +24,7 @@ use crate::storage::checkpoint::{
 };
 use crate::storage::old_slots::SlotRequest;
 use crate::storage::record::{Adopted, Record};
+use crate::storage::wal::Durability;
 
 /// Chunks of a received checkpoint in the hands of the host's writer.
 const CHUNKS_IN_FLIGHT_MAX: usize = 2;
@@ -98,6 +99,9 @@ impl Exchange {
 impl Shard {
     /// Does what members wait for: a bounded piece of work.
     pub(super) fn exchange(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         while !self.core.exchange.reads.is_empty()
             && let Some(answer) = self.core.old_slots.next_answer()
         {
@@ -151,6 +155,7 @@ impl Shard {
                     world.send(to, then);
                 } else if answer.end == Some(SlotsEnd::Gone) {
                     // Only a checkpoint has them.
+                    world.core.want_unlogged_checkpoint(partition);
                     let (reply, index) = (with_entries(&read.reply, Vec::new()), Index(0));
                     world.send_stored(to, Stored::Chunk { reply, index, number: 0 });
                 }
@@ -273,8 +278,18 @@ impl Core {
                 if self.ask_part(asked, newest, index, number).is_err() {
                     self.exchange.reads.remove(token);
                     self.counters.peer_unsent += 1;
+                    self.want_unlogged_checkpoint(partition);
                 }
             }
+        }
+    }
+
+    /// Lets a partition take a checkpoint that somebody asks for: without a log none is taken for
+    /// the log's sake.
+    fn want_unlogged_checkpoint(&mut self, partition: PartitionId) {
+        let is_known = self.checkpoints_wanted.contains(&partition);
+        if self.config.durability == Durability::None && !is_known {
+            self.checkpoints_wanted.push_back(partition);
         }
     }
 
@@ -344,7 +359,9 @@ impl Core {
 
 /// Frees what a map keeps besides its entries.
 fn free(map: &mut PartitionMap, core: &mut Core) {
-    map.abort_checkpoint(&mut core.arena);
+    if map.checkpoint_index().is_some() {
+        map.abort_checkpoint(&mut core.arena);
+    }
     map.undo_to(&mut core.arena, map.committed());
     while map.sweep(&mut core.arena, usize::MAX) {}
 }
@@ -368,6 +385,9 @@ impl Core {
         let Installed { index, size_bytes, digest } = installed;
         let partition = view.group.partition();
         let last = self.log.state().partition(partition).map_or(index, |state| state.last);
+        let former = self.log.state().partition(partition).map(|state| state.checkpoint);
+        let durability = self.config.durability;
+        self.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
         let kept = adopted.map_or(last, |(kept, _)| kept).max(index);
         let record = Record::Install {
             partition,

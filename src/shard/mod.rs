@@ -289,13 +289,14 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let core = &self.core;
-        let goes_on =
-            self.keeps_somebody_waiting() || !core.sweeping.is_empty() || core.exchange.is_due();
+        let goes_on = self.keeps_somebody_waiting()
+            || !core.sweeping.is_empty()
+            || (core.exchange.is_due() && !core.closing);
         let at_once = goes_on.then_some(core.now.monotonic);
         let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
         let tick = core.tick_due.filter(|_| !core.closing);
         let log = core.log.next_deadline();
-        let timer = core.timers.next();
+        let timer = core.timers.next().filter(|_| !core.closing);
         [at_once, core.sweep_due, timer, tick, checkpoint, log].into_iter().flatten().min()
     }
 

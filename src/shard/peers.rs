@@ -76,13 +76,17 @@ impl Core {
 }
 
 impl Shard {
-    /// A frame of another node, over the connection that is present.
+    /// A frame of another node, over the connection that is present. A shard that is to close
+    /// hears no other node any more: what came of it would never all be durable.
     pub(super) fn on_peer_frame(
         &mut self,
         from: NodeId,
         payload: &Bytes,
         effects: &mut impl Effects,
     ) {
+        if self.core.closing {
+            return;
+        }
         let link =
             Link { cluster: &self.core.config.cluster, peer: self.core.config.nodes.name(from) };
         let partitions = &self.partitions;
@@ -154,6 +158,9 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
+        if self.core.closing {
+            return;
+        }
         self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
@@ -181,6 +188,9 @@ impl Shard {
         refused: bool,
         effects: &mut impl Effects,
     ) {
+        if self.core.closing {
+            return;
+        }
         let now = self.core.now;
         for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
@@ -217,6 +227,9 @@ impl Shard {
 
     /// Does everything that is due in partitions.
     pub(super) fn run_timers(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         let now = self.core.now;
         // What is due at once again is for the next turn.
         for _ in 0..self.core.timers.0.len() {

@@ -220,6 +220,7 @@ impl Node {
             return;
         }
         self.activity = Activity::Stopping;
+        self.is_lost |= world.swarm.durability == Durability::None;
         for host in &mut self.hosts {
             host.is_closing = true;
         }
@@ -253,7 +254,6 @@ impl Node {
             for (connection, side) in self.peers.open() {
                 world.network.close(world.schedule.now(), connection, side);
             }
-            self.is_lost |= world.swarm.durability == Durability::None;
             self.end_process(world);
             self.restart_later(world);
         }
@@ -348,7 +348,8 @@ impl Node {
     fn after_turn(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
         self.perform(place, world)?;
         self.observe(place, world)?;
-        self.is_lost &= !self.is_serving();
+        // A process that stops leaves nothing behind that it hadn't before.
+        self.is_lost &= !(self.activity == Activity::Running && self.is_serving());
         if let Some(deadline) = self.hosts[place].shard.next_deadline() {
             // A turn takes some time, however little it does.
             let due = self.clock.when(deadline).max(world.now().after_ns(NS_PER_US));
