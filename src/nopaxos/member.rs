@@ -122,6 +122,14 @@ impl<W: Copy> Member<W> {
         self.beside.sequencer.next_index()
     }
 
+    /// The log's time if a command were stamped here now; `None`: it wouldn't be.
+    #[must_use]
+    pub fn stamp_time(&self, now: Timestamp) -> Option<Timestamp> {
+        let quorum_count = self.beside.group.quorum_count();
+        let time = self.beside.sequencer.time(now, quorum_count);
+        time.filter(|_| self.replica.status() == Status::Normal)
+    }
+
     /// Stamped slots that aren't stable yet.
     #[must_use]
     pub fn unsynced_count(&self) -> u64 {

@@ -7,9 +7,10 @@ use super::{Awaiting, Core, Effects};
 use crate::base::chain::Chain;
 use crate::base::ids::{AppendId, Index, MemberId, PartitionId, TermId};
 use crate::base::limits::SWEEP_COUNT_MAX;
+use crate::base::mutant::{self, Mutant};
 use crate::base::payload::ResultBytes;
 use crate::map::hasher::KeyHash;
-use crate::map::operation::{Command, decode_query, with_command};
+use crate::map::operation::{Command, Operation, Ttl, decode_query, with_command};
 use crate::map::outcome::{Failure, Outcome};
 use crate::map::partition::{Execution, Undo};
 use crate::metrics::ShardCounters;
@@ -163,7 +164,11 @@ impl Core {
         let hash = hash.unwrap_or_else(|| {
             self.hasher.hash(command.map, command.operation.key().unwrap_or_default())
         });
-        let run = Execution { index, time: slot.timestamp, undo };
+        let time = match mutant::is(Mutant::ExpiryByOwnClock) && may_expire(command) {
+            true => self.now.wall,
+            false => slot.timestamp,
+        };
+        let run = Execution { index, time, undo };
         let mut result = ResultBytes::new();
         view.map.execute(&mut self.arena, run, command, hash, &mut result);
         self.expect_expiry(&view.map);
@@ -187,7 +192,8 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
             Persist::Slot(index, slot) => {
                 let append = self.core.log.append(&slot_record(partition, index, slot));
                 // Without `sync` nobody waits for the device.
-                let sync = self.core.config.durability == Durability::Sync;
+                let sync = self.core.config.durability == Durability::Sync
+                    && !mutant::is(Mutant::ReplyBeforeDurable);
                 (if sync { append } else { AppendId(0) }, Persisted::Slots(index))
             }
             Persist::View(term) => {
@@ -377,6 +383,15 @@ fn count_kind(counters: &mut ShardCounters, message: &Message) {
         | Message::ViewRepair { .. }
         | Message::ViewChangeRepair { .. } => counters.repairs += 1,
         _ => {}
+    }
+}
+
+/// Whether something expires by a command, or will because of it.
+const fn may_expire(command: &Command<'_>) -> bool {
+    match command.operation {
+        Operation::Put { ttl, .. } => !matches!(ttl, Ttl::Unlimited),
+        Operation::Tick => true,
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::base::ids::{Index, PartitionId, TermId};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{IgnoredMetrics, MemberGauges, ServiceMetrics, ShardGauges};
 use crate::nopaxos::{IgnoreReason, Status};
+use crate::nopaxos::replica::Replica;
 
 /// How a partition stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,15 @@ impl Shard {
     /// How long writes waited to be durable, counted when they were answered.
     pub fn commit_waits(&mut self) -> &mut Histogram {
         &mut self.core.commit_waits
+    }
+
+    /// The replica of a partition, to be looked at.
+    ///
+    /// # Panics
+    /// If the shard doesn't own the partition.
+    #[must_use]
+    pub fn replica(&self, partition: PartitionId) -> &Replica {
+        self.partitions[self.place(partition)].member.replica()
     }
 
     /// How many partitions have changed since they were taken by [`Shard::take_changed`].

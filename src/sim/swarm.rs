@@ -70,6 +70,14 @@ pub struct WorkloadMix {
     pub whole_map_one_in: u64,
     /// How long a client waits for an answer.
     pub patience_ns: u64,
+    /// Of a hundred writes, those that are part of a session.
+    pub session_percent: u64,
+    /// How long a session outlives its last command.
+    pub session_ttl_ms: u64,
+    /// Of a hundred puts, those of entries that expire.
+    pub ttl_percent: u64,
+    /// After how long they do, on average.
+    pub ttl_ms_mean: u64,
 }
 
 /// How the network behaves.
@@ -210,6 +218,10 @@ fn workload(prng: &mut Prng, active_ns: u64) -> WorkloadMix {
         stale_percent: *pick(prng, &[0, 30]),
         whole_map_one_in: *pick(prng, &[10, 50]),
         patience_ns: *pick(prng, &[100, 1_500, 5_000]) * NS_PER_MS,
+        session_percent: *pick(prng, &[0, 30, 90]),
+        session_ttl_ms: *pick(prng, &[1_000, 5_000, 600_000]),
+        ttl_percent: *pick(prng, &[0, 0, 20, 70]),
+        ttl_ms_mean: *pick(prng, &[5, 300, 3_000]),
     }
 }
 

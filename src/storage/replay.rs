@@ -14,7 +14,9 @@ use crate::base::cast::usize_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, SegmentId, TermId};
 use crate::base::limits::ADOPTED_HOLE_COUNT_MAX;
+use crate::base::mutant::{self, Mutant};
 use crate::base::time::Timestamp;
+use crate::mark;
 
 /// Slots that a snapshot may promise to follow; more is no log but a defect.
 const SLOT_COUNT_MAX: u64 = 1 << 32;
@@ -238,6 +240,7 @@ impl<'a, A: Apply> Replay<'a, A> {
 
     /// What follows from a record that doesn't fit those before it.
     fn mistrust(&mut self, position: usize, error: Damage) -> Result<(), Damage> {
+        mark!("replay-mistrust");
         let replay = &mut self.partitions[position];
         match (self.hole, replay.lost_staged) {
             (Some(_), _) => replay.is_unsure = true,
@@ -283,8 +286,15 @@ impl<'a, A: Apply> Replay<'a, A> {
             Record::NoOp { index, term, message_id, .. } => {
                 replay.write(LoggedEntry::no_op(*index, *term, *message_id));
             }
-            Record::Stage { adopting, entry } => replay.stage(*adopting, LoggedEntry::of(entry)),
+            Record::Stage { adopting, entry } => {
+                mark!("replay-stage");
+                if mutant::is(Mutant::StagedWithoutAdoption) {
+                    replay.carry(LoggedEntry::of(entry));
+                }
+                replay.stage(*adopting, LoggedEntry::of(entry));
+            }
             Record::Adopt { term, base, kept, chain, .. } => {
+                mark!("replay-adopt");
                 let adopted = Adopted { term: *term, base: *base, chain: *chain };
                 replay.adopt(&adopted, *kept, self.boot_is_whole)?;
             }
@@ -292,6 +302,7 @@ impl<'a, A: Apply> Replay<'a, A> {
                 replay.advance(state.sync_point, self.apply);
             }
             Record::Install { index, kept, adopted, .. } => {
+                mark!("replay-install");
                 replay.install(*index, *kept, self.apply);
                 if let Some(adopted) = adopted {
                     let kept = (*kept).min(adopted.base);
@@ -300,6 +311,7 @@ impl<'a, A: Apply> Replay<'a, A> {
                 replay.advance(state.sync_point, self.apply);
             }
             Record::Carry(entry) => {
+                mark!("replay-carry");
                 replay.carry(LoggedEntry::of(entry));
                 replay.advance(state.sync_point, self.apply);
             }

@@ -36,6 +36,7 @@ use crate::base::limits::{
     ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
     SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX,
 };
+use crate::base::mutant::{self, Mutant};
 use crate::base::time::Monotonic;
 
 /// No batch: the snapshot that ends with it isn't written yet.
@@ -416,7 +417,11 @@ impl Wal {
         self.begin_batch(Some(self.filling));
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        encode_snapshot(&self.state, &mut scratch);
+        if mutant::is(Mutant::PromisesNotInSnapshot) {
+            encode_snapshot(&without_promises(&self.state), &mut scratch);
+        } else {
+            encode_snapshot(&self.state, &mut scratch);
+        }
         self.begin_record();
         self.put(&scratch);
         self.scratch = scratch;
@@ -556,6 +561,16 @@ impl Wal {
 
 const fn is_empty(batch: &Batch) -> bool {
     batch.blocks.len() == 1 && batch.used == 0
+}
+
+/// A snapshot in which no member has promised more than the view that it is in.
+#[cold]
+fn without_promises(state: &ShardSnapshot) -> ShardSnapshot {
+    let mut state = state.clone();
+    for partition in &mut state.partitions {
+        partition.view = partition.last_normal;
+    }
+    state
 }
 
 fn last_block(blocks: &mut [Block]) -> &mut Block {

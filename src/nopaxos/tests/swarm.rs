@@ -308,23 +308,9 @@ const SEEDS_COUNT_MAX: u64 = 2_000;
 
 /// The planted bugs of this room.
 #[cfg(feature = "mutants")]
-pub(super) const PLANTED: &[Mutant] = &[
-    Mutant::RemergeOnLateVote,
-    Mutant::AnswerBeyondFrontier,
-    Mutant::MissingSlotsBecomeNoOps,
-    Mutant::KeepStaleLog,
-    Mutant::StampAfterRestart,
-    Mutant::TruncateAndUnion,
-    Mutant::KeepOwnNoOp,
-    Mutant::ValueBeatsNoOp,
-    Mutant::ApplyBeyondPrepared,
-    Mutant::SyncWithoutQuorum,
-    Mutant::ReadoptStartView,
-    Mutant::ReadAtApplied,
-    Mutant::ReadWithoutQuorum,
-    Mutant::IgnoreCrashVector,
-    Mutant::SyncPrepareOnce,
-];
+pub(super) fn planted() -> impl Iterator<Item = &'static Mutant> {
+    Mutant::ALL.iter().filter(|mutant| mutant.room() == Room::Protocol)
+}
 
 /// Planted bugs that take too long a chain of accidents; the model finds them, see
 /// `model::planted_bugs_are_found`. A voter has truncated beyond a no-op in whose place the new
@@ -339,7 +325,7 @@ const LEFT_TO_THE_MODEL: &[Mutant] = &[Mutant::TruncateAndUnion, Mutant::IgnoreC
 fn planted_bugs_are_found() {
     use crate::base::mutant::switch;
     let mut survivors: Vec<Mutant> = Vec::new();
-    for mutant in PLANTED.iter().filter(|mutant| !LEFT_TO_THE_MODEL.contains(mutant)) {
+    for mutant in planted().filter(|mutant| !LEFT_TO_THE_MODEL.contains(mutant)) {
         let finds = |(seed, is_harsh): &(u64, bool)| {
             let (seed, is_harsh) = (*seed, *is_harsh);
             let found = std::panic::catch_unwind(|| {

@@ -19,6 +19,12 @@ impl Acknowledged {
         *known = index.max(*known);
     }
 
+    /// The highest slot of a partition that a client was told of.
+    #[must_use]
+    pub fn last(&self, partition: PartitionId) -> Index {
+        self.slots.get(&partition).copied().unwrap_or_default()
+    }
+
     /// A member that must have all of a partition has a log that ends there.
     ///
     /// # Errors

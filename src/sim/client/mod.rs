@@ -4,23 +4,26 @@
 //! the history.
 
 mod codec;
+mod sessions;
 mod workload;
 
 use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 
-use self::codec::Reply;
+use self::codec::{Envelope, Reply};
+use self::sessions::{Call, Sessions, as_of_first, check_repeated};
 use super::checker::{Checker, Violation};
 use super::cluster::{Event, World};
-use super::history::{Action, History, Key, Outcome, PageSeen, Seen};
+use super::history::{Action, History, Key, Outcome, PageSeen, Seen, SessionStep};
 use super::network::{Endpoint, Lane, Side};
 use super::node::member_name;
 use super::{ClientId, ConnectionId, NodeId};
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{CorrelationId, Index, PartitionId};
 use crate::base::prng::Prng;
-use crate::base::time::{Monotonic, NS_PER_MS};
+use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
+use crate::mark;
 use crate::proto::p2pmap::v1::error::Code;
 
 /// Before a client dials again, at least.
@@ -29,6 +32,11 @@ const BACKOFF_NS_MIN: u64 = NS_PER_MS;
 const BACKOFF_NS_MAX: u64 = 200 * NS_PER_MS;
 /// Before a client asks again what was refused without a trace, at most.
 const RETRY_NS_MAX: u64 = 20 * NS_PER_MS;
+
+/// How long a command of a session is sent again at most.
+const INSISTENCE_NS_MAX: u64 = 20 * NS_PER_S;
+/// One answered command of a session in so many is sent again.
+const REPEATED_ONE_IN: u64 = 4;
 
 /// Why a client looks up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +62,19 @@ struct Pending {
     asked: Result<NodeId, Code>,
     /// It isn't asked again after that.
     deadline: Monotonic,
+    /// Of a command of a session: which, and until when it is sent again whatever happens.
+    call: Option<(Call, Monotonic)>,
+    /// It was sent before, and may have been executed then.
+    is_uncertain: bool,
+    /// What came of it: it is sent once more to be told the same.
+    first: Option<Outcome>,
+}
+
+impl Pending {
+    /// Whether an answer may be that of an earlier time.
+    const fn may_be_repeated(&self) -> bool {
+        self.is_uncertain || self.first.is_some()
+    }
 }
 
 /// How a client stands with a node.
@@ -81,6 +102,7 @@ pub(super) struct Client {
     lines: Vec<Line>,
     pending: BTreeMap<CorrelationId, Pending>,
     last_correlation: CorrelationId,
+    sessions: Sessions,
     /// Who stamps the commands of a partition, as it was said last.
     leaders: BTreeMap<PartitionId, NodeId>,
     /// The highest slot of each partition that it knows of.
@@ -101,6 +123,7 @@ impl Client {
             lines: (0..node_count).map(line).collect(),
             pending: BTreeMap::new(),
             last_correlation: 0,
+            sessions: Sessions::default(),
             leaders: BTreeMap::new(),
             reached: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -168,7 +191,7 @@ impl Client {
         if let Some(question) = self.last_questions.last() {
             // A question that failed comes again.
             if self.pending.is_empty() {
-                self.ask(*question, world, history);
+                self.ask((*question, None), world, history);
             }
             return;
         }
@@ -182,18 +205,35 @@ impl Client {
         if is_open && self.pending.len() < world.swarm.workload.depth {
             let is_alone = world.swarm.node_count() == 1;
             let action = self.choose(&world.swarm.workload, is_alone, history);
-            self.ask(action, world, history);
+            let partition = history.partition_of(&action);
+            let asked = self.choose_session(action, partition, &world.swarm.workload);
+            self.ask(asked, world, history);
         }
     }
 
-    fn ask(&mut self, action: Action, world: &mut World, history: &mut History) {
+    fn ask(
+        &mut self,
+        (action, call): (Action, Option<Call>),
+        world: &mut World,
+        history: &mut History,
+    ) {
         let Some(node) = self.choose_node(history.partition_of(&action)) else { return };
         let now = world.now();
         let operation = history.invoke(self.id, action, now);
         // The node gives up first, if it can.
         let deadline = now.after_ns(2 * world.swarm.workload.patience_ns);
         let pages = Vec::new();
-        let pending = Pending { operation, action, pages, asked: Ok(node), deadline };
+        let call = call.map(|call| (call, now.after_ns(INSISTENCE_NS_MAX)));
+        let pending = Pending {
+            operation,
+            action,
+            pages,
+            asked: Ok(node),
+            deadline,
+            call,
+            is_uncertain: false,
+            first: None,
+        };
         self.send(pending, node, world, history);
     }
 
@@ -205,11 +245,18 @@ impl Client {
         let correlation = self.last_correlation;
         let action = pending.action;
         let patience_ns = pending.deadline.since_ns(now) / 2;
-        let bytes = codec::encode(&action, correlation, patience_ns, history);
+        let call = pending.call.map(|(call, _)| (call, self.sessions.ack_below(call)));
+        let envelope = Envelope { correlation, patience_ns, call };
+        let bytes = codec::encode(&action, envelope, history);
         let words = [u64::from(self.id.0), correlation, u64::from(node.0)];
         world.trace.event(now, "ask", &words, || {
             let (id, operation) = (self.id.0, pending.operation);
-            format!("client {id} node {node} #{correlation} operation {operation} {action:?}")
+            let called =
+                call.map_or(String::new(), |(Call { session, sequence, .. }, ack_below)| {
+                    format!(" as {sequence} of session {session}, needs {ack_below}..")
+                });
+            let what = format!("operation {operation} {action:?}{called}");
+            format!("client {id} node {node} #{correlation} {what}")
         });
         self.wake_after(pending.deadline.since_ns(now), Wake::GiveUp(correlation), world);
         pending.asked = Ok(node);
@@ -236,7 +283,9 @@ impl Client {
         match (node, pending.asked) {
             (Some(node), _) if now < pending.deadline => self.send(pending, node, world, history),
             (None, _) if now < pending.deadline => self.ask_later(correlation, pending, world),
-            (_, Err(code)) => self.end(&pending, Outcome::Failed(code), world, history),
+            (_, Err(code)) => {
+                self.settle(correlation, pending, Outcome::Failed(code), world, history);
+            }
             (_, Ok(_)) => {}
         }
     }
@@ -244,9 +293,9 @@ impl Client {
     fn give_up(&mut self, correlation: CorrelationId, world: &mut World, history: &mut History) {
         let Some(pending) = self.pending.remove(&correlation) else { return };
         match pending.asked {
-            Err(code) => self.end(&pending, Outcome::Failed(code), world, history),
+            Err(code) => self.settle(correlation, pending, Outcome::Failed(code), world, history),
             Ok(node) => {
-                self.end(&pending, Outcome::Unknown, world, history);
+                self.settle(correlation, pending, Outcome::Unknown, world, history);
                 // A node that doesn't answer isn't asked again, as a rule.
                 if let State::Open(connection) = self.lines[usize::from(node.0)].state
                     && self.prng.one_in(2)
@@ -310,7 +359,7 @@ impl Client {
                 pending.asked = Err(Code::Unavailable);
                 self.ask_later(correlation, pending, world);
             } else {
-                self.end(&pending, Outcome::Unknown, world, history);
+                self.settle(correlation, pending, Outcome::Unknown, world, history);
             }
         }
         self.wake_after(delay_ns, Wake::Dial(node), world);
@@ -347,7 +396,7 @@ impl Client {
             return Err(Violation::new(Checker::Sense, what));
         }
         let Some(pending) = self.pending.get_mut(&correlation) else { return Ok(()) };
-        let answer = codec::understand(&pending.action, &reply, history)
+        let answer = codec::understand(&pending.action, &reply, pending.may_be_repeated(), history)
             .map_err(|what| Violation::new(Checker::Sense, format!("{what}: {reply:?}")))?;
         let outcome = match answer {
             codec::Answer::Page(page) => {
@@ -359,6 +408,7 @@ impl Client {
         };
         let mut pending = self.pending.remove(&correlation).expect("it was found");
         if let Outcome::Failed(code) = outcome
+            && code != Code::SessionExpired
             && self.lines.len() > 1
         {
             self.note_leader(&reply, history.partition_of(&pending.action));
@@ -371,11 +421,65 @@ impl Client {
         if is_last_question && !matches!(outcome, Outcome::Failed(_) | Outcome::Unknown) {
             self.last_questions.pop();
         }
-        self.end(&pending, outcome, world, history);
+        if let Some(first) = &pending.first {
+            check_repeated(&pending.action, first, &outcome)?;
+        }
+        self.settle(correlation, pending, outcome, world, history);
         if !self.last_questions.is_empty() {
             self.wake_after(NS_PER_MS, Wake::Think, world);
         }
         Ok(())
+    }
+
+    /// Something came of a request. A command of a session is sent again if that isn't an answer,
+    /// and sometimes if it is.
+    fn settle(
+        &mut self,
+        correlation: CorrelationId,
+        mut pending: Pending,
+        outcome: Outcome,
+        world: &mut World,
+        history: &mut History,
+    ) {
+        if let Action::Session { partition, step: SessionStep::Open { .. } } = pending.action {
+            let id = if let Outcome::Session { id, .. } = outcome { Some(id) } else { None };
+            self.sessions.on_opened(partition, id);
+        }
+        let Some((call, until)) = pending.call else {
+            return self.end(&pending, outcome, world, history);
+        };
+        if outcome == Outcome::Failed(Code::SessionExpired) {
+            mark!("session-expired");
+            self.sessions.forget(call);
+        }
+        pending.is_uncertain |= outcome == Outcome::Unknown;
+        let is_open = matches!(
+            outcome,
+            Outcome::Unknown | Outcome::Failed(Code::Unavailable | Code::ResourceExhausted)
+        );
+        if call.sequence > 0 && is_open && world.now() < until {
+            mark!("session-retry");
+            return self.insist(correlation, pending, world);
+        }
+        let is_answer = !matches!(outcome, Outcome::Unknown | Outcome::Failed(_));
+        if pending.first.is_none() {
+            let certain = as_of_first(outcome.clone(), pending.is_uncertain);
+            self.end(&pending, certain, world, history);
+            if call.sequence > 0 && is_answer && self.prng.one_in(REPEATED_ONE_IN) {
+                pending.first = Some(outcome);
+                return self.insist(correlation, pending, world);
+            }
+        } else if is_answer {
+            mark!("session-answered-again");
+        }
+        self.sessions.acknowledge(call);
+    }
+
+    /// A command of a session is sent once more.
+    fn insist(&mut self, correlation: CorrelationId, mut pending: Pending, world: &mut World) {
+        pending.deadline = world.now().after_ns(2 * world.swarm.workload.patience_ns);
+        pending.asked = Err(Code::Unavailable);
+        self.ask_later(correlation, pending, world);
     }
 
     /// A node has refused, and perhaps said who wouldn't.
@@ -423,6 +527,7 @@ impl Client {
             Outcome::Written { index, .. }
             | Outcome::ConditionFailed { index, .. }
             | Outcome::Removed { index, .. }
+            | Outcome::Session { index, .. }
             | Outcome::Cleared { index, .. } => (*index, true),
             Outcome::Found { index, .. }
             | Outcome::Exists { index, .. }

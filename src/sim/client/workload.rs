@@ -33,6 +33,9 @@ impl Client {
         }
         let size_bytes = usize_from(self.prng.below(u64_from(mix.value_size_bytes_max) + 1));
         let value = history.new_value(size_bytes);
+        if self.prng.below(100) < mix.ttl_percent {
+            history.set_ttl(value, 1 + self.prng.below(2 * mix.ttl_ms_mean));
+        }
         Action::Put { key, value, condition, wants_previous }
     }
 

@@ -78,7 +78,7 @@ impl Cluster {
                 }
             }
             Fault::BitFlip | Fault::LostWrite | Fault::Misdirected | Fault::CheckpointFlip => {
-                let what = node.damage(fault)?;
+                let what = node.damage(fault, world)?;
                 // Half of the time the next start finds it, else whoever reads it before.
                 if world.prng.one_in(2) {
                     node.crash(world, Crash::Process);

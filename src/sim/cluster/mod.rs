@@ -7,6 +7,7 @@
 
 mod faults;
 
+use super::checker::claims::Claims;
 use super::checker::durability::Acknowledged;
 use super::checker::replicas::Replicas;
 use super::checker::{Checker, Violation, linearizability, search};
@@ -24,6 +25,8 @@ use super::trace::{Trace, TraceSink, word_of};
 use super::{ClientId, NodeId};
 use crate::base::cast::{u64_from, usize_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
+use crate::base::mark;
+use crate::base::mutant::{self, Mutant};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::storage::wal::Durability;
@@ -64,8 +67,10 @@ pub(super) enum Event {
 pub struct Options {
     /// Where a line of each event goes, if anybody reads.
     pub trace: Option<TraceSink>,
-    /// A defect to be found.
+    /// A defect to be found, of the simulator's own.
     pub plant: Option<Plant>,
+    /// A defect to be found, of the code under test.
+    pub mutant: Option<Mutant>,
     /// How many nodes there are; `None`: the seed says it.
     pub node_count: Option<usize>,
 }
@@ -80,6 +85,7 @@ pub(super) struct World {
     pub(super) report: Report,
     pub(super) replicas: Replicas,
     pub(super) acknowledged: Acknowledged,
+    pub(super) claims: Claims,
     /// Clients ask, and faults happen.
     pub(super) is_active: bool,
     pub(super) hash_key: [u8; 16],
@@ -134,7 +140,12 @@ pub fn run(seed: u64, options: Options) -> Report {
 /// The same with what the seed would have decided said otherwise.
 #[must_use]
 pub fn run_swarm(seed: u64, swarm: Swarm, options: Options) -> Report {
-    Cluster::new(seed, swarm, options).run()
+    mutant::switch(options.mutant);
+    // What this thread ran before is not this run's.
+    drop(mark::take());
+    let report = Cluster::new(seed, swarm, options).run();
+    mutant::switch(None);
+    report
 }
 
 impl Cluster {
@@ -154,6 +165,7 @@ impl Cluster {
             report: Report { seed, ..Report::default() },
             replicas: Replicas::default(),
             acknowledged: Acknowledged::default(),
+            claims: Claims::new(seed),
             is_active: true,
             hash_key,
             prng,
@@ -184,6 +196,9 @@ impl Cluster {
         report.virtual_ns = world.schedule.now().0;
         report.operations_count = u64_from(history.operations.len());
         report.outcomes = history.outcome_counts();
+        for (place, count) in mark::take() {
+            report.mark(place, count);
+        }
         world.report
     }
 

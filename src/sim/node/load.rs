@@ -191,6 +191,13 @@ impl Node {
                 world.acknowledged.recovered(self.id, state.partition, state.last)?;
             }
         }
+        // What was damaged the others make good for.
+        if world.promises_durability() && !self.disk.is_damaged() {
+            let states = recovered.partitions.iter().map(|found| &found.state);
+            for state in states.filter(|state| !state.is_recovering) {
+                world.claims.recovered(self.id, state)?;
+            }
+        }
         Ok(())
     }
 

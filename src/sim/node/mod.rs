@@ -4,6 +4,7 @@
 mod disk_queue;
 mod load;
 mod peers;
+mod probe;
 mod rehome;
 mod start;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 pub(super) use self::disk_queue::DiskJob;
 use self::disk_queue::DiskQueue;
 pub(super) use self::start::StartFailure;
+use super::checker::replicas::Inside;
 use super::checker::{Checker, Violation, resources};
 use super::clock::NodeClock;
 use super::cluster::{Event, World};
@@ -207,6 +209,9 @@ impl Node {
         self.mesh_count = 0;
         self.paused_until = Monotonic(0);
         world.replicas.forget_life(self.id);
+        if !world.promises_durability() {
+            world.claims.forget_member(self.id);
+        }
     }
 
     /// The process is told to stop.
@@ -361,7 +366,7 @@ impl Node {
             let bytes = link.outgoing.split().to_vec();
             world.network.send(now, link.connection, Side::Acceptor, bytes);
         }
-        self.perform_for_peers(place, world);
+        self.perform_for_peers(place, world).map_err(|violation| violation.at(now))?;
         let output = &mut self.hosts[place].output;
         let messages = std::mem::take(&mut output.messages);
         for (to, message) in messages {
@@ -426,6 +431,11 @@ impl Node {
                 .replicas
                 .observe(self.id, partition, state, digest)
                 .map_err(|violation| violation.at(now))?;
+            let acknowledged = world.acknowledged.last(partition);
+            world
+                .replicas
+                .look_into(self.id, &Inside::of(shard.replica(partition), digest), acknowledged)
+                .map_err(|violation| violation.at(now))?;
         }
         self.turns_count += 1;
         if self.turns_count.is_multiple_of(TURNS_PER_CHECK) {
@@ -465,8 +475,10 @@ impl Node {
     }
 
     /// Damages the disk. What was damaged; `None`: there was nothing to damage.
-    pub(super) fn damage(&mut self, fault: Fault) -> Option<String> {
-        self.disk.damage(fault)
+    pub(super) fn damage(&mut self, fault: Fault, world: &mut World) -> Option<String> {
+        let what = self.disk.damage(fault)?;
+        world.claims.forget_member(self.id);
+        Some(what)
     }
 
     /// The disk is gone, with the process on it.
@@ -475,6 +487,7 @@ impl Node {
         self.disk.lose();
         self.is_lost = true;
         world.replicas.forget_member(self.id);
+        world.claims.forget_member(self.id);
         if let Activity::Refused(_) = self.activity {
             self.activity = Activity::Down;
             self.restart_later(world);

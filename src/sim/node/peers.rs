@@ -27,7 +27,7 @@ impl Node {
         self.dial_later(world);
     }
 
-    fn shards(&self, world: &World) -> ShardMap {
+    pub(super) fn shards(&self, world: &World) -> ShardMap {
         ShardMap::new(world.swarm.partition_count, self.shard_count)
     }
 
@@ -133,8 +133,17 @@ impl Node {
     }
 
     /// Sends what a turn has to say to other nodes.
-    pub(super) fn perform_for_peers(&mut self, place: usize, world: &mut World) {
+    ///
+    /// # Errors
+    /// If it contradicts what was said before, or claims what isn't durable.
+    pub(super) fn perform_for_peers(
+        &mut self,
+        place: usize,
+        world: &mut World,
+    ) -> Result<(), Violation> {
         let now = world.now();
+        let quorum_count = world.swarm.node_count() / 2 + 1;
+        let mut is_probed = false;
         let output = &mut self.hosts[place].output;
         for connection in std::mem::take(&mut output.cut) {
             if let Some(Gone::Open(link)) = self.peers.on_closed(now, connection) {
@@ -150,8 +159,10 @@ impl Node {
         }
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
+            is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
             world.network.send(now, link.connection, link.side, bytes);
         }
         self.dial_later(world);
+        if is_probed { self.probe(place, world) } else { Ok(()) }
     }
 }
