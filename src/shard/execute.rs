@@ -312,12 +312,20 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
 
     fn send(&mut self, to: MemberId, message: Message) {
         let node = self.view.nodes[usize::from(to.0)];
-        if !self.core.peers[usize::from(node.0)].is_connected {
+        if !self.view.connected[usize::from(to.0)] {
             self.core.counters.peer_unsent += 1;
             return;
         }
         let partition = self.view.group.partition();
-        let Some(buffer) = self.effects.peer_buffer(node, partition) else {
+        let buffer = match message {
+            // What carries a log or a checkpoint, or closes it.
+            Message::ViewChangeRepairResponse { .. }
+            | Message::ViewRepairResponse { .. }
+            | Message::SyncRepairResponse { .. }
+            | Message::RecoverResponse { .. } => self.effects.bulk_peer_buffer(node, partition),
+            _ => self.effects.peer_buffer(node, partition),
+        };
+        let Some(buffer) = buffer else {
             self.core.counters.peer_unsent += 1;
             return;
         };

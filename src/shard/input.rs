@@ -1,9 +1,11 @@
 //! What a host tells a shard.
 
-use super::carry::SegmentBlocks;
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::PartitionLives;
+use super::carry::SegmentBlocks;
 use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId};
 use crate::base::time::Timestamp;
 use crate::storage::block::SegmentWrite;
@@ -56,8 +58,9 @@ pub enum Input<'a> {
         /// The frame's payload.
         payload: Bytes,
     },
-    /// A connection to the shards of another node that hold partitions of this one is there: what
-    /// is said from here on arrives, in order, until it is gone.
+    /// A connection to a shard of another node is there: what is said from here on of the
+    /// partitions that both hold arrives, in order, until it is gone. Said again when the other
+    /// shard has said anew what it knows of lives.
     PeerConnected {
         /// The node.
         node: NodeId,
@@ -66,10 +69,12 @@ pub enum Input<'a> {
         /// What it has said of the partitions that both hold.
         lives: &'a [PartitionLives],
     },
-    /// The connection to another node is gone.
+    /// The connection to a shard of another node is gone.
     PeerDisconnected {
         /// The node.
         node: NodeId,
+        /// The partitions of the shard there.
+        partitions: Range<u32>,
         /// Its host says that the process is gone, too.
         refused: bool,
     },

@@ -239,8 +239,8 @@ impl Shard {
             Input::PeerConnected { node, clock, lives } => {
                 self.on_peer_connected(node, clock, lives, effects);
             }
-            Input::PeerDisconnected { node, refused } => {
-                self.on_peer_disconnected(node, refused, effects);
+            Input::PeerDisconnected { node, partitions, refused } => {
+                self.on_peer_disconnected(node, partitions, refused, effects);
             }
             Input::Deadline => {}
             Input::Close => self.core.closing = true,

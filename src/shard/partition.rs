@@ -52,6 +52,8 @@ pub(super) struct PartitionView {
     pub(super) encoder: PeerEncoder,
     /// Which life of each of them is at the other end of its connection.
     pub(super) lives: Vec<Incarnation>,
+    /// Whether there is a connection to each of them.
+    pub(super) connected: Vec<bool>,
     /// When something is due, as it stands in the shard's table.
     pub(super) timer: Option<Monotonic>,
     /// A checkpoint of another member was put in the place of the map; the log doesn't know yet.

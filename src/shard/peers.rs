@@ -5,6 +5,7 @@
 //! a member of a partition goes to that shard of that node, over the connection between the two.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -16,6 +17,7 @@ use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
 use crate::wire::peer::decode::Link;
+use crate::wire::peer::hello::PartitionState;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
 
 /// What a member knows of the lives of a partition's members: what is said when a connection
@@ -26,6 +28,12 @@ pub struct PartitionLives {
     pub partition: PartitionId,
     /// The highest life known of each member, in the order of members; its own among them.
     pub lives: Vec<Incarnation>,
+}
+
+impl From<&PartitionState> for PartitionLives {
+    fn from(state: &PartitionState) -> Self {
+        Self { partition: state.partition, lives: state.lives.clone() }
+    }
 }
 
 /// When something is due in which partition.
@@ -144,7 +152,8 @@ impl Shard {
         self.stepped(place);
     }
 
-    /// A connection to a node is there; `lives`: what it said of the partitions that both hold.
+    /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
+    /// both hold.
     pub(super) fn on_peer_connected(
         &mut self,
         node: NodeId,
@@ -152,7 +161,7 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)] = Peer { is_connected: true, bad_senders_count: 0 };
+        self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
             let Some((place, from)) = self.member_of(*partition, node) else { continue };
@@ -161,6 +170,7 @@ impl Shard {
                 continue;
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+            view.connected[usize::from(from.0)] = true;
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -169,18 +179,20 @@ impl Shard {
         }
     }
 
-    /// The connection to a node is gone; `refused`: its process is, too.
+    /// The connection to the shard of a node that has these partitions is gone; `refused`: its
+    /// process is, too.
     pub(super) fn on_peer_disconnected(
         &mut self,
         node: NodeId,
+        partitions: Range<u32>,
         refused: bool,
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)].is_connected = false;
         let now = self.core.now;
-        for partition in self.core.config.partitions.clone().map(PartitionId) {
+        for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
             let Partition { member, view } = &mut self.partitions[place];
+            view.connected[usize::from(from.0)] = false;
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
             self.stepped(place);
@@ -196,6 +208,23 @@ impl Shard {
             lives: found.member.replica().crash_vector().to_vec(),
         });
         lives.collect()
+    }
+
+    /// The same, and how these partitions stand: what a host says for this shard.
+    #[must_use]
+    pub fn greeting(&self, node: NodeId) -> Vec<PartitionState> {
+        let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
+        let standing = shared.map(|found| {
+            let replica = found.member.replica();
+            PartitionState {
+                partition: found.view.group.partition(),
+                term: replica.view(),
+                last_normal: replica.last_normal(),
+                durable_last: replica.durable(),
+                lives: replica.crash_vector().to_vec(),
+            }
+        });
+        standing.collect()
     }
 
     /// Where a partition of this shard lies and which member of it a node is.
@@ -237,9 +266,7 @@ impl Shard {
 /// Another node, as this shard sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
-    /// There is a connection to the shards there.
-    pub(super) is_connected: bool,
-    /// Messages that somebody else should have sent, since the connection began.
+    /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
 }
 

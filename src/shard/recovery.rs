@@ -483,6 +483,7 @@ fn restore(
         changed: true,
         encoder: PeerEncoder::new(&config.cluster, &group),
         lives: vec![Incarnation(0); group.count()],
+        connected: vec![false; group.count()],
         nodes,
         timer: None,
         installed: None,

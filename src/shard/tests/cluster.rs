@@ -78,7 +78,8 @@ impl Net {
         for (from, to) in [(one, other), (other, one)] {
             self.links.remove(&(from, to));
             if self.connected.remove(&(from, to)) && self.is_up(to) {
-                let input = Input::PeerDisconnected { node: id(from), refused };
+                let partitions = 0..PARTITION_COUNT;
+                let input = Input::PeerDisconnected { node: id(from), partitions, refused };
                 self.host(to).handle(input);
             }
         }
