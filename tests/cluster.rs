@@ -55,9 +55,8 @@ impl Cluster {
         };
         // None of them is ready before the others are there.
         let commands: Vec<_> = (0..NAMES.len()).map(|place| cluster.command(place)).collect();
-        let starting = commands.into_iter().map(|command| {
-            std::thread::spawn(move || Node::run(command))
-        });
+        let starting =
+            commands.into_iter().map(|command| std::thread::spawn(move || Node::run(command)));
         let starting: Vec<_> = starting.collect();
         cluster.nodes = starting.into_iter().map(|node| Some(node.join().unwrap())).collect();
         cluster
@@ -349,8 +348,9 @@ fn local_cluster_is_one_command_and_leaves_nobody_behind() {
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let mut nodes = Vec::new();
     for line in lines.by_ref().map_while(Result::ok).take_while(|line| line != "ready") {
-        let Some((address, rest)) =
-            line.strip_prefix("node ").and_then(|line| line.split_once(": ")?.1.split_once(", pid "))
+        let Some((address, rest)) = line
+            .strip_prefix("node ")
+            .and_then(|line| line.split_once(": ")?.1.split_once(", pid "))
         else {
             continue;
         };

@@ -177,6 +177,10 @@ pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
 /// Full chunks of a shard that are looked through for one whose commands are all stable, to be used
 /// again.
 pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
+/// Requests that a shard has passed on to one other node and that aren't answered.
+pub const FORWARDED_COUNT_MAX: usize = 16_384;
+/// Bytes of their commands and queries.
+pub const FORWARDED_SIZE_BYTES_MAX: usize = 32 << 20;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.
@@ -190,6 +194,8 @@ pub const SYNC_BATCH_COUNT: u64 = 256;
 /// The same in bytes of their commands.
 pub const SYNC_BATCH_SIZE_BYTES: usize = 1 << 20;
 
+// The longest command can be passed on.
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX < FORWARDED_SIZE_BYTES_MAX);
 const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 // Any time that a log can have and the longest life together are a time that an entry can have.
 const _: () = assert!(u64::MAX / NS_PER_MS + ENTRY_TTL_MS_MAX < 1 << 48);

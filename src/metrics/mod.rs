@@ -143,6 +143,12 @@ metrics! {
         peer_unsent: Counter One "member_messages_unsent_total",
         /// Messages of other members.
         peer_received: Counter One "member_messages_received_total",
+        /// Requests passed on to the node that stamps, for clients of this one.
+        forwarded_out: Counter One "requests_passed_on_total",
+        /// Requests that other nodes passed on to this one.
+        forwarded_in: Counter One "requests_of_other_nodes_total",
+        /// Answers to requests that were passed on, for which nobody waited any more.
+        forwarded_late: Counter One "passed_on_answers_late_total",
         /// Reports of damage in segments that were written.
         damaged: Counter One "damage_reports_total",
     }

@@ -237,7 +237,7 @@ struct Assembly {
     data_dir: DataDir,
     /// What the maps of each shard may take.
     memory_size_bytes_max: u64,
-    /// Of timeouts and nonces. Nobody else could do the same at the same time where a node is alone.
+    /// Of timeouts and nonces; where a node is alone nobody could do the same at the same time.
     seed: u64,
 }
 

@@ -151,7 +151,8 @@ fn key_of(user_data: u64) -> Key {
 enum Loan {
     Bytes(Key, BytesMut),
     Blocks(Key, Vec<Block>),
-    Address(Key, Box<SocketAddrAny>),
+    /// Nobody reads it but the kernel.
+    Address(Key, #[allow(dead_code)] Box<SocketAddrAny>),
 }
 
 /// All memory that the kernel may use.

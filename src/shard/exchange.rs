@@ -14,6 +14,7 @@ use super::old_slots::{SlotAnswer, SlotAsk, SlotsEnd};
 use super::partition::{Partition, PartitionView};
 use super::transfer::{CheckpointReceiver, PartAnswer, Received};
 use super::{Awaiting, Core, Effects, Shard};
+use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{Index, MemberId, PartitionId};
 use crate::base::limits::PEER_READ_COUNT_MAX;
 use crate::map::partition::PartitionMap;
@@ -88,7 +89,7 @@ impl Exchange {
     }
 
     /// A chunk was written.
-    pub(super) fn on_written(&mut self) {
+    fn on_written(&mut self) {
         if let Some(receiving) = &mut self.receiving {
             receiving.chunks_in_flight = receiving.chunks_in_flight.saturating_sub(1);
         }
@@ -121,7 +122,7 @@ impl Shard {
 
     /// Sends slots that were read back, and in the end what is to follow them.
     fn send_slots(&mut self, answer: SlotAnswer, effects: &mut impl Effects) {
-        let token = crate::base::cast::usize_from(answer.ask.token);
+        let token = usize_from(answer.ask.token);
         let Some(read) = self.core.exchange.reads.get_mut(token) else { return };
         let (partition, to) = (read.partition, read.to);
         let entries = answer.entries.into_iter().map(|entry| Entry {
@@ -159,7 +160,7 @@ impl Shard {
     }
 
     fn send_part(&mut self, answer: PartAnswer, effects: &mut impl Effects) {
-        let token = crate::base::cast::usize_from(answer.ask.token);
+        let token = usize_from(answer.ask.token);
         let Some(read) = self.core.exchange.reads.try_remove(token) else { return };
         let place = self.place(read.partition);
         let mut world = World::new(&mut self.partitions[place].view, &mut self.core, effects);
@@ -205,7 +206,7 @@ impl Shard {
     }
 
     /// What came so far is of no use.
-    pub(super) fn fail_receiving(&mut self, partition: PartitionId) {
+    fn fail_receiving(&mut self, partition: PartitionId) {
         self.core.discard_receiving();
         self.core.exchange.outcomes.push_back((partition, ChunkOutcome::Failed));
     }
@@ -227,7 +228,7 @@ impl Shard {
     }
 
     /// The file of a checkpoint that came from another member is durable; whether it was one.
-    pub(super) fn on_received(&mut self, id: CheckpointId) -> bool {
+    fn on_received(&mut self, id: CheckpointId) -> bool {
         let is_it = |found: &mut Receiving| found.is_finishing && found.receiver.id() == Some(id);
         let Some(receiving) = self.core.exchange.receiving.take_if(is_it) else { return false };
         let outcome = match receiving.receiver.finish(&mut self.core.arena) {
@@ -268,7 +269,7 @@ impl Core {
                 let rest = VecDeque::new();
                 let read = PeerRead { partition, to, reply, rest, then: None };
                 let token = self.exchange.reads.insert(read);
-                let asked = crate::base::cast::u64_from(token);
+                let asked = u64_from(token);
                 let newest = (partition, checkpoint_size_bytes);
                 if self.ask_part(asked, newest, index, number).is_err() {
                     self.exchange.reads.remove(token);
@@ -280,7 +281,7 @@ impl Core {
 
     fn ask_slots(&mut self, token: usize, partition: PartitionId, range: SlotRange) {
         let request = SlotRequest { partition, first: range.first, last: range.last };
-        let ask = SlotAsk { token: crate::base::cast::u64_from(token), request };
+        let ask = SlotAsk { token: u64_from(token), request };
         if self.old_slots.ask(ask).is_err() {
             self.exchange.reads.remove(token);
             self.counters.peer_unsent += 1;
@@ -340,18 +341,9 @@ impl Core {
         view.installed =
             Some(Installed { index, size_bytes: file_size_bytes, digest: head.digest });
     }
-}
 
-/// Frees what a map keeps besides its entries.
-fn free(map: &mut PartitionMap, core: &mut Core) {
-    map.abort_checkpoint(&mut core.arena);
-    map.undo_to(&mut core.arena, map.committed());
-    while map.sweep(&mut core.arena, usize::MAX) {}
-}
-
-impl Core {
     /// Forgets a checkpoint that was received and not put in its place.
-    pub(super) fn drop_received(&mut self, partition: PartitionId) {
+    fn drop_received(&mut self, partition: PartitionId) {
         if let Some(received) = self.exchange.received.remove(&partition) {
             received.map.discard(&mut self.arena);
         }
@@ -385,6 +377,13 @@ impl Core {
             self.awaiting.push_back(Awaiting { append, partition, persisted, since });
         }
     }
+}
+
+/// Frees what a map keeps besides its entries.
+fn free(map: &mut PartitionMap, core: &mut Core) {
+    map.abort_checkpoint(&mut core.arena);
+    map.undo_to(&mut core.arena, map.committed());
+    while map.sweep(&mut core.arena, usize::MAX) {}
 }
 
 /// A reply with these slots.

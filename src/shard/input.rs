@@ -60,7 +60,8 @@ pub enum Input<'a> {
     },
     /// A connection to a shard of another node is there: what is said from here on of the
     /// partitions that both hold arrives, in order, until it is gone. Said again when the other
-    /// shard has said anew what it knows of lives.
+    /// shard has said anew what it knows of lives; before another connection takes its place,
+    /// [`Input::PeerDisconnected`] says that it is gone.
     PeerConnected {
         /// The node.
         node: NodeId,

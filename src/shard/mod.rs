@@ -20,6 +20,7 @@ mod entries;
 mod exchange;
 mod execute;
 mod fanout;
+mod forwarding;
 mod input;
 mod measure;
 mod old_slots;
@@ -39,21 +40,19 @@ use self::carry::Carrying;
 pub use self::carry::SegmentBlocks;
 use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
-use self::entries::{AskedStream, Streams};
+use self::entries::{AskedStream, EntryStream, Streams};
 use self::exchange::Exchange;
 use self::fanout::Gather;
+use self::forwarding::Forwards;
 pub use self::input::{Input, RoutedRequest};
 pub use self::measure::PartitionState;
-pub use self::old_slots::{OldSlots, SlotAnswer, SlotAsk, SlotsEnd};
+use self::old_slots::OldSlots;
 use self::partition::{Partition, Waiter};
 pub use self::peers::PartitionLives;
 use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
-pub use self::transfer::{
-    CheckpointReceiver, CheckpointServer, PartAnswer, PartAsk, Received, TransferError,
-    TransferRefused,
-};
+use self::transfer::CheckpointServer;
 use crate::base::cast::usize_from_u32;
 use crate::base::cluster::Cluster;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
@@ -149,8 +148,12 @@ struct Core {
     peers: Vec<Peer>,
     /// Frames of other nodes that were not taken, by reason.
     peer_drops: [u64; PeerDrop::ALL.len()],
+    /// What clients are told to find the nodes at, as far as it is known.
+    addresses: Vec<Box<str>>,
     timers: Timers,
     exchange: Exchange,
+    /// Requests that other nodes were given.
+    forwards: Forwards,
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
     carrying: Carrying,
@@ -173,6 +176,8 @@ struct Core {
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
+    /// Streams that go on when a partition has answered.
+    waiting_streams: Slab<EntryStream>,
     checkpoints: Checkpoints,
     checkpoint_metrics: CheckpointMetrics,
     /// Streams with which another shard goes on.
@@ -213,6 +218,15 @@ struct Awaiting {
 const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 
 impl Shard {
+    /// Says where clients find the nodes, in their order: what a hint says. Empty: it isn't known.
+    ///
+    /// # Panics
+    /// If there are more or fewer than nodes.
+    pub fn know_addresses(&mut self, addresses: Vec<Box<str>>) {
+        assert_eq!(addresses.len(), self.core.config.nodes.count(), "each node has one");
+        self.core.addresses = addresses;
+    }
+
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
         self.core.now = now;

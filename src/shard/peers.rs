@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
+use crate::base::cast::usize_from_u32;
 use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
@@ -96,7 +97,7 @@ impl Shard {
         let own = &self.core.config.partitions;
         let group_of = |partition: PartitionId| {
             let place = partition.0.checked_sub(own.start).filter(|_| partition.0 < own.end)?;
-            Some(&partitions[crate::base::cast::usize_from_u32(place)].view.group)
+            Some(&partitions[usize_from_u32(place)].view.group)
         };
         let received = match peer::decode(payload, link, group_of) {
             Ok(received) => received,
@@ -106,8 +107,9 @@ impl Shard {
             Body::Message(message) => {
                 self.on_message(received.partition, received.sender, message, effects);
             }
-            // No node passes anything on for its clients yet.
-            Body::Forwarded(_) => self.core.drop_frame(PeerDrop::UnknownKind),
+            Body::Forwarded(forwarded) => {
+                self.on_forwarded(received.partition, received.sender, forwarded, effects);
+            }
         }
     }
 
@@ -170,7 +172,7 @@ impl Shard {
                 continue;
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
-            view.connected[usize::from(from.0)] = true;
+            view.links[usize::from(from.0)].is_connected = true;
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -188,11 +190,15 @@ impl Shard {
         refused: bool,
         effects: &mut impl Effects,
     ) {
+        self.give_up_forwards_to(node, &partitions, effects);
         let now = self.core.now;
         for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
             let Partition { member, view } = &mut self.partitions[place];
-            view.connected[usize::from(from.0)] = false;
+            let link = &mut view.links[usize::from(from.0)];
+            if std::mem::take(&mut link.is_connected) {
+                link.breaks_count = link.breaks_count.wrapping_add(1);
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
             self.stepped(place);

@@ -11,7 +11,8 @@ use super::carry::Carrying;
 use super::checkpoints::Checkpoints;
 use super::exchange::Exchange;
 use super::execute::prefix;
-use super::partition::{Partition, PartitionView};
+use super::forwarding::Forwards;
+use super::partition::{Partition, PartitionView, PeerLink};
 use super::peers::{Peer, Timers};
 use super::{CheckpointServer, Config, Core, Effects, OldSlots, Shard};
 use crate::base::cast::u64_from;
@@ -402,8 +403,10 @@ impl Shard {
             log,
             peers: vec![Peer::default(); config_nodes_count],
             peer_drops: [0; PeerDrop::ALL.len()],
+            addresses: vec![Box::default(); config_nodes_count],
             timers: Timers::default(),
             exchange: Exchange::default(),
+            forwards: Forwards::new(config_nodes_count),
             awaiting: VecDeque::new(),
             carrying: Carrying::default(),
             old_slots: OldSlots::default(),
@@ -417,6 +420,7 @@ impl Shard {
             round_reads_count: 0,
             reads_due: false,
             streams: VecDeque::new(),
+            waiting_streams: Slab::new(),
             checkpoints: Checkpoints::new(stale_checkpoints),
             checkpoint_metrics: CheckpointMetrics::default(),
             asked_streams: Slab::new(),
@@ -483,7 +487,7 @@ fn restore(
         changed: true,
         encoder: PeerEncoder::new(&config.cluster, &group),
         lives: vec![Incarnation(0); group.count()],
-        connected: vec![false; group.count()],
+        links: vec![PeerLink::default(); group.count()],
         nodes,
         timer: None,
         installed: None,

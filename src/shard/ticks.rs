@@ -28,7 +28,13 @@ impl Shard {
         self.core.tick_due = None;
         let first = self.core.config.partitions.start;
         let mut left = TICKS_PER_TURN_COUNT_MAX;
-        let tick = Command { map: "", session: None, timeout_ms: 0, operation: Operation::Tick };
+        let tick = Command {
+            map: "",
+            session: None,
+            timeout_ms: 0,
+            no_forward: true,
+            operation: Operation::Tick,
+        };
         for place in 0..self.partitions.len() {
             let partition = PartitionId(first + u32_from(place));
             while left > 0 && self.has_expired(place) && self.may_tick(place) {

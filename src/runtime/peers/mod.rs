@@ -4,7 +4,8 @@
 //! connections, a [`Lane`] each. The node whose name comes first dials; both send on both, so there
 //! is one stream in each direction and lane. A connection opens with a greeting of each side
 //! (`secret`: with a proof, if the cluster has a secret), is asked now and then whether the other
-//! side is still there, and is dialled again when it breaks, ever later and never at a regular time.
+//! side is still there, and is dialled again when it breaks, ever later and never at a regular
+//! time.
 //!
 //! ```text
 //! dialler:  Connecting -> Greeted ---------------------------------> Open -> gone

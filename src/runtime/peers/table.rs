@@ -154,7 +154,8 @@ impl Peers {
         keys.into_iter()
     }
 
-    /// Whether what comes on a connection counts: it is of the process with which protocol is spoken.
+    /// Whether what comes on a connection counts: it is of the process with which protocol is
+    /// spoken.
     #[must_use]
     pub fn is_current(&self, way: WayId, key: Key) -> bool {
         let Some((node, place)) = self.place(way) else { return false };

@@ -4,21 +4,21 @@
 use super::*;
 
 const BOOT: u64 = 1;
-const NODE_COUNT: usize = 3;
+pub(super) const NODE_COUNT: usize = 3;
 
 /// A cluster of nodes with a shard each. A node that is down has left its disk.
-struct Net {
-    nodes: Vec<Result<Host, Disk>>,
+pub(super) struct Net {
+    pub(super) nodes: Vec<Result<Host, Disk>>,
     /// What is under way, by who says it to whom.
-    links: BTreeMap<(usize, usize), VecDeque<Bytes>>,
+    pub(super) links: BTreeMap<(usize, usize), VecDeque<Bytes>>,
     connected: BTreeSet<(usize, usize)>,
     boots: Vec<u64>,
     prng: Prng,
-    clock: Monotonic,
+    pub(super) clock: Monotonic,
 }
 
 impl Net {
-    fn start(seed: u64) -> Self {
+    pub(super) fn start(seed: u64) -> Self {
         let mut net = Self {
             nodes: (0..NODE_COUNT).map(|_| Err(Disk::default())).collect(),
             links: BTreeMap::new(),
@@ -33,7 +33,7 @@ impl Net {
         net
     }
 
-    fn boot(&mut self, node: usize) {
+    pub(super) fn boot(&mut self, node: usize) {
         let former = std::mem::replace(&mut self.nodes[node], Err(Disk::default()));
         let Err(disk) = former else { panic!("node {node} is up already") };
         let names: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
@@ -50,7 +50,7 @@ impl Net {
         }
     }
 
-    fn host(&mut self, node: usize) -> &mut Host {
+    pub(super) fn host(&mut self, node: usize) -> &mut Host {
         self.nodes[node].as_mut().unwrap_or_else(|_| panic!("node {node} is down"))
     }
 
@@ -58,7 +58,7 @@ impl Net {
         self.nodes[node].is_ok()
     }
 
-    fn connect(&mut self, one: usize, other: usize) {
+    pub(super) fn connect(&mut self, one: usize, other: usize) {
         if !self.is_up(one) || !self.is_up(other) {
             return;
         }
@@ -74,7 +74,7 @@ impl Net {
         }
     }
 
-    fn disconnect(&mut self, one: usize, other: usize, refused: bool) {
+    pub(super) fn disconnect(&mut self, one: usize, other: usize, refused: bool) {
         for (from, to) in [(one, other), (other, one)] {
             self.links.remove(&(from, to));
             if self.connected.remove(&(from, to)) && self.is_up(to) {
@@ -86,7 +86,7 @@ impl Net {
     }
 
     /// The process is gone, and what wasn't durable with it.
-    fn kill(&mut self, node: usize) {
+    pub(super) fn kill(&mut self, node: usize) {
         let host = std::mem::replace(&mut self.nodes[node], Err(Disk::default()));
         let Ok(mut host) = host else { panic!("node {node} is down already") };
         host.disk.unfinished = None;
@@ -97,7 +97,7 @@ impl Net {
     }
 
     /// Puts what the nodes said on its way.
-    fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         for from in 0..NODE_COUNT {
             let Ok(host) = &mut self.nodes[from] else { continue };
             for (to, bytes) in std::mem::take(&mut host.asked.sent) {
@@ -114,7 +114,7 @@ impl Net {
     }
 
     /// One of the things that can happen; `false`: only time can pass.
-    fn step(&mut self) -> bool {
+    pub(super) fn step(&mut self) -> bool {
         self.collect();
         let mut choices: Vec<(usize, Option<usize>)> = Vec::new();
         for (&(from, to), link) in &self.links {
@@ -155,7 +155,7 @@ impl Net {
     }
 
     /// Lets everything happen for a while, on a network that loses nothing.
-    fn run_for(&mut self, ns: u64) {
+    pub(super) fn run_for(&mut self, ns: u64) {
         let end = self.clock.after_ns(ns);
         while self.clock < end {
             if self.step() {
@@ -175,7 +175,7 @@ impl Net {
     }
 
     /// The node that stamps commands for a key.
-    fn stamper(&self, key: &str) -> Option<usize> {
+    pub(super) fn stamper(&self, key: &str) -> Option<usize> {
         let slot = crate::wire::route::key_slot(key.as_bytes());
         let partition = u32::from(slot) * PARTITION_COUNT / 16_384;
         (0..NODE_COUNT).find(|node| {
@@ -185,13 +185,13 @@ impl Net {
         })
     }
 
-    fn put(&mut self, key: &str, value: &str) -> Option<Outcome> {
+    pub(super) fn put(&mut self, key: &str, value: &str) -> Option<Outcome> {
         let node = self.stamper(key)?;
         let correlation = self.host(node).put(key, value);
         self.answer(node, correlation)
     }
 
-    fn get(&mut self, key: &str) -> Option<String> {
+    pub(super) fn get(&mut self, key: &str) -> Option<String> {
         let node = self.stamper(key).expect("somebody stamps");
         let correlation = self.host(node).query(get(key));
         match self.answer(node, correlation) {
@@ -202,7 +202,7 @@ impl Net {
         }
     }
 
-    fn answer(&mut self, node: usize, correlation: u64) -> Option<Outcome> {
+    pub(super) fn answer(&mut self, node: usize, correlation: u64) -> Option<Outcome> {
         for _ in 0..200 {
             if let Some(mut answers) = self.host(node).answers().remove(&correlation) {
                 return Some(answers.remove(0).1);
@@ -212,7 +212,7 @@ impl Net {
         None
     }
 
-    fn wait_until_ready(&mut self) {
+    pub(super) fn wait_until_ready(&mut self) {
         for _ in 0..1_000 {
             if self.nodes.iter().flatten().all(|host| host.shard.is_ready()) {
                 return;
@@ -222,14 +222,14 @@ impl Net {
         panic!("no view in ten seconds");
     }
 
-    fn assert_converged(&mut self) {
+    pub(super) fn assert_converged(&mut self) {
         self.run_for(3 * NS_PER_S);
         let digests: Vec<_> = self.nodes.iter().flatten().map(Host::digests).collect();
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ");
     }
 }
 
-fn id(node: usize) -> NodeId {
+pub(super) fn id(node: usize) -> NodeId {
     NodeId(u8::try_from(node).unwrap())
 }
 

@@ -5,8 +5,8 @@ use super::*;
 use crate::base::limits::{
     ENTRIES_SIZE_BYTES_MAX, ENTRY_STREAM_COUNT_MAX, GATHER_COUNT_MAX, SHARE_COUNT_MAX,
 };
+use crate::map::operation::cold::encode_query;
 use crate::map::operation::{Consistency, Query, QueryOperation};
-use crate::shard::fanout::encoded_query;
 use crate::shard::share::{Part, ShareAnswer, ShareRequest};
 
 /// The shards of a node. Clients are connected to one of them.
@@ -392,6 +392,7 @@ fn streams_that_another_shard_asks_for_are_bounded() {
         consistency: Consistency::Linearizable,
         min_index: Index(0),
         timeout_ms: 0,
+        no_forward: false,
         operation: QueryOperation::Entries {
             prefix: b"",
             start_after: b"",
@@ -407,7 +408,7 @@ fn streams_that_another_shard_asks_for_are_bounded() {
         sent_page: false,
     };
     let mut request = BytesMut::new();
-    ShareRequest::Entries(part, &encoded_query(&query)).encode(&mut request);
+    ShareRequest::Entries(part, &encode_query(&query)).encode(&mut request);
     for _ in 0..=ENTRY_STREAM_COUNT_MAX {
         let origin = node.guest(0);
         let Host { shard, asked, now, .. } = &mut node.hosts[1];

@@ -135,7 +135,13 @@ impl Logged {
             Change::Close => Operation::CloseSession,
             Change::Tick => Operation::Tick,
         };
-        Command { map: self.map, session: self.session, timeout_ms: 0, operation }
+        Command {
+            map: self.map,
+            session: self.session,
+            timeout_ms: 0,
+            no_forward: false,
+            operation,
+        }
     }
 }
 

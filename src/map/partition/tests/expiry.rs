@@ -23,7 +23,7 @@ fn run_at(
     let map = if operation.is_internal() { "" } else { "m" };
     let hash = partition.hasher.hash(map, operation.key().unwrap_or_default());
     let mut out = Vec::new();
-    let command = Command { map, session: None, timeout_ms: 0, operation };
+    let command = Command { map, session: None, timeout_ms: 0, no_forward: false, operation };
     partition.execute(arena, run, &command, hash, &mut out);
     v1::Result::decode(&out[..]).unwrap().outcome.unwrap()
 }
