@@ -55,9 +55,32 @@ pub const POSITION_END: u64 = 1 << 63;
 /// it is closed.
 pub const BAD_SENDER_COUNT_MAX: u32 = 16;
 /// The longest greeting of a member.
-pub const HELLO_SIZE_BYTES_MAX: usize = 1 << 20;
+pub const HELLO_SIZE_BYTES_MAX: usize = 2 << 20;
 /// The challenge in a greeting, and the proof that answers it.
 pub const HELLO_PROOF_SIZE_BYTES: usize = 32;
+/// The shortest secret with which members prove themselves.
+pub const SECRET_SIZE_BYTES_MIN: usize = 16;
+/// The longest file with such a secret.
+pub const SECRET_SIZE_BYTES_MAX: usize = 4_096;
+/// Bytes that wait for another member to read them, on each of its lanes; what is beyond is not
+/// said, and said again later.
+pub const PEER_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
+/// How long it may take until a dialled member has answered, and a dialling one has proved itself.
+pub const PEER_GREETING_NS_MAX: u64 = 2 * NS_PER_S;
+/// How often a member is asked whether it is still there.
+pub const PEER_PING_INTERVAL_NS: u64 = 500 * NS_PER_MS;
+/// How long it may say nothing before its connection is cut: it is half open, or the member hangs.
+pub const PEER_SILENCE_NS_MAX: u64 = 5 * NS_PER_S;
+/// How long a member may leave unread all of what was sent to it.
+pub const PEER_UNREAD_NS_MAX: u64 = 5 * NS_PER_S;
+/// How long a member waits at least before it dials another one again.
+pub const PEER_BACKOFF_NS_MIN: u64 = 10 * NS_PER_MS;
+/// The same at most.
+pub const PEER_BACKOFF_NS_MAX: u64 = NS_PER_S;
+/// How long the nodes of a cluster on one machine may take to end before they are killed.
+pub const LOCAL_CLUSTER_END_MS_MAX: u64 = 20_000;
+/// Greetings of members that a core may be given by others and has not looked at.
+pub const PEER_ARRIVAL_COUNT_MAX: usize = 256;
 
 // A chunk, and an entry with the longest command, fit a frame with all that stands around them.
 const _: () = assert!(
@@ -66,6 +89,10 @@ const _: () = assert!(
 const _: () =
     assert!(PEER_CHUNK_SIZE_BYTES_MAX + PEER_MESSAGE_SIZE_BYTES < FRAME_SENT_SIZE_BYTES_MAX);
 const _: () = assert!(PEER_MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_BYTES_MAX + 32));
+// Whatever else waits, there was room for a frame of any length.
+const _: () = assert!(FRAME_SENT_SIZE_BYTES_MAX <= PEER_QUEUE_SIZE_BYTES_MAX);
+// A member that is there is heard even if some of its answers are late.
+const _: () = assert!(4 * PEER_PING_INTERVAL_NS <= PEER_SILENCE_NS_MAX);
 // As many no-ops as there may be unstable slots.
 const _: () = assert!(NO_OP_COUNT_MAX > UNSYNCED_COUNT_MAX);
 
@@ -87,6 +114,8 @@ pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
 pub const PARTITIONS_PER_CORE: u32 = 16;
 /// Members of a partition.
 pub const MEMBER_COUNT_MAX: usize = 9;
+/// Members of a partition when nobody says and there are so many nodes.
+pub const REPLICATION_FACTOR_DEFAULT: usize = 3;
 /// Nodes of a cluster.
 pub const NODE_COUNT_MAX: usize = 64;
 /// Named maps with entries in one partition.

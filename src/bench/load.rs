@@ -262,7 +262,10 @@ impl Generator {
                 client.output = bytes;
                 self.send(slot);
             }
-            Completion::Accepted { .. } | Completion::Written { .. } | Completion::Alarm => {}
+            Completion::Accepted { .. }
+            | Completion::Connected { .. }
+            | Completion::Written { .. }
+            | Completion::Alarm => {}
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Verdict;
 use super::bench::{BareEchoArgs, BenchDiskArgs, BenchRunArgs};
 use super::check_host::{self, CheckHostArgs};
+use super::cluster::LocalArgs;
 use super::failure::Failure;
 use super::inspect::{self, InspectError, InspectOptions};
 use super::output::Output;
@@ -20,13 +21,30 @@ use crate::bench::workload::Workload;
 use crate::bench::{bare_echo, disk};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
+use crate::node::config::value::Durability;
 use crate::node::host::tree::Tree;
 use crate::node::host::{HostFacts, Probes, Wanted};
+use crate::node::local_cluster::LocalCluster;
 use crate::runtime::executor::Idle;
 
 /// Runs a node until it is told to stop.
 pub(super) fn serve(config: &Config) -> Result<Verdict, Failure> {
     crate::node::serve::serve(config, &mut io::stdout())?;
+    Ok(Verdict::Done)
+}
+
+/// Runs a cluster on this machine until it is told to stop.
+pub(super) fn cluster_local(args: &LocalArgs) -> Result<Verdict, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
+    let cluster = LocalCluster {
+        program,
+        node_count: usize::from(args.nodes),
+        folder: args.data_dir.clone(),
+        first_port: args.port,
+        durability: Durability::Sync,
+    };
+    cluster.run(&mut io::stdout()).map_err(|error| Failure::new(error.to_string()))?;
     Ok(Verdict::Done)
 }
 

@@ -73,6 +73,27 @@ metrics! {
         log_written_size_bytes: Counter One "log_written_bytes_total",
         /// Segments prepared.
         segments_prepared_count: Counter One "segments_prepared_total",
+        /// Connections to other members that were opened, with greetings of both sides.
+        member_connects_count: Counter One "member_connections_opened_total",
+        /// Connections of other members that were opened and are over.
+        member_losses_count: Counter One "member_connections_lost_total",
+        /// Attempts to connect to other members.
+        member_dials_count: Counter One "member_dials_total",
+        /// Frames of other members.
+        member_frames_count: Counter One "member_frames_total",
+        /// Frames of other members that came before all of their connections were there, or after
+        /// one of them was gone.
+        member_frames_untimely_count: Counter One "member_frames_untimely_total",
+        /// Frames to other members that were not queued because too much waited for them.
+        member_overflows_count: Counter One "member_queue_overflows_total",
+        /// Questions to other members, whether they are there, that were answered.
+        member_pings_count: Counter One "member_pings_total",
+        /// How long all of these answers together took.
+        member_pings_ns: Counter Nanoseconds "member_ping_seconds_total",
+        /// Other nodes that are connected.
+        members_connected: Gauge One "members_connected",
+        /// Bytes that wait for other members to read them.
+        member_queued_size_bytes: Gauge One "member_queued_bytes",
         /// Connections.
         connections: Gauge One "connections",
         /// Connections that aren't read until there is room for their requests.

@@ -551,7 +551,8 @@ fn random_uuid() -> Result<[u8; 16], DataDirError> {
     Ok(uuid)
 }
 
-fn random() -> Result<[u8; 16], DataDirError> {
+/// Bytes that nobody can guess.
+pub(super) fn random() -> Result<[u8; 16], DataDirError> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
     let mut file = File::open(source).map_err(doing("opening", source))?;

@@ -333,7 +333,15 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
         }
         count_kind(&mut self.core.counters, &message);
         let partition = self.view.group.partition();
-        let Some(buffer) = self.effects.peer_buffer(node, partition) else {
+        let buffer = match message {
+            // What carries a log or a checkpoint, or closes it.
+            Message::ViewChangeRepairResponse { .. }
+            | Message::ViewRepairResponse { .. }
+            | Message::SyncRepairResponse { .. }
+            | Message::RecoverResponse { .. } => self.effects.bulk_peer_buffer(node, partition),
+            _ => self.effects.peer_buffer(node, partition),
+        };
+        let Some(buffer) = buffer else {
             self.core.counters.peer_unsent += 1;
             return;
         };

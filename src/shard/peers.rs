@@ -18,6 +18,7 @@ use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
 use crate::wire::peer::decode::Link;
+use crate::wire::peer::hello::PartitionState;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
 
 /// What a member knows of the lives of a partition's members: what is said when a connection
@@ -28,6 +29,12 @@ pub struct PartitionLives {
     pub partition: PartitionId,
     /// The highest life known of each member, in the order of members; its own among them.
     pub lives: Vec<Incarnation>,
+}
+
+impl From<&PartitionState> for PartitionLives {
+    fn from(state: &PartitionState) -> Self {
+        Self { partition: state.partition, lives: state.lives.clone() }
+    }
 }
 
 /// When something is due in which partition.
@@ -224,6 +231,23 @@ impl Shard {
             lives: found.member.replica().crash_vector().to_vec(),
         });
         lives.collect()
+    }
+
+    /// The same, and how these partitions stand: what a host says for this shard.
+    #[must_use]
+    pub fn greeting(&self, node: NodeId) -> Vec<PartitionState> {
+        let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
+        let standing = shared.map(|found| {
+            let replica = found.member.replica();
+            PartitionState {
+                partition: found.view.group.partition(),
+                term: replica.view(),
+                last_normal: replica.last_normal(),
+                durable_last: replica.durable(),
+                lives: replica.crash_vector().to_vec(),
+            }
+        });
+        standing.collect()
     }
 
     /// Where a partition of this shard lies and which member of it a node is.
