@@ -6,8 +6,8 @@ use crate::base::cast::u64_from;
 use crate::base::ids::{Index, PartitionId, TermId};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{IgnoredMetrics, MemberGauges, ServiceMetrics, ShardGauges};
-use crate::nopaxos::{IgnoreReason, Status};
 use crate::nopaxos::replica::Replica;
+use crate::nopaxos::{IgnoreReason, Status};
 
 /// How a partition stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

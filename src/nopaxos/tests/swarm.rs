@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Verdict, m, name};
 use crate::base::ids::MemberId;
 #[cfg(feature = "mutants")]
-use crate::base::mutant::Mutant;
+use crate::base::mutant::{Mutant, Room};
 use crate::base::prng::Prng;
 use crate::base::time::NS_PER_MS;
 use crate::nopaxos::message::Message;

@@ -97,6 +97,7 @@ impl Node {
             let (shard, side) = (link.shard, link.side);
             let incoming = match flag {
                 Flag::Message => PeerIncoming::Frame(connection, payload),
+                Flag::Ping => return Err(wrong("connections notice each other's end here".into())),
                 Flag::Hello => {
                     let greeting = Greeting::decode(&payload);
                     let greeting = greeting.ok_or_else(|| wrong("no greeting".to_owned()))?;
