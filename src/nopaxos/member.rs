@@ -254,6 +254,12 @@ impl<W: Copy> Member<W> {
         }
     }
 
+    /// No durable log holds the slots after `index`, up to which a checkpoint reaches: they stay in
+    /// memory, for members that lag or have lost theirs. To be said before any slot is stable.
+    pub fn keep_after(&mut self, index: Index) {
+        self.replica.keep_after(index);
+    }
+
     /// The durable log begins at `first` now: a checkpoint covers what was before. Only while
     /// [`Status::Normal`]: a vote tells what the log holds (K3).
     pub fn on_truncated(&mut self, first: Index) {

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 
 use super::partition::Partition;
 use super::{Effects, Shard};
+use crate::base::cast::u64_from;
 use crate::base::ids::{Index, PartitionId};
 use crate::base::limits::{
     CHECKPOINT_CHUNK_SIZE_BYTES, CHECKPOINT_RETRY_NS, CHECKPOINT_SLICE_COUNT,
@@ -184,8 +185,15 @@ impl Shard {
 
     /// Notes that a partition has logged enough to be worth a checkpoint.
     pub(super) fn consider_checkpoint(&mut self, partition: PartitionId) {
-        let logged_size_bytes = self.core.log.size_bytes_since_checkpoint(partition);
         let place = self.place(partition);
+        let logged_size_bytes = match self.core.config.durability {
+            // What no log holds is in memory.
+            Durability::None => {
+                let log = self.partitions[place].member.replica().log();
+                u64_from(log.retained_size_bytes())
+            }
+            _ => self.core.log.size_bytes_since_checkpoint(partition),
+        };
         let last_size_bytes = self.partitions[place].view.checkpoint_size_bytes;
         let interval = self.core.config.checkpoint_interval_size_bytes;
         if logged_size_bytes >= interval.max(last_size_bytes) {

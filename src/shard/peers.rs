@@ -13,10 +13,11 @@ use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
 use crate::base::cast::usize_from_u32;
-use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
+use crate::base::ids::{Incarnation, Index, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
+use crate::storage::wal::Durability;
 use crate::wire::peer::decode::Link;
 use crate::wire::peer::hello::PartitionState;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
@@ -75,6 +76,10 @@ impl Core {
         self.account(partition);
         let Partition { member, view } = partition;
         self.record_installed(view, None);
+        if self.config.durability == Durability::None && !view.group.is_alone() {
+            let state = self.log.state().partition(view.group.partition());
+            member.keep_after(state.map_or(Index(0), |state| state.checkpoint));
+        }
         let due = member.next_deadline();
         if due != view.timer {
             let before = std::mem::replace(&mut view.timer, due);

@@ -333,7 +333,10 @@ impl Wal {
         }
         let would_release = || self.ledger.releasable_count(&self.state.partitions) > 0;
         let writing = self.writing.map(|(segment, _)| segment);
-        self.supply.wants(now, writing, self.filling, would_release)
+        // A boot that has written nothing may be filling a later segment than its first by now.
+        let begun = self.gathering.front().and_then(|batch| batch.begins);
+        let first = begun.unwrap_or(self.filling);
+        self.supply.wants(now, writing, (first, self.filling), would_release)
     }
 
     /// A segment is prepared and durably named.

@@ -470,6 +470,11 @@ impl Replica {
         self.assert_watermarks();
     }
 
+    /// Nothing but memory holds the slots after `index`.
+    pub(super) fn keep_after(&mut self, index: Index) {
+        self.log.keep_after(index);
+    }
+
     /// The durable log begins at `first` now.
     pub(super) fn on_truncated(&mut self, first: Index) {
         // A vote is of what the log held when the view was promised (K3).
