@@ -142,7 +142,10 @@ impl Replica {
 
     /// Appends the slot after the last.
     pub(super) fn append(&mut self, slot: Slot, world: &mut impl World) {
-        let index = self.log.append(slot);
+        let index = self.log.last().next();
+        let is_in_place = index == self.base.plus(slot.message_id.0);
+        invariant!(self, "I4", is_in_place, "a slot is not the base and its message id");
+        self.log.append(slot);
         let slot = self.log.slot(index).expect("it was just appended");
         world.persist(Persist::Slot(index, slot));
         if self.is_leading() {

@@ -431,6 +431,8 @@ impl Replica {
 
     fn on_sync_entry(&mut self, entry: Entry, world: &mut impl World) {
         let Entry { index, message_id, timestamp, value } = entry;
+        let is_in_place = index == self.base.plus(message_id.0);
+        invariant!(self, "I4", is_in_place, "the leader's slot is not the base and its message id");
         if index > self.log.last() {
             match value {
                 Some(value) => {
