@@ -2,8 +2,8 @@
 //!
 //! An entry is hidden once it has expired by the time of the index or by the query's own, which
 //! may be later: a log's time stands still while nobody writes. A query whose answer must be final
-//! has no time of its own: what one clock hides, the next one may show. How much a map holds is a matter of
-//! the index alone: what is hidden counts until it is removed (`expiry.rs`).
+//! has no time of its own: what one clock hides, the next one may show. How much a map holds is a
+//! matter of the index alone: what is hidden counts until it is removed (`expiry.rs`).
 
 use crate::base::{cast::usize_from_u32, ids::Index, limits, time::Timestamp};
 

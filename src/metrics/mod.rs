@@ -206,45 +206,45 @@ metrics! {
     /// `wire::peer::PeerDrop`.
     IgnoredMetrics {
         /// It is of a lower view.
-        ignored_stale_view: Counter One "member_messages_ignored_total" reason "stale_view",
+        ignored_stale_view: Counter One "member_ignored_total" reason "stale_view",
         /// It is of a higher view and doesn't show that this one has begun.
-        ignored_unknown_view: Counter One "member_messages_ignored_total" reason "unknown_view",
+        ignored_unknown_view: Counter One "member_ignored_total" reason "unknown_view",
         /// It names no view though it must.
-        ignored_no_view: Counter One "member_messages_ignored_total" reason "no_view",
+        ignored_no_view: Counter One "member_ignored_total" reason "no_view",
         /// An earlier life of its sender sent it.
-        ignored_stale_incarnation: Counter One "member_messages_ignored_total" reason "stale_incarnation",
+        ignored_stale_incarnation: Counter One "member_ignored_total" reason "stale_incarnation",
         /// Its sender may not say that.
-        ignored_bad_sender: Counter One "member_messages_ignored_total" reason "bad_sender",
+        ignored_bad_sender: Counter One "member_ignored_total" reason "bad_sender",
         /// It contradicts itself.
-        ignored_malformed: Counter One "member_messages_ignored_total" reason "malformed",
+        ignored_malformed: Counter One "member_ignored_total" reason "malformed",
         /// The member isn't part of a view at the moment.
-        ignored_not_normal: Counter One "member_messages_ignored_total" reason "not_normal",
+        ignored_not_normal: Counter One "member_ignored_total" reason "not_normal",
         /// The member isn't between two views at the moment.
-        ignored_not_changing: Counter One "member_messages_ignored_total" reason "not_changing",
+        ignored_not_changing: Counter One "member_ignored_total" reason "not_changing",
         /// The member recovers and knows nothing.
-        ignored_recovering: Counter One "member_messages_ignored_total" reason "recovering",
+        ignored_recovering: Counter One "member_ignored_total" reason "recovering",
         /// The member led this view in an earlier life.
-        ignored_barred: Counter One "member_messages_ignored_total" reason "barred",
+        ignored_barred: Counter One "member_ignored_total" reason "barred",
         /// Only the leader can do that.
-        ignored_not_leading: Counter One "member_messages_ignored_total" reason "not_leading",
+        ignored_not_leading: Counter One "member_ignored_total" reason "not_leading",
         /// Only the sequencer can do that.
-        ignored_not_sequencing: Counter One "member_messages_ignored_total" reason "not_sequencing",
+        ignored_not_sequencing: Counter One "member_ignored_total" reason "not_sequencing",
         /// It was said before.
-        ignored_duplicate: Counter One "member_messages_ignored_total" reason "duplicate",
+        ignored_duplicate: Counter One "member_ignored_total" reason "duplicate",
         /// Nobody asked for it, or no longer.
-        ignored_unasked: Counter One "member_messages_ignored_total" reason "unasked",
+        ignored_unasked: Counter One "member_ignored_total" reason "unasked",
         /// The slot has become a no-op.
-        ignored_no_op_slot: Counter One "member_messages_ignored_total" reason "no_op_slot",
+        ignored_no_op_slot: Counter One "member_ignored_total" reason "no_op_slot",
         /// The slot isn't here.
-        ignored_unknown_slot: Counter One "member_messages_ignored_total" reason "unknown_slot",
+        ignored_unknown_slot: Counter One "member_ignored_total" reason "unknown_slot",
         /// Too much waits already.
-        ignored_full: Counter One "member_messages_ignored_total" reason "full",
+        ignored_full: Counter One "member_ignored_total" reason "full",
         /// It was answered just now.
-        ignored_answered_just_now: Counter One "member_messages_ignored_total" reason "answered_just_now",
+        ignored_answered_just_now: Counter One "member_ignored_total" reason "answered_just_now",
         /// It is about a slot that is below what is stable.
-        ignored_below_sync_point: Counter One "member_messages_ignored_total" reason "below_sync_point",
+        ignored_below_sync_point: Counter One "member_ignored_total" reason "below_sync_point",
         /// A vote differs from the one that its sender cast before.
-        ignored_changed_vote: Counter One "member_messages_ignored_total" reason "changed_vote",
+        ignored_changed_vote: Counter One "member_ignored_total" reason "changed_vote",
         /// Its kind isn't known: as members of a later release will send it.
         peer_drop_unknown_kind: Counter One "member_frames_dropped_total" reason "unknown_kind",
         /// Its target isn't known here.

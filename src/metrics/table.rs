@@ -55,7 +55,7 @@ pub struct Row {
 pub const LABELLED_FAMILIES: &[(&str, &str)] = &[
     ("drops_total", "Connections, frames and answers that were discarded, by reason."),
     (
-        "member_messages_ignored_total",
+        "member_ignored_total",
         "Messages of other members that had no effect, by reason; most are late or said twice.",
     ),
     (

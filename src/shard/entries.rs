@@ -15,7 +15,6 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use bytes::BytesMut;
-use prost::Message as _;
 
 use super::execute::World;
 use super::fanout::BEHIND;
@@ -410,13 +409,13 @@ impl<E: Effects> World<'_, E> {
     /// Another node has answered for a partition for which a stream has waited.
     pub(super) fn go_on_with_result(&mut self, place: usize, as_of: Index, result: &[u8]) {
         let message = "the node that stamps has answered with something else";
-        match v1::Result::decode(result).map(|result| result.outcome) {
-            Ok(Some(result::Outcome::Page(page))) => {
+        match response::decode_result(result) {
+            Some(result::Outcome::Page(page)) => {
                 let mut stream = self.core.waiting_streams.remove(place);
                 let ended = stream.put(&self.view.prefix, as_of, borrowed(&page), self.effects);
                 self.go_on_unless(stream, ended);
             }
-            Ok(Some(result::Outcome::Error(error))) => {
+            Some(result::Outcome::Error(error)) => {
                 self.fail_waiting_stream(place, error.code(), &error.message);
             }
             _ => self.fail_waiting_stream(place, Code::Internal, message),

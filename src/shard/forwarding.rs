@@ -19,7 +19,6 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use prost::Message as _;
 use slab::Slab;
 
 use super::execute::{World, prefix};
@@ -30,9 +29,10 @@ use crate::base::ids::{CorrelationId, Index, MemberId, NodeId, PartitionId, Term
 use crate::base::limits::{FORWARDED_COUNT_MAX, FORWARDED_SIZE_BYTES_MAX, POSITION_END};
 use crate::map::operation::{with_command, with_query};
 use crate::proto::p2pmap::v1::error::Code;
-use crate::proto::p2pmap::v1::{self, result};
+use crate::proto::p2pmap::v1::result::Outcome;
 use crate::wire::peer::Forwarded;
 use crate::wire::request::{FORWARDED, Kind};
+use crate::wire::response;
 
 /// What was passed on and isn't answered.
 #[derive(Debug)]
@@ -437,8 +437,7 @@ fn hint_of_untaken(result: &[u8]) -> Option<Option<TermId>> {
     if !is_error(result) {
         return None;
     }
-    let outcome = v1::Result::decode(result).ok()?.outcome;
-    let Some(result::Outcome::Error(error)) = outcome else { return None };
+    let Some(Outcome::Error(error)) = response::decode_result(result) else { return None };
     let term = error.hint.as_ref().map(|hint| TermId(hint.term));
     let is_term = |term: &TermId| (1..POSITION_END).contains(&term.0);
     (error.code() == Code::Unavailable).then_some(term.filter(is_term))

@@ -1,5 +1,5 @@
-//! What a shard leaves behind when an invariant is broken: it stops by a panic, and its host asks it
-//! for this before the process exits. Nothing is done with the shard after that.
+//! What a shard leaves behind when an invariant is broken: it stops by a panic, and its host asks
+//! it for this before the process exits. Nothing is done with the shard after that.
 
 use super::{Partition, Shard};
 use crate::base::cast::{u32_from, u64_from};

@@ -3,8 +3,8 @@
 //! has to find out that it is gone.
 //!
 //! Handing over is the members' business ([`Member::transfer_leadership`]): the leader stamps
-//! nothing until the other one is as far as itself, for a bounded time, and whoever writes meanwhile
-//! is told to try again.
+//! nothing until the other one is as far as itself, for a bounded time, and whoever writes
+//! meanwhile is told to try again.
 //!
 //! [`Member::transfer_leadership`]: crate::nopaxos::Member::transfer_leadership
 

@@ -367,7 +367,7 @@ impl Shard {
     #[must_use]
     pub fn new(
         loading: Loading,
-        mut recovered: Vec<RecoveredPartition>,
+        recovered: Vec<RecoveredPartition>,
         mut log: Wal,
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
@@ -379,19 +379,11 @@ impl Shard {
         for (partition, loaded) in &partitions {
             log.know_checkpoint_size(*partition, loaded.checkpoint_size_bytes);
         }
-        let partitions: Vec<Partition> = partitions
-            .into_iter()
-            .map(|(partition, loaded)| {
-                let cursor_tag = router.tag_of(partition);
-                let place = recovered.iter().position(|found| found.state.partition == partition);
-                let found = place.map(|place| recovered.swap_remove(place));
-                restore(&config, (partition, cursor_tag), loaded, found)
-            })
-            .collect();
+        let partitions = restore_all(&config, &router, partitions, recovered);
         let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
         let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
-        let config_nodes_count = config.nodes.count();
+        let node_count = config.nodes.count();
         let serving = CheckpointServer::new(config.checkpoint_salt);
         let core = Core {
             config,
@@ -401,12 +393,12 @@ impl Shard {
             hasher,
             arena,
             log,
-            peers: vec![Peer::default(); config_nodes_count],
+            peers: vec![Peer::default(); node_count],
             peer_drops: [0; PeerDrop::ALL.len()],
-            addresses: vec![Box::default(); config_nodes_count],
+            addresses: vec![Box::default(); node_count],
             timers: Timers::default(),
             exchange: Exchange::default(),
-            forwards: Forwards::new(config_nodes_count),
+            forwards: Forwards::new(node_count),
             awaiting: VecDeque::new(),
             carrying: Carrying::default(),
             old_slots: OldSlots::default(),
@@ -455,6 +447,20 @@ impl Shard {
         self.settle(effects);
         self.pump_log(effects);
     }
+}
+
+fn restore_all(
+    config: &Config,
+    router: &Router,
+    loaded: BTreeMap<PartitionId, LoadedPartition>,
+    mut recovered: Vec<RecoveredPartition>,
+) -> Vec<Partition> {
+    let restored = loaded.into_iter().map(|(partition, loaded)| {
+        let place = recovered.iter().position(|found| found.state.partition == partition);
+        let found = place.map(|place| recovered.swap_remove(place));
+        restore(config, (partition, router.tag_of(partition)), loaded, found)
+    });
+    restored.collect()
 }
 
 fn restore(

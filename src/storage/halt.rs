@@ -1,6 +1,6 @@
-//! What a shard leaves behind that found a broken invariant and stops: why, how its partitions stood
-//! in memory, and the last slots of their logs. What was durable lies in the log itself; this is the
-//! rest, for whoever has to find out what went wrong.
+//! What a shard leaves behind that found a broken invariant and stops: why, how its partitions
+//! stood in memory, and the last slots of their logs. What was durable lies in the log itself; this
+//! is the rest, for whoever has to find out what went wrong.
 //!
 //! ```text
 //! "p2phalt\0" | version u32 | payload size u32 | crc32 of the payload u32 | payload
@@ -312,7 +312,8 @@ impl<'a> Reader<'a> {
     }
 
     fn bytes(&mut self, size_bytes_max: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(self.count(size_bytes_max)?)?;
+        let size_bytes = self.count(size_bytes_max)?;
+        let (bytes, rest) = self.0.split_at_checked(size_bytes)?;
         self.0 = rest;
         Some(bytes)
     }

@@ -76,15 +76,22 @@ impl OwnedCommand {
     /// If a field is missing, out of bounds or not implemented.
     pub fn command(&self, value_size_bytes_max: usize) -> Result<Command<'_>, OperationError> {
         // Each field is named, so that a new one isn't forgotten.
-        let v1::Command { map, session_id, sequence, ack_below, timeout_ms, no_forward, operation } =
-            &self.0;
+        let &v1::Command {
+            ref map,
+            session_id,
+            sequence,
+            ack_below,
+            timeout_ms,
+            no_forward,
+            ref operation,
+        } = &self.0;
         let draft = CommandDraft {
             map: map.as_bytes(),
-            session_id: *session_id,
-            sequence: *sequence,
-            ack_below: *ack_below,
-            timeout_ms: *timeout_ms,
-            no_forward: *no_forward,
+            session_id,
+            sequence,
+            ack_below,
+            timeout_ms,
+            no_forward,
             operation: operation.as_ref().map(operation_draft),
         };
         draft.check(value_size_bytes_max)

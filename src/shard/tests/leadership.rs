@@ -121,9 +121,27 @@ fn what_members_say_in_vain_and_what_tells_of_trouble_is_counted() {
         assert_eq!(sum, expected);
     }
     assert_eq!(led, u64::from(PARTITION_COUNT), "each partition has one leader");
-    let counters = net.nodes.iter().flatten().map(|host| *host.shard.counters());
-    let repairs: u64 = counters.map(|counters| counters.repairs).sum();
-    assert!(repairs > 0, "the one that was down has asked for what it missed");
+}
+
+#[test]
+fn slot_that_a_member_misses_is_counted_when_it_asks_for_it() {
+    let mut net = Net::start(5);
+    net.wait_until_ready();
+    let leader = net.stamper("k").expect("somebody leads");
+    let follower = (leader + 1) % NODE_COUNT;
+    while net.step() {}
+    assert_eq!(net.host(follower).shard.counters().slot_lookups, 0);
+    for value in ["missed", "seen"] {
+        net.host(leader).put("k", value);
+    }
+    net.collect();
+    let link = net.links.get_mut(&(leader, follower)).expect("they are connected");
+    let count = link.len();
+    link.retain(|payload| !payload.windows(6).any(|bytes| bytes == b"missed"));
+    assert_eq!(link.len() + 1, count, "one command is lost");
+    net.run_for(NS_PER_S / 10);
+    assert!(net.host(follower).shard.counters().slot_lookups > 0);
+    net.assert_converged();
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn absent_entry_never_comes_back_whenever_the_node_crashes_and_whatever_its_cloc
     let mut absent_count = 0;
     for boot in 0..40 {
         let mut host = Host::start(Durability::Sync);
-        // It expires at 2,500 s, 1,500 s after the first start; the second one's clock is at 2,000 s.
+        // It expires at 2,500 s, 1,500 s after the first start; the second one is at 2,000 s.
         host.command(put_for("k", 1_500_000));
         host.run();
         host.answers();
