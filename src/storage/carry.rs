@@ -10,18 +10,13 @@
 //! after a record that gave it another content: that record would have stopped the carrying. Staged
 //! slots aren't carried over; they keep their segment until it is known whether they are adopted.
 
-use super::block::{Block, BlockState, LogKey};
-use super::codec::decode;
+use super::block::{Block, LogKey};
 use super::error::Damage;
 use super::record::{Entry, Record};
-use super::scan::expected_block;
+use super::record_stream::RecordStream;
 use super::wal::{CarriedPartition, CarryPlan};
 use crate::base::ids::SegmentId;
-use crate::base::limits::WRITE_BATCH_SIZE_BYTES_MAX;
 use crate::base::time::Timestamp;
-
-/// Blocks that are read at once.
-const READ_BLOCK_COUNT: usize = WRITE_BATCH_SIZE_BYTES_MAX / size_of::<Block>();
 
 /// Blocks of a segment that the host should read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +32,16 @@ pub struct SegmentRead {
 /// Decodes the slots of a plan out of its segment's blocks.
 #[derive(Debug)]
 pub struct Carrier {
-    key: LogKey,
     plan: CarryPlan,
-    next_block: usize,
-    /// Records that aren't whole yet; empty until the first record begins.
-    stream: Vec<u8>,
-    began: bool,
+    records: RecordStream,
 }
 
 impl Carrier {
     /// Begins with a plan for a log.
     #[must_use]
     pub fn new(key: LogKey, plan: CarryPlan) -> Self {
-        let next_block = plan.blocks.start;
-        Self { key, plan, next_block, stream: Vec::new(), began: false }
+        let records = RecordStream::new(key, plan.segment, plan.blocks.clone());
+        Self { plan, records }
     }
 
     /// The segment, and whose slots are carried over.
@@ -62,13 +53,7 @@ impl Carrier {
     /// What is to be read next; `None`: all was read.
     #[must_use]
     pub fn wants(&self) -> Option<SegmentRead> {
-        let left = self.plan.blocks.end - self.next_block;
-        let read = SegmentRead {
-            segment: self.plan.segment,
-            first_block: self.next_block,
-            block_count: left.min(READ_BLOCK_COUNT),
-        };
-        (left > 0).then_some(read)
+        self.records.wants()
     }
 
     /// The partition's slots are no longer wanted.
@@ -88,38 +73,11 @@ impl Carrier {
         blocks: &[Block],
         mut carry: impl FnMut(Entry<'_>),
     ) -> Result<(), (usize, Damage)> {
-        let wanted = self.wants().map(|read| read.block_count);
-        assert_eq!(Some(blocks.len()), wanted, "what was asked for is read");
-        for block in blocks {
-            let number = self.next_block;
-            self.gather(number, block).map_err(|damage| (number, damage))?;
-            self.next_block += 1;
-        }
-        let mut begin = 0;
-        let last = self.next_block - 1;
-        while let Some((record, size)) =
-            decode(&self.stream[begin..]).map_err(|error| (last, Damage::Record(error)))?
-        {
-            begin += size;
-            if let Some(entry) = slot(&record).filter(|entry| self.plan.wants(entry)) {
+        self.records.on_read(blocks, |record| {
+            if let Some(entry) = slot(record).filter(|entry| self.plan.wants(entry)) {
                 carry(entry);
             }
-        }
-        self.stream.drain(..begin);
-        Ok(())
-    }
-
-    /// Adds a block's payload to the stream, which begins where a record does.
-    fn gather(&mut self, number: usize, block: &Block) -> Result<(), Damage> {
-        let state = BlockState::of(block, self.key.salt);
-        let header = expected_block(self.key, self.plan.segment, number, state)?;
-        if self.began {
-            self.stream.extend_from_slice(header.payload(block));
-        } else if let Some(payload) = header.payload_from_record(block) {
-            self.stream.extend_from_slice(payload);
-            self.began = true;
-        }
-        Ok(())
+        })
     }
 }
 
