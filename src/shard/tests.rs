@@ -26,7 +26,7 @@ use crate::storage::checkpoint::{
 };
 use crate::storage::record::LiveSegment;
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
-use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
+use crate::storage::wal::{SegmentWanted, WalConfig};
 use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
 
@@ -276,6 +276,7 @@ impl Host {
             segment_size_bytes: SEGMENT_SIZE,
             partitions: &partitions,
             files: &files,
+            serves_peers: true,
         };
         let mut loading = Loading::new(config);
         let mut source = Source(disk.segments.values().collect());
@@ -291,7 +292,7 @@ impl Host {
             writes_in_flight: 2,
             durability,
         };
-        let start = WalStart { serves_peers: true, ..recovered.start };
+        let start = recovered.start;
         let needed = |id: &CheckpointId| {
             let partition = start.state.partition(id.partition).expect("it is the shard's");
             partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))

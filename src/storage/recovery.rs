@@ -75,6 +75,9 @@ pub struct LogFolder<'a> {
     pub partitions: &'a [PartitionId],
     /// Its segments' files, in any order; the host knows each by its place here.
     pub files: &'a [SegmentFile],
+    /// Whether the partitions have other members, to whom old slots are given: then it is noted
+    /// where they lie.
+    pub serves_peers: bool,
 }
 
 /// What the log says.
@@ -498,7 +501,8 @@ impl<'a> Plan<'a> {
                 }
                 (Record::Snapshot(snapshot), replay) => {
                     let apply = progress.apply.take().expect("replay begins once");
-                    *replay = Some(Replay::begin(snapshot, &self.snapshot, apply)?);
+                    let newest = (&self.snapshot, self.folder.serves_peers);
+                    *replay = Some(Replay::begin(snapshot, newest, apply)?);
                 }
                 (record, Some(replay)) if !snapshot_due => {
                     placed.size = size;

@@ -137,10 +137,9 @@ impl Wal {
         ledger.on_boot();
         let live = || start.state.segments.iter().map(|live| live.segment);
         let mut slots = start.slots;
-        if slots == SlotIndex::default() {
-            slots = SlotIndex::new(start.state.partitions.len());
+        if let Some(slots) = &mut slots {
+            slots.on_boot();
         }
-        slots.on_boot();
         ledger.retain(|id| live().any(|live| live == id));
         assert!(ledger.segments().eq(live()), "the books are of the segments that count");
         let live_count = u64_from(start.state.segments.len());
@@ -150,7 +149,7 @@ impl Wal {
             segment_block_count: size / BLOCK_SIZE_BYTES,
             supply: Supply::new(u64_from(size), log_size_bytes_max, live_count, start.prepared),
             ledger,
-            slots: start.serves_peers.then_some(slots),
+            slots,
             snapshot_end: first_batch,
             superseded: superseded.collect(),
             state_size_bytes: 0,

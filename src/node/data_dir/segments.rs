@@ -36,6 +36,7 @@ pub(super) fn recover_shard(
         segment_size_bytes: data_dir.segment_size_bytes(),
         partitions: &partitions,
         files: &files,
+        serves_peers: false,
     };
     let recovered = recover(&log, &mut source, apply).map_err(DataDirError::Storage)?;
     // What was read may so far be in the device's cache only, of a write that the last process

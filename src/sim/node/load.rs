@@ -119,6 +119,7 @@ impl Node {
             segment_size_bytes: world.swarm.segment_size_bytes,
             partitions: &partitions,
             files: &files,
+            serves_peers: config.nodes.replication_factor() > 1,
         };
         let mut loading = Loading::new(config);
         let mut observing: Observing<'_, '_, CheckpointReader<'_>> = Observing {

@@ -33,7 +33,6 @@ use crate::storage::ledger::Ledger;
 use crate::storage::record::{LiveSegment, PartitionSnapshot, ShardSnapshot};
 use crate::storage::replay::Apply;
 use crate::storage::scan::{Reader, Segment};
-use crate::storage::slot_index::SlotIndex;
 use crate::storage::wal::WalStart;
 
 use super::READ_BLOCK_COUNT;
@@ -350,7 +349,7 @@ fn begin_all_anew(
         checkpoints: checkpoints.filter(|found| found.1 > Index(0)).collect(),
         start: WalStart {
             ledger: Ledger::new(states.len()),
-            slots: SlotIndex::new(states.len()),
+            slots: folder.slot_index(),
             state: ShardSnapshot {
                 boot_epoch: known.boot_epoch,
                 segments: Vec::new(),
@@ -375,7 +374,9 @@ fn begin_anew(recovered: &mut Recovered, partition: PartitionId, apply: &mut imp
     }
     *state = state.anew(checkpoint, start.next_segment);
     start.ledger.forget(position);
-    start.slots.reset(position, checkpoint);
+    if let Some(slots) = &mut start.slots {
+        slots.reset(position, checkpoint);
+    }
     let recovered = &mut recovered.partitions[position];
     *recovered = RecoveredPartition { state: state.clone(), chain: None, log: Vec::new() };
 }

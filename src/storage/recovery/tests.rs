@@ -96,6 +96,7 @@ fn folder(boot: u64, files: &[SegmentFile]) -> LogFolder<'_> {
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         partitions: &[P, Q],
         files,
+        serves_peers: true,
     }
 }
 

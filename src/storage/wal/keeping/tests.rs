@@ -8,6 +8,7 @@ use super::super::super::carry::Carrier;
 use super::super::super::record::{Entry, PartitionSnapshot, Record, ShardSnapshot};
 use super::super::super::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use super::super::super::replay::Apply;
+use super::super::super::slot_index::SlotIndex;
 use super::super::{SegmentWanted, WalConfig, WalStart};
 use super::*;
 use crate::base::cast::{usize_from, usize_from_u32};
@@ -87,7 +88,7 @@ impl Log {
         let start = WalStart {
             state: ShardSnapshot { partitions: empty, ..ShardSnapshot::default() },
             next_segment: SegmentId(1),
-            serves_peers,
+            slots: serves_peers.then(|| SlotIndex::new(usize_from_u32(PARTITION_COUNT))),
             ..WalStart::default()
         };
         let wal = Wal::open(config(1, segment_count_max), start);
@@ -108,6 +109,7 @@ impl Log {
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             partitions: &partitions(),
             files: &files,
+            serves_peers: self.serves_peers,
         };
         let mut applied = Applied::default();
         let mut source = Files(self.files.values().collect());
@@ -123,8 +125,7 @@ impl Log {
         }
         self.boot += 1;
         let segment_count_max = self.wal.config.log_size_bytes_max / segment_size();
-        let serves_peers = self.serves_peers;
-        let start = WalStart { prepared: Vec::new(), serves_peers, ..recovered.start };
+        let start = WalStart { prepared: Vec::new(), ..recovered.start };
         self.wal = Wal::open(config(self.boot, segment_count_max), start);
         self.serve();
     }
