@@ -344,7 +344,9 @@ impl Core {
 
 /// Frees what a map keeps besides its entries.
 fn free(map: &mut PartitionMap, core: &mut Core) {
-    map.abort_checkpoint(&mut core.arena);
+    if map.checkpoint_index().is_some() {
+        map.abort_checkpoint(&mut core.arena);
+    }
     map.undo_to(&mut core.arena, map.committed());
     while map.sweep(&mut core.arena, usize::MAX) {}
 }
