@@ -32,6 +32,7 @@ use crate::wire::request::{Acceptance, decode_cold};
 
 mod cluster;
 mod several;
+mod truncation;
 
 mod measure;
 mod ticks;
