@@ -25,7 +25,7 @@ use crate::runtime::node_runtime::{Options, Runtime};
 use crate::runtime::scrub::ScrubOptions;
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
-use crate::shard::{self, Installing, Loading, Shard};
+use crate::shard::{self, Installing, Loading, Shard, survival};
 use crate::storage::wal::{self, Wal, WalStart};
 
 /// Runs a node until a signal stops it. `out` is told what is starting and when it is ready.
@@ -72,7 +72,7 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     let options = DataDirOptions {
         path: config.data_dir.clone(),
         cluster: config.cluster.clone(),
-        member: config.node_id.clone(),
+        nodes: nodes(config),
         partition_count: config.partitions,
         partition_count_default: config.cores.partition_count_default(),
         shard_count: u16_from(config.cores.count()),
@@ -86,6 +86,11 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
         warn!("{notice}");
     }
     Ok(data_dir)
+}
+
+/// The nodes of the cluster, seen by this one.
+fn nodes(config: &Config) -> Cluster {
+    Cluster::alone(&config.node_id)
 }
 
 fn holds_a_log(path: &Path) -> Fatal {
@@ -113,7 +118,11 @@ fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
         Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
     };
     let to = Destination::of(shard_count);
+    let known_count = data_dir.notices().len();
     data_dir.rehome(to, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    for notice in &data_dir.notices()[known_count..] {
+        warn!("{notice}");
+    }
     let ms = clock.monotonic().0 / 1_000_000;
     info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
     Ok(())
@@ -184,6 +193,9 @@ impl Assembly {
         installing.finish().map_err(|error| {
             data_dir_failed(DataDirError::Checkpoint { path: data_dir.shard_folder(shard), error })
         })?;
+        for notice in log.notices.iter().filter(|notice| notice.is_recovery()) {
+            warn!("{notice}");
+        }
         let recovered = log.recovered;
         if let Some(torn) = recovered.torn {
             let (segment, offset) = (torn.place.segment, torn.place.offset);
@@ -236,11 +248,10 @@ fn shard_config(
     let count = u64::from(partitions.end - partitions.start);
     shard::Config {
         cluster: config.cluster.clone(),
-        nodes: Cluster::alone(&config.node_id),
+        nodes: nodes(config),
         sequencer_offset: 0,
-        settings: Settings::default(),
-        // Nobody else could do the same at the same time.
-        seed: 0,
+        settings: Settings { survival: survival(durability), ..Settings::default() },
+        seed: data_dir.nonce(),
         shard,
         partitions,
         partition_count: data_dir.identity().partition_count,

@@ -49,7 +49,7 @@ use self::partition::{Partition, Waiter};
 pub use self::peers::PartitionLives;
 use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
-pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
+pub use self::recovery::{InstallError, InstallReason, Installing, Loading, survival};
 pub use self::transfer::{
     CheckpointReceiver, CheckpointServer, PartAnswer, PartAsk, Received, TransferError,
     TransferRefused,

@@ -11,10 +11,14 @@ use bytes::Bytes;
 use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
+use crate::base::cast::usize_from_u32;
 use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
+use crate::storage::record::PartitionSnapshot;
+use crate::storage::recovery::FormerLife;
+use crate::storage::wal::Durability;
 use crate::wire::peer::decode::Link;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
 
@@ -88,7 +92,7 @@ impl Shard {
         let own = &self.core.config.partitions;
         let group_of = |partition: PartitionId| {
             let place = partition.0.checked_sub(own.start).filter(|_| partition.0 < own.end)?;
-            Some(&partitions[crate::base::cast::usize_from_u32(place)].view.group)
+            Some(&partitions[usize_from_u32(place)].view.group)
         };
         let received = match peer::decode(payload, link, group_of) {
             Ok(received) => received,
@@ -196,6 +200,25 @@ impl Shard {
             lives: found.member.replica().crash_vector().to_vec(),
         });
         lives.collect()
+    }
+
+    /// A former life of this node that another one knows, though nothing is stored here: the data
+    /// directory isn't the one that it had (or it keeps nothing: then that means nothing). To be asked of what a node says before
+    /// [`Input::PeerConnected`](super::Input::PeerConnected), unless an operator has said that the
+    /// node is to begin a new life in the place of the old one: with that input it does.
+    #[must_use]
+    pub fn former_life(&self, lives: &[PartitionLives]) -> Option<FormerLife> {
+        let mut states = self.core.log.state().partitions.iter();
+        let keeps = self.core.config.durability != Durability::None;
+        if !keeps || !states.all(PartitionSnapshot::is_blank) {
+            return None;
+        }
+        lives.iter().find_map(|found| {
+            let place = found.partition.0.checked_sub(self.core.config.partitions.start);
+            let Partition { member, view } = self.partitions.get(usize_from_u32(place?))?;
+            let known = found.lives.get(usize::from(view.group.me().0))?;
+            FormerLife::of(found.partition, member.replica().incarnation(), *known)
+        })
     }
 
     /// Where a partition of this shard lies and which member of it a node is.

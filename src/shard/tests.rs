@@ -31,6 +31,7 @@ use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
 
 mod cluster;
+mod replacement;
 mod several;
 mod truncation;
 

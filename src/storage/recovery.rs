@@ -18,12 +18,14 @@
 //!   stays so because the next boot's snapshot counts only what was found.
 
 mod empty;
+mod member;
 mod salvage;
 
 use std::io;
 use std::ops::Range;
 
 use self::empty::begin_empty;
+pub use self::member::{FormerLife, recover_member};
 pub use self::salvage::{Salvage, Suspect, Suspicion, recover_partly};
 
 use super::block::{BATCH_BLOCK_COUNT_MAX, Block, LogKey, boot_of, first_batch, offset_of};

@@ -171,6 +171,7 @@ impl<'a, A: Apply> Replay<'a, A> {
         }
         self.hole = None;
         self.begin_boot(snapshot.boot_epoch);
+        self.state.acts_early = snapshot.acts_early;
         for (folded, said) in self.state.partitions.iter_mut().zip(&snapshot.partitions) {
             folded.first = said.first;
         }
@@ -541,6 +542,14 @@ impl LoggedEntry {
             timestamp: if value.is_some() { entry.timestamp } else { Timestamp(0) },
             value,
         }
+    }
+
+    /// The slot as a record has it.
+    #[must_use]
+    pub fn as_entry(&self, partition: PartitionId) -> Entry<'_> {
+        let Self { index, term, message_id, timestamp, ref value } = *self;
+        let value = value.as_deref().unwrap_or_default();
+        Entry { partition, index, term, message_id, timestamp, value }
     }
 
     fn extend(&self, chain: Chain) -> Chain {

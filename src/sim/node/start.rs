@@ -17,7 +17,7 @@ use crate::sim::disk::{Crash, Opened};
 use crate::sim::host::ShardHost;
 use crate::storage::block::first_batch;
 use crate::storage::checkpoint::CheckpointId;
-use crate::storage::identity::{Current, Identity};
+use crate::storage::identity::{Current, Identity, Members};
 use crate::storage::wal::{Wal, WalConfig, WalStart};
 
 impl Node {
@@ -92,6 +92,7 @@ impl Node {
         let identity = Identity {
             cluster: CLUSTER.to_owned(),
             member: self.member.clone(),
+            members: Members::of(&Cluster::alone(&self.member)),
             uuid: draw(),
             partition_count: world.swarm.partition_count,
             hash_key: world.hash_key,
