@@ -183,22 +183,8 @@ impl Log {
                 self.read_count += read.block_count;
                 let file = &self.files[&read.segment];
                 let blocks = file[read.first_block..read.first_block + read.block_count].to_vec();
-                let mut slots = Vec::new();
-                let keep =
-                    |slot: Entry<'_>| slots.push((slot.partition, slot.index, slot.value.to_vec()));
-                carrier.on_read(&blocks, keep).expect("it is whole");
-                for (partition, index, value) in slots {
-                    assert!(self.wal.needs(partition, index));
-                    count += 1;
-                    self.wal.append(&Record::Carry(Entry {
-                        partition,
-                        index,
-                        term: TermId(1),
-                        message_id: MessageId(index.0),
-                        timestamp: Timestamp(index.0),
-                        value: &value,
-                    }));
-                }
+                let carried = carrier.on_read(&mut self.wal, &blocks).expect("it is whole");
+                count += usize_from(carried.count);
                 self.serve();
             }
             let plan = carrier.plan().clone();
