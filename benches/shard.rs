@@ -108,6 +108,7 @@ fn shard(sink: &mut Sink) -> Shard {
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         partitions: &partitions,
         files: &[],
+        serves_peers: false,
     };
     let mut loading = Loading::new(Config {
         cluster: "bench".into(),

@@ -149,6 +149,7 @@ impl World {
             segment_size_bytes: SEGMENT_SIZE_BYTES_MAX,
             partitions: &partitions,
             files: &[],
+            serves_peers: false,
         };
         let mut loading = Loading::new(Config {
             cluster: "bench".into(),

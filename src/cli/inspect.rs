@@ -180,6 +180,7 @@ impl Log {
             segment_size_bytes: data_dir.segment_size_bytes(),
             partitions: &partitions,
             files: &self.files,
+            serves_peers: false,
         };
         let found = recover(&folder, &mut &*self, &mut counts);
         for file in 0..self.files.len() {

@@ -15,6 +15,7 @@ use super::data_dir::{DataDir, DataDirError, DataDirOptions, Destination, random
 use super::memory::maps_size_bytes_max;
 use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::{u16_from, u64_from};
+use crate::base::cluster::Cluster;
 use crate::base::ids::{ShardId, TermId};
 use crate::base::io_error::describe;
 use crate::base::limits::{SECRET_SIZE_BYTES_MAX, SECRET_SIZE_BYTES_MIN};
@@ -29,7 +30,7 @@ use crate::runtime::peers::secret::{Challenges, Secret};
 use crate::runtime::scrub::ScrubOptions;
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
-use crate::shard::{self, Installing, Loading, Shard};
+use crate::shard::{self, Installing, Loading, Shard, survival};
 use crate::storage::wal::{self, Wal, WalStart};
 use crate::wire::peer::configuration::Configuration;
 
@@ -80,7 +81,7 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     let options = DataDirOptions {
         path: config.data_dir.clone(),
         cluster: config.cluster.clone(),
-        member: config.node_id.clone(),
+        nodes: nodes(config),
         partition_count: config.partitions,
         partition_count_default: config.cores.partition_count_default(),
         shard_count: u16_from(config.cores.count()),
@@ -94,6 +95,11 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
         warn!("{notice}");
     }
     Ok(data_dir)
+}
+
+/// The nodes of the cluster, seen by this one.
+fn nodes(config: &Config) -> Cluster {
+    config.members.cluster(&config.node_id, config.replication_factor)
 }
 
 fn holds_a_log(path: &Path) -> Fatal {
@@ -121,7 +127,11 @@ fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
         Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
     };
     let to = Destination::of(shard_count);
+    let known_count = data_dir.notices().len();
     data_dir.rehome(to, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    for notice in &data_dir.notices()[known_count..] {
+        warn!("{notice}");
+    }
     let ms = clock.monotonic().0 / 1_000_000;
     info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
     Ok(())
@@ -258,6 +268,9 @@ impl Assembly {
         installing.finish().map_err(|error| {
             data_dir_failed(DataDirError::Checkpoint { path: data_dir.shard_folder(shard), error })
         })?;
+        for notice in log.notices.iter().filter(|notice| notice.is_recovery()) {
+            warn!("{notice}");
+        }
         let recovered = log.recovered;
         if let Some(torn) = recovered.torn {
             let (segment, offset) = (torn.place.segment, torn.place.offset);
@@ -310,10 +323,10 @@ fn shard_config(
     let count = u64::from(partitions.end - partitions.start);
     shard::Config {
         cluster: config.cluster.clone(),
-        nodes: config.members.cluster(&config.node_id, config.replication_factor),
+        nodes: nodes(config),
         sequencer_offset: config.sequencer_offset,
-        settings: Settings::default(),
-        seed: 0,
+        settings: Settings { survival: survival(durability), ..Settings::default() },
+        seed: data_dir.nonce(),
         shard,
         partitions,
         partition_count: data_dir.identity().partition_count,

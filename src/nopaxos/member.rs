@@ -260,8 +260,8 @@ impl<W: Copy> Member<W> {
         self.replica.keep_after(index);
     }
 
-    /// The durable log begins at `first` now: a checkpoint covers what was before. Only while
-    /// [`Status::Normal`]: a vote tells what the log holds (K3).
+    /// The durable log begins at `first` now: a checkpoint covers what was before. While a vote is
+    /// out that counts from the next one on (K3).
     pub fn on_truncated(&mut self, first: Index) {
         self.replica.on_truncated(first);
     }

@@ -52,6 +52,8 @@ pub(super) struct Checkpoints {
     /// The state of the log's books for which it was asked who keeps a segment that it wants back:
     /// whoever that is has its checkpoint due, or under way.
     pin_asked_at: Option<u64>,
+    /// The state of the log's books that members were told of last.
+    truncated_at: u64,
     /// Memory of chunks that were written.
     spare: Vec<Vec<Block>>,
 }
@@ -210,6 +212,7 @@ impl Shard {
             return;
         }
         self.remove_superseded(effects);
+        self.tell_truncated();
         self.require_checkpoints();
         if self.core.checkpoints.under_way.as_ref().is_some_and(|under_way| under_way.is_void) {
             self.give_checkpoint_up();
@@ -227,6 +230,21 @@ impl Shard {
         self.record_checkpoint();
     }
 
+    /// Once some of the log was let go, its members are told from where on it is still there: what
+    /// they say of it, votes above all, must be what they can give (W6, K3).
+    fn tell_truncated(&mut self) {
+        let changes = self.core.log.changes_count();
+        if self.core.checkpoints.truncated_at == changes {
+            return;
+        }
+        self.core.checkpoints.truncated_at = changes;
+        for Partition { member, view } in &mut self.partitions {
+            if let Some(first) = self.core.log.first_slot(view.group.partition()) {
+                member.on_truncated(first);
+            }
+        }
+    }
+
     /// Lets those take checkpoints who keep segments that the log wants back, and those whose
     /// segments are damaged: what is in memory makes good for them.
     fn require_checkpoints(&mut self) {
@@ -235,6 +253,13 @@ impl Shard {
             self.core.checkpoints.pin_asked_at = Some(changes);
             if let Some(pinned) = self.core.log.pinned() {
                 self.require_checkpoint(pinned.partition);
+            }
+            // Those that were damaged when the process started: whoever isn't part of a view now
+            // is asked again.
+            for segment in self.core.log.damaged_segments().to_vec() {
+                for partition in self.core.log.partitions_up_to(segment) {
+                    self.require_checkpoint(partition);
+                }
             }
         }
         while let Some(partition) = self.core.checkpoints_wanted.pop_front() {

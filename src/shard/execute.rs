@@ -191,10 +191,12 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
         let (append, persisted) = match record {
             Persist::Slot(index, slot) => {
                 let append = self.core.log.append(&slot_record(partition, index, slot));
-                // Without `sync` nobody waits for the device.
-                let sync = self.core.config.durability == Durability::Sync
-                    && !mutant::is(Mutant::ReplyBeforeDurable);
-                (if sync { append } else { AppendId(0) }, Persisted::Slots(index))
+                // Without `sync` nobody waits for the device, but at the very start: should that be
+                // lost, the next start would take an earlier boot's clean end for this one's.
+                let waits = (self.core.config.durability == Durability::Sync
+                    && !mutant::is(Mutant::ReplyBeforeDurable))
+                    || !self.core.log.is_open();
+                (if waits { append } else { AppendId(0) }, Persisted::Slots(index))
             }
             Persist::View(term) => {
                 (self.core.log.append(&Record::View { partition, term }), Persisted::View(term))

@@ -54,7 +54,7 @@ use self::partition::{Partition, Waiter};
 pub use self::peers::PartitionLives;
 use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
-pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
+pub use self::recovery::{InstallError, InstallReason, Installing, Loading, survival};
 use self::transfer::CheckpointServer;
 use crate::base::cast::usize_from_u32;
 use crate::base::cluster::Cluster;

@@ -17,6 +17,8 @@ use crate::base::ids::{Incarnation, Index, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
+use crate::storage::record::PartitionSnapshot;
+use crate::storage::recovery::FormerLife;
 use crate::storage::wal::Durability;
 use crate::wire::peer::decode::Link;
 use crate::wire::peer::hello::PartitionState;
@@ -253,6 +255,25 @@ impl Shard {
             }
         });
         standing.collect()
+    }
+
+    /// A former life of this node that another one knows, though nothing is stored here: the data
+    /// directory isn't the one that it had (or it keeps nothing: then that means nothing). To be asked of what a node says before
+    /// [`Input::PeerConnected`](super::Input::PeerConnected), unless an operator has said that the
+    /// node is to begin a new life in the place of the old one: with that input it does.
+    #[must_use]
+    pub fn former_life(&self, lives: &[PartitionLives]) -> Option<FormerLife> {
+        let mut states = self.core.log.state().partitions.iter();
+        let keeps = self.core.config.durability != Durability::None;
+        if !keeps || !states.all(PartitionSnapshot::is_blank) {
+            return None;
+        }
+        lives.iter().find_map(|found| {
+            let place = found.partition.0.checked_sub(self.core.config.partitions.start);
+            let Partition { member, view } = self.partitions.get(usize_from_u32(place?))?;
+            let known = found.lives.get(usize::from(view.group.me().0))?;
+            FormerLife::of(found.partition, member.replica().incarnation(), *known)
+        })
     }
 
     /// Where a partition of this shard lies and which member of it a node is.

@@ -31,7 +31,7 @@ use crate::map::partition::{Execution, PartitionMap, Undo};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{Group, Member, Restored, Round, Settings};
+use crate::nopaxos::{Group, Member, Restored, Round, Settings, Survival};
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
     CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointDecoder, CheckpointEncoder, CheckpointError,
@@ -40,7 +40,7 @@ use crate::storage::checkpoint::{
 use crate::storage::record::PartitionSnapshot;
 use crate::storage::recovery::Salvage;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
-use crate::storage::wal::Wal;
+use crate::storage::wal::{Durability, Wal};
 use crate::wire::peer::{PeerDrop, PeerEncoder};
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
@@ -461,6 +461,16 @@ fn restore_all(
         restore(config, (partition, router.tag_of(partition)), loaded, found)
     });
     restored.collect()
+}
+
+/// What of a member's promises a restart keeps, by when its log is written.
+#[must_use]
+pub const fn survival(durability: Durability) -> Survival {
+    match durability {
+        Durability::Sync => Survival::Always,
+        Durability::Async => Survival::Clean,
+        Durability::None => Survival::Never,
+    }
 }
 
 fn restore(

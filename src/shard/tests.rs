@@ -28,7 +28,7 @@ use crate::storage::checkpoint::{
 use crate::storage::error::StorageError;
 use crate::storage::record::LiveSegment;
 use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, Suspect, recover_partly};
-use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
+use crate::storage::wal::{SegmentWanted, WalConfig};
 use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
 
@@ -36,7 +36,9 @@ mod cluster;
 mod forwarding;
 mod halt;
 mod leadership;
+mod replacement;
 mod several;
+mod truncation;
 
 mod measure;
 mod ticks;
@@ -309,6 +311,7 @@ impl Host {
             segment_size_bytes: SEGMENT_SIZE,
             partitions: &partitions,
             files: &files,
+            serves_peers: true,
         };
         let mut loading = Loading::new(config);
         let mut source = Source(disk.segments.values().collect());
@@ -324,7 +327,7 @@ impl Host {
             writes_in_flight: 2,
             durability,
         };
-        let start = WalStart { serves_peers: true, ..recovered.start };
+        let start = recovered.start;
         let needed = |id: &CheckpointId| {
             let partition = start.state.partition(id.partition).expect("it is the shard's");
             partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))

@@ -167,6 +167,9 @@ pub struct Entry<'a> {
 pub struct ShardSnapshot {
     /// The boot epoch that writes this segment.
     pub boot_epoch: BootEpoch,
+    /// That boot acts on records before they are durable (`async`): unless it is closed, it has
+    /// promised more than its log says.
+    pub acts_early: bool,
     /// The segments whose records count, this one not among them, oldest first, each with the last
     /// batch in it that counts. Whatever else lies in the folder is void.
     pub segments: Vec<LiveSegment>,

@@ -71,7 +71,7 @@ pub(super) struct Replay<'a, A> {
     state: ShardSnapshot,
     partitions: Vec<PartitionReplay>,
     ledger: Ledger,
-    slots: SlotIndex,
+    slots: Option<SlotIndex>,
     /// All segments of the present boot are replayed: what it staged is known.
     boot_is_whole: bool,
     /// Something is missing since the last snapshot: the first of it.
@@ -92,8 +92,8 @@ pub(super) struct Replayed {
     pub(super) partitions: Vec<RecoveredPartition>,
     /// Which partition needs which segment.
     pub(super) ledger: Ledger,
-    /// Where the slots lie.
-    pub(super) slots: SlotIndex,
+    /// Where the slots lie, if they are kept for peers.
+    pub(super) slots: Option<SlotIndex>,
     /// The partitions of which something is missing, by their positions.
     pub(super) suspects: Vec<(usize, Place, Damage)>,
     /// Whether the last boot was closed.
@@ -128,10 +128,10 @@ struct PartitionReplay {
 
 impl<'a, A: Apply> Replay<'a, A> {
     /// Begins where the oldest segment does; `newest` is the last snapshot, whose checkpoints are
-    /// the ones to load.
+    /// the ones to load. `serves_peers`: whether it is noted where slots lie.
     pub(super) fn begin(
         oldest: ShardSnapshot,
-        newest: &ShardSnapshot,
+        (newest, serves_peers): (&ShardSnapshot, bool),
         apply: &'a mut A,
     ) -> Result<Self, Damage> {
         let mut partitions = Vec::with_capacity(oldest.partitions.len());
@@ -140,7 +140,7 @@ impl<'a, A: Apply> Replay<'a, A> {
             partitions.push(PartitionReplay::begin(state, known, apply)?);
         }
         let ledger = Ledger::new(partitions.len());
-        let slots = SlotIndex::new(partitions.len());
+        let slots = serves_peers.then(|| SlotIndex::new(partitions.len()));
         let (boot_is_whole, closed) = (false, false);
         let (hole, first_hole, record_count, state) = (None, None, 0, oldest);
         Ok(Self {
@@ -173,6 +173,7 @@ impl<'a, A: Apply> Replay<'a, A> {
         }
         self.hole = None;
         self.begin_boot(snapshot.boot_epoch);
+        self.state.acts_early = snapshot.acts_early;
         for (folded, said) in self.state.partitions.iter_mut().zip(&snapshot.partitions) {
             folded.first = said.first;
         }
@@ -205,7 +206,9 @@ impl<'a, A: Apply> Replay<'a, A> {
                 replay.suspect = Some(hole);
             }
         }
-        self.slots.forget(position, said.last);
+        if let Some(slots) = &mut self.slots {
+            slots.forget(position, said.last);
+        }
         folded.clone_from(said);
         Ok(())
     }
@@ -229,7 +232,9 @@ impl<'a, A: Apply> Replay<'a, A> {
         }
         self.state.boot_epoch = boot;
         self.ledger.on_boot();
-        self.slots.on_boot();
+        if let Some(slots) = &mut self.slots {
+            slots.on_boot();
+        }
         self.boot_is_whole = false;
         for partition in &mut self.partitions {
             // What was staged by a process that is gone is never adopted.
@@ -271,7 +276,9 @@ impl<'a, A: Apply> Replay<'a, A> {
             return Ok(());
         }
         self.ledger.on_record(position, last, record, placed);
-        self.slots.on_record(position, record, placed);
+        if let Some(slots) = &mut self.slots {
+            slots.on_record(position, record, placed);
+        }
         match self.replay(position, record) {
             Ok(()) => Ok(()),
             Err(error) => self.mistrust(position, refuse(error)),
@@ -547,6 +554,14 @@ impl LoggedEntry {
             timestamp: if value.is_some() { entry.timestamp } else { Timestamp(0) },
             value,
         }
+    }
+
+    /// The slot as a record has it.
+    #[must_use]
+    pub fn as_entry(&self, partition: PartitionId) -> Entry<'_> {
+        let Self { index, term, message_id, timestamp, ref value } = *self;
+        let value = value.as_deref().unwrap_or_default();
+        Entry { partition, index, term, message_id, timestamp, value }
     }
 
     fn extend(&self, chain: Chain) -> Chain {

@@ -98,6 +98,12 @@ impl PartitionSnapshot {
         Self { partition, first: Index(1), ..Self::default() }
     }
 
+    /// Whether nothing was ever logged of the partition: not even that it knows of another member.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        *self == Self::empty(self.partition)
+    }
+
     /// The partition after it was damaged: of what it held only a checkpoint is left, if one is;
     /// what lies in segments before `begins` is void. What it had promised is a lower bound.
     pub(super) fn anew(&self, checkpoint: Index, begins: SegmentId) -> Self {

@@ -4,20 +4,32 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 
 use super::*;
+use crate::base::cluster::Cluster;
 use crate::base::ids::BootEpoch;
 use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
 use crate::base::time::Monotonic;
 use crate::node::data_dir::DataDirOptions;
 use crate::storage::halt::{HaltDump, HaltedPartition, HaltedSlot, HaltedStatus};
 use crate::storage::record::{Entry, Record};
+use crate::storage::recovery::Salvage;
 use crate::storage::wal::{Durability, SegmentWanted, Wal};
+
+impl Salvage for Counts {
+    fn is_whole(&self, _: PartitionId) -> bool {
+        true
+    }
+
+    fn reset(&mut self, _: PartitionId, _: Index) -> bool {
+        unreachable!("nothing is salvaged in a group of one")
+    }
+}
 
 /// A data directory with three values in partition 0, of which two are stable.
 fn data_dir(path: &Path) -> DataDir {
     let options = DataDirOptions {
         path: path.to_owned(),
         cluster: "cluster".into(),
-        member: "member".into(),
+        nodes: Cluster::alone("member"),
         partition_count: Some(2),
         partition_count_default: 64,
         shard_count: 1,

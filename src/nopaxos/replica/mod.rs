@@ -164,6 +164,8 @@ pub struct Replica {
     log: Log,
     /// The first slot in the durable log.
     first: Index,
+    /// The same as soon as no vote is out that says otherwise.
+    truncated: Index,
     durable: Durable,
     /// Slots up to here are executed; the leader's may be undone above `sync_point`.
     applied: Index,
@@ -260,6 +262,7 @@ impl Replica {
             is_barred: false,
             log,
             first: restored.first.max(Index(1)),
+            truncated: Index(0),
             durable: Durable { appended: last, ..Durable::default() },
             applied: restored.sync_point,
             responded: restored.sync_point,
@@ -477,11 +480,19 @@ impl Replica {
 
     /// The durable log begins at `first` now.
     pub(super) fn on_truncated(&mut self, first: Index) {
+        self.truncated = self.truncated.max(first);
         // A vote is of what the log held when the view was promised (K3).
-        if self.status == Status::Normal && first > self.first {
+        if self.status == Status::Normal {
+            self.note_truncated();
+        }
+    }
+
+    /// What was let go isn't spoken of any more: from now on, or from the next vote on.
+    pub(super) fn note_truncated(&mut self) {
+        if self.truncated > self.first {
             mark!("log-truncated");
-            self.first = first;
-            self.log.forget_no_ops(first);
+            self.first = self.truncated;
+            self.log.forget_no_ops(self.first);
         }
     }
 

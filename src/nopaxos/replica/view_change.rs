@@ -85,6 +85,7 @@ impl Replica {
 
     /// Votes with what the log holds.
     pub(super) fn cast_vote(&mut self, world: &mut impl World) {
+        self.note_truncated();
         let last = self.log.last();
         let vote = Vote {
             voter: self.group.me(),

@@ -408,3 +408,39 @@ fn what_was_acknowledged_survives_the_loss_of_any_node_and_its_return() {
         net.assert_converged();
     }
 }
+
+#[test]
+fn leader_that_lags_behind_what_a_voter_has_let_go_takes_its_checkpoint() {
+    let mut net = Net::start(3);
+    net.wait_until_ready();
+    net.put("k", "first");
+    let old_leader = net.stamper("k").expect("somebody stamps");
+    // The leader of the next term, and the only one that has everything then.
+    let (lagging, voter) = ((old_leader + 1) % NODE_COUNT, (old_leader + 2) % NODE_COUNT);
+    let slot = crate::wire::route::key_slot(b"k");
+    let place = usize_from_u32(u32::from(slot) * PARTITION_COUNT / 16_384);
+    let of = |net: &mut Net, node: usize| {
+        let replica = net.host(node).shard.partitions[place].member.replica();
+        (replica.view(), replica.first(), replica.log().last())
+    };
+    let (_, _, held) = of(&mut net, lagging);
+    net.kill(lagging);
+    let value = "v".repeat(1 << 20);
+    for _ in 0..3 * LOG_SEGMENT_COUNT {
+        let put = net.put("k", &value);
+        assert!(matches!(put, Some(Outcome::Written(_))), "{put:?}");
+    }
+    net.put("k", "last");
+    let (term, first, _) = of(&mut net, voter);
+    assert!(first > held.next(), "{first} of what {held} is the last");
+    net.boot(lagging);
+    net.disconnect(lagging, old_leader, false);
+    net.run_for(NS_PER_S / 100);
+    net.kill(old_leader);
+    net.wait_until_ready();
+    assert_eq!(of(&mut net, lagging).0, term.next(), "it took more than one view change");
+    assert_eq!(net.stamper("k"), Some(lagging));
+    assert_eq!(net.get("k").as_deref(), Some("last"));
+    net.boot(old_leader);
+    net.assert_converged();
+}

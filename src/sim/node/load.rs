@@ -15,9 +15,8 @@ use crate::sim::cluster::World;
 use crate::sim::disk::{CheckpointReader, DirectoryError, Opened};
 use crate::storage::checkpoint::CheckpointSource;
 use crate::storage::error::StorageError;
-use crate::storage::recovery::{LogFolder, Recovered, Salvage, recover, recover_partly};
+use crate::storage::recovery::{LogFolder, Recovered, Salvage, recover_member};
 use crate::storage::replay::Apply;
-use crate::storage::wal::Durability;
 
 /// Why a process doesn't come to serve.
 #[derive(Debug)]
@@ -111,25 +110,6 @@ impl<S: CheckpointSource> Salvage for Observing<'_, '_, S> {
     }
 }
 
-/// Whether all that a process has promised is in what its log says, as far as that is whole. A log
-/// in which nothing was ever written is that of a new member, or of one that has lost its disk.
-const fn keeps_promises(recovered: &Recovered, durability: Durability) -> bool {
-    let is_blank = recovered.start.state.segments.is_empty();
-    match durability {
-        Durability::Sync => !is_blank,
-        Durability::Async => !is_blank && recovered.start.clean,
-        Durability::None => false,
-    }
-}
-
-/// All partitions recover from their other members.
-fn mark_lost(recovered: &mut Recovered) {
-    let found = recovered.partitions.iter_mut().map(|found| &mut found.state);
-    for state in found.chain(&mut recovered.start.state.partitions) {
-        state.is_recovering = true;
-    }
-}
-
 impl Node {
     /// Reads a shard's log and checkpoints, as a start does.
     pub(super) fn load(
@@ -149,6 +129,7 @@ impl Node {
             segment_size_bytes: world.swarm.segment_size_bytes,
             partitions: &partitions,
             files: &files,
+            serves_peers: config.nodes.replication_factor() > 1,
         };
         let mut loading = Loading::new(config);
         let mut observing: Observing<'_, '_, CheckpointReader<'_>> = Observing {
@@ -158,11 +139,8 @@ impl Node {
             installed_count: 0,
             violation: None,
         };
-        let is_alone = world.swarm.node_count() == 1;
-        let mut recovered = match is_alone {
-            true => recover(&folder, &mut segments, &mut observing)?,
-            false => recover_partly(&folder, &mut segments, &mut observing)?,
-        };
+        let is_alone = !folder.serves_peers;
+        let recovered = recover_member(&folder, &mut segments, &mut observing)?;
         let Observing { installing, installed_count, violation, .. } = observing;
         violation.map_or(Ok(()), Err)?;
         if is_alone {
@@ -170,9 +148,6 @@ impl Node {
         } else {
             let suspects_count = u64_from(recovered.suspects.len());
             world.report.mark("partition suspect at a start", suspects_count);
-            if !keeps_promises(&recovered, world.swarm.durability) {
-                mark_lost(&mut recovered);
-            }
         }
         world.report.mark("checkpoint installed at a start", installed_count);
         world.report.mark("torn tail cut", u64::from(recovered.torn.is_some()));

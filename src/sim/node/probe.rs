@@ -49,6 +49,7 @@ impl Node {
             segment_size_bytes: world.swarm.segment_size_bytes,
             partitions: &partitions,
             files: &files,
+            serves_peers: world.swarm.node_count() > 1,
         };
         let recovered = recover(&folder, &mut segments, &mut Standing).map_err(|error| {
             let what = format!("node {}: a crash now would be fatal: {error}", self.id);

@@ -68,7 +68,8 @@ impl Node {
         let (mut loadings, mut moving) = (Vec::new(), Vec::new());
         for shard in (0..opened.current.shard_count).map(ShardId) {
             let config = self.shard_config(opened, shard, world);
-            let (loading, recovered) = self.load(opened, config, world)?;
+            let (loading, mut recovered) = self.load(opened, config, world)?;
+            recovered.keep_blank();
             let found = recovered.partitions.into_iter();
             moving.extend(found.map(|found| Moving { loading: loadings.len(), found }));
             loadings.push(loading);

@@ -10,7 +10,7 @@ use crate::base::limits::LOG_SEGMENT_COUNT_MIN;
 use crate::base::prng::Prng;
 use crate::base::shards::ShardMap;
 use crate::nopaxos::Settings;
-use crate::shard::{Config, Shard};
+use crate::shard::{Config, Shard, survival};
 use crate::sim::NodeId;
 use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::{CLUSTER, World};
@@ -18,7 +18,7 @@ use crate::sim::disk::{Crash, Opened};
 use crate::sim::host::ShardHost;
 use crate::storage::block::first_batch;
 use crate::storage::checkpoint::CheckpointId;
-use crate::storage::identity::{Current, Identity};
+use crate::storage::identity::{Current, Identity, Members};
 use crate::storage::wal::{Durability, Wal, WalConfig, WalStart};
 
 impl Node {
@@ -94,6 +94,7 @@ impl Node {
         let identity = Identity {
             cluster: CLUSTER.to_owned(),
             member: self.member.clone(),
+            members: Members::of(&self.nodes(world)),
             uuid: draw(),
             partition_count: world.swarm.partition_count,
             hash_key: world.hash_key,
@@ -132,8 +133,7 @@ impl Node {
         };
         let stale = self.stale_checkpoints(opened, shard, &recovered.start);
         // What is prepared is asked for again, like any other segment.
-        let serves_peers = world.swarm.node_count() > 1;
-        let start = WalStart { prepared: Vec::new(), serves_peers, ..recovered.start };
+        let start = WalStart { prepared: Vec::new(), ..recovered.start };
         let shard_machine =
             Shard::new(loading, recovered.partitions, Wal::open(wal_config, start), stale);
         let shards = ShardMap::new(opened.identity.partition_count, opened.current.shard_count);
@@ -149,7 +149,10 @@ impl Node {
             cluster: CLUSTER.to_owned(),
             nodes: self.nodes(world),
             sequencer_offset: world.swarm.sequencer_offset,
-            settings: Settings::default(),
+            settings: Settings {
+                survival: survival(world.swarm.durability),
+                ..Settings::default()
+            },
             seed: self.process_seed,
             shard,
             partitions: ShardMap::new(partition_count, shard_count).partitions_of(shard),

@@ -1,3 +1,4 @@
+mod member;
 mod salvage;
 
 use std::collections::BTreeMap;
@@ -96,6 +97,7 @@ fn folder(boot: u64, files: &[SegmentFile]) -> LogFolder<'_> {
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         partitions: &[P, Q],
         files,
+        serves_peers: true,
     }
 }
 
@@ -177,13 +179,17 @@ impl Boot {
 }
 
 fn open_wal(boot: u64, start: WalStart) -> Wal {
+    open_wal_with(Durability::Sync, boot, start)
+}
+
+fn open_wal_with(durability: Durability, boot: u64, start: WalStart) -> Wal {
     let config = WalConfig {
         key: KEY,
         boot_epoch: BootEpoch(boot),
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         log_size_bytes_max: 1 << 40,
         writes_in_flight: 4,
-        durability: Durability::Sync,
+        durability,
     };
     Wal::open(config, start)
 }
@@ -844,6 +850,7 @@ fn forged(records: &[Record<'_>]) -> Image {
 fn snapshot() -> ShardSnapshot {
     ShardSnapshot {
         boot_epoch: BootEpoch(1),
+        acts_early: false,
         segments: Vec::new(),
         partitions: vec![PartitionSnapshot::empty(P), PartitionSnapshot::empty(Q)],
     }

@@ -281,3 +281,66 @@ fn promises_and_lives_survive_the_segment_in_which_they_were_made() {
     assert_eq!((standing.view, standing.last_normal), (TermId(9), TermId(0)));
     assert_eq!(log.wal.boot_epoch(), BootEpoch(3));
 }
+
+/// A view is adopted with some slots that were staged for it, one of them a no-op, and one that the
+/// log has already.
+fn adopt_staged(log: &mut Log, count: u64) {
+    let partition = IDLE;
+    let adopting = TermId(2);
+    for index in (1..=count).chain([1]) {
+        let value: &[u8] = if index == 2 { b"" } else { b"staged" };
+        let message_id = MessageId(index);
+        let timestamp = Timestamp(index);
+        let index = Index(index);
+        let entry = Entry { partition, index, term: TermId(1), message_id, timestamp, value };
+        log.wal.append(&Record::Stage { adopting, entry });
+        log.serve();
+    }
+    let (base, kept) = (Index(count), Index(0));
+    log.wal.append(&Record::Adopt { partition, term: adopting, base, kept, chain: [0; 16] });
+    log.serve();
+}
+
+#[test]
+fn what_was_staged_and_adopted_is_carried_over_where_it_is_known_where_slots_lie() {
+    const COUNT: u64 = 5;
+    let mut log = Log::open(SEGMENT_COUNT_MAX, true);
+    adopt_staged(&mut log, COUNT);
+    let first = log.wal.filling;
+    for round in 0..3 {
+        // In it who must take a checkpoint is never the idle one.
+        log.go_round(4 * SEGMENT_COUNT_MAX);
+        assert!(!log.wal.is_live(first), "it keeps nothing");
+        let (recovered, applied) = log.recover();
+        let idle = &recovered.partitions[usize_from_u32(IDLE.0)];
+        assert_eq!(applied.0.get(&IDLE), None, "nothing is stable");
+        let found: Vec<_> =
+            idle.log.iter().map(|slot| (slot.index.0, slot.value.as_deref())).collect();
+        let expected = (1..=COUNT).map(|index| (index, (index != 2).then_some(&b"staged"[..])));
+        assert_eq!(found, expected.collect::<Vec<_>>(), "round {round}");
+        log.restart();
+    }
+    log.wal.append(&Record::SyncPoint { partition: IDLE, index: Index(COUNT) });
+    log.serve();
+    assert_eq!(log.recover().1.0[&IDLE], (1..=COUNT).collect::<Vec<_>>());
+}
+
+#[test]
+fn where_it_is_not_known_it_is_not_carried_over_and_neither_is_what_is_only_staged() {
+    let mut log = Log::open(SEGMENT_COUNT_MAX, false);
+    adopt_staged(&mut log, 5);
+    assert!(!log.wal.may_carry(IDLE));
+    let mut log = Log::open(SEGMENT_COUNT_MAX, true);
+    adopt_staged(&mut log, 5);
+    assert!(log.wal.may_carry(IDLE));
+    let (term, message_id) = (TermId(1), MessageId(6));
+    let (index, timestamp) = (Index(6), Timestamp(6));
+    let entry = Entry { partition: IDLE, index, term, message_id, timestamp, value: b"v" };
+    log.wal.append(&Record::Stage { adopting: TermId(3), entry });
+    assert!(!log.wal.may_carry(IDLE));
+    // That it came to nothing is known with the next promise.
+    log.wal.append(&Record::View { partition: IDLE, term: TermId(4) });
+    assert!(log.wal.may_carry(IDLE));
+    log.wal.refuse_carry(IDLE);
+    assert!(!log.wal.may_carry(IDLE), "the segment can't be read");
+}
