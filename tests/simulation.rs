@@ -16,11 +16,16 @@ use p2pmap::sim::report::{Report, Summary};
 use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
-/// Seeds that found a defect, each with what it was.
-const REGRESSIONS: [(u64, &str); 3] = [
-    (2_963, "slots were carried over out of a segment whose last writes were under way"),
-    (3_633, "the same, with the disk full"),
-    (3_918, "the same, after a failed write"),
+/// Seeds that found a defect: of how many nodes, which, and what it was.
+const REGRESSIONS: [(usize, u64, &str); 8] = [
+    (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
+    (1, 3_633, "the same, with the disk full"),
+    (1, 3_918, "the same, after a failed write"),
+    (3, 1, "a life of a member was forgotten by the write of another one's"),
+    (3, 20, "a shard appended to its log after it had closed it"),
+    (3, 24, "a map that was replaced was told to end a checkpoint that it had not begun"),
+    (3, 44, "without a log nobody could give a lost member what memory had let go of"),
+    (3, 161, "a boot whose first segment could not be prepared asked for the second one"),
 ];
 
 /// Within so many runs a planted defect is found.
@@ -45,6 +50,10 @@ fn assert_passes(report: &Report) {
     }
 }
 
+fn of_nodes(node_count: usize) -> Options {
+    Options { node_count: Some(node_count), ..Options::default() }
+}
+
 #[test]
 fn whatever_goes_wrong_nothing_is_lost_and_everything_ends() {
     let seeds = seeds(300);
@@ -60,9 +69,9 @@ fn whatever_goes_wrong_nothing_is_lost_and_everything_ends() {
 
 #[test]
 fn seeds_that_once_found_a_defect_find_none() {
-    for (seed, what) in REGRESSIONS {
-        println!("seed {seed}: {what}");
-        assert_passes(&run(seed, Options::default()));
+    for (node_count, seed, what) in REGRESSIONS {
+        println!("seed {seed}, nodes {node_count}: {what}");
+        assert_passes(&run(seed, of_nodes(node_count)));
     }
 }
 
@@ -79,7 +88,7 @@ fn each_seed_gives_the_same_trace_twice() {
 fn faults_and_places_are_reached_by_some_of_the_seeds() {
     let mut summary = Summary::default();
     for seed in 0..600 {
-        summary.add(&run(seed, Options::default()));
+        summary.add(&run(seed, of_nodes(1)));
     }
     assert!(summary.violations.is_empty(), "{:?}", summary.violations);
     for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_loss()) {

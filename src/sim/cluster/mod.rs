@@ -204,6 +204,8 @@ impl Cluster {
 
     fn begin_and_go_on(&mut self) -> Result<(), Violation> {
         let Self { world, nodes, clients, .. } = self;
+        let World { trace, swarm, .. } = world;
+        trace.event(Monotonic(0), "run", &[], || format!("{swarm:?}"));
         nodes.iter_mut().for_each(|node| node.begin_start(world));
         clients.iter_mut().for_each(|client| client.begin(world));
         for (fault, mean_ns) in world.swarm.faults.clone() {

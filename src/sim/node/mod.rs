@@ -29,7 +29,6 @@ use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US};
 use crate::metrics::ServiceMetrics;
 use crate::shard::PartitionState;
-use crate::storage::wal::Durability;
 
 /// Between something coming and the turn that takes it, at most.
 const TURN_DELAY_NS_MAX: u64 = 20 * NS_PER_US;
@@ -142,6 +141,11 @@ impl Node {
         self.activity == Activity::Running && self.hosts.iter().all(|host| host.shard.is_ready())
     }
 
+    /// Its next start will find less than it has promised: others have to make good for it.
+    pub(super) fn will_lose(&mut self, world: &World) {
+        self.is_lost |= world.swarm.node_count() > 1;
+    }
+
     /// Whether it keeps all that it has promised: what other members need not make good for.
     pub(super) fn is_whole(&self) -> bool {
         !self.is_lost && !self.disk.is_damaged()
@@ -220,7 +224,7 @@ impl Node {
             return;
         }
         self.activity = Activity::Stopping;
-        self.is_lost |= world.swarm.durability == Durability::None;
+        self.is_lost |= !world.promises_durability();
         for host in &mut self.hosts {
             host.is_closing = true;
         }
