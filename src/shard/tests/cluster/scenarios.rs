@@ -169,21 +169,32 @@ fn s39_command_of_a_session_is_executed_once_wherever_it_is_retried() {
     }
 }
 
+/// A view, as a message names it.
+fn view(leader: &str, term_id: u64) -> Option<ViewId> {
+    Some(ViewId { leader_id: leader.to_owned(), term_id })
+}
+
+/// Names and views that can't be.
+fn hostile_names(leader: &str, sender: &str) -> Vec<message::Message> {
+    let ping = |sender: &str, view_id| {
+        message::Message::Ping(Ping { sender_id: sender.to_owned(), view_id })
+    };
+    let (sender_id, view_id) = (sender.to_owned(), view(leader, u64::MAX));
+    let request = ViewChangeRequest { sender_id, view_id: view_id.clone() };
+    vec![
+        ping(if sender == "a" { "b" } else { "a" }, view(leader, 1)),
+        ping(sender, view("z", 1)),
+        ping(sender, view_id),
+        ping(sender, None),
+        message::Message::ViewChangeRequest(request),
+    ]
+}
+
 /// What no member says: in each message one thing is wrong.
 fn hostile(partition: u32, leader: &str, sender: &str) -> Vec<Message> {
-    let view = |leader: &str, term_id| Some(ViewId { leader_id: leader.to_owned(), term_id });
     let (good, sender_id) = (view(leader, 1), sender.to_owned());
     let end = u64::MAX;
-    let other = if sender == "a" { "b" } else { "a" }.to_owned();
     let messages = [
-        message::Message::Ping(Ping { sender_id: other, view_id: good.clone() }),
-        message::Message::Ping(Ping { sender_id: sender_id.clone(), view_id: view("z", 1) }),
-        message::Message::Ping(Ping { sender_id: sender_id.clone(), view_id: view(leader, end) }),
-        message::Message::Ping(Ping { sender_id: sender_id.clone(), view_id: None }),
-        message::Message::ViewChangeRequest(ViewChangeRequest {
-            sender_id: sender_id.clone(),
-            view_id: view(leader, end),
-        }),
         // 2⁶³ no-ops, says the filter.
         message::Message::ViewChange(ViewChange {
             sender_id: sender_id.clone(),
@@ -233,8 +244,9 @@ fn hostile(partition: u32, leader: &str, sender: &str) -> Vec<Message> {
         }),
     ];
     let target = |name| Some(Name { name, namespace: "test".to_owned() });
-    let all = messages
+    let all = hostile_names(leader, sender)
         .into_iter()
+        .chain(messages)
         .map(|message| Message { target: target(format!("#{partition}")), message: Some(message) });
     let elsewhere = Message {
         target: target("#999".to_owned()),
