@@ -297,7 +297,12 @@ impl Replica {
             return Err(IgnoreReason::Duplicate);
         }
         self.stamped = self.stamped.max(log.last);
-        let refetched = self.prepare.take().and_then(|open| open.refetched);
+        let refetched = self.prepare.take().and_then(|open| {
+            // What this proposal adds was compared no more than the rest: it names no-ops from its
+            // own first slot on.
+            let added = (open.log.last.0 + 1..=log.last.0).map(Index);
+            open.refetched.map(|refetched| refetched.into_iter().chain(added).collect())
+        });
         self.prepare = Some(OpenPrepare {
             log,
             refetched,

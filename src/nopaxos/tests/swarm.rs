@@ -284,6 +284,13 @@ fn slots_below_a_received_checkpoint_are_not_offered() {
     }
 }
 
+/// A follower that fetched a log anew took the next proposal for fetched as well, and stopped
+/// because it still differed: a no-op between the two had not reached it.
+#[test]
+fn log_that_is_fetched_anew_is_fetched_up_to_the_last_proposal() {
+    run_harshly(6_899);
+}
+
 /// For a person: `P2PMAP_SEEDS=0..10000 cargo test --lib swarm::seeds`.
 #[test]
 fn seeds_that_are_asked_for_break_no_invariant() {
