@@ -256,7 +256,7 @@ fn members_that_contradict_each_other_say_why_in_one_line() {
     std::fs::write(&secret, "0123456789abcdef").unwrap();
     let secret = secret.display().to_string();
     for (place, (more, text)) in [
-        (vec!["--replication-factor", "2"], "hello.configuration_hash"),
+        (vec!["--sequencer", "offset:1"], "hello.configuration_hash"),
         (vec!["--cluster", "another"], "hello.cluster"),
         (vec!["--secret-file", &secret], "by the cluster's secret"),
     ]

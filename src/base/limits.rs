@@ -114,8 +114,6 @@ pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
 pub const PARTITIONS_PER_CORE: u32 = 16;
 /// Members of a partition.
 pub const MEMBER_COUNT_MAX: usize = 9;
-/// Members of a partition when nobody says and there are so many nodes.
-pub const REPLICATION_FACTOR_DEFAULT: usize = 3;
 /// Nodes of a cluster.
 pub const NODE_COUNT_MAX: usize = 64;
 /// Named maps with entries in one partition.

@@ -27,9 +27,9 @@ use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
-    MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, REPLICATION_FACTOR_DEFAULT,
-    SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
-    SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX,
+    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX,
+    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -326,10 +326,14 @@ impl Check<'_> {
     fn cluster_is_sound(&mut self, config: &mut UncheckedConfig) {
         let Some(members) = config.members.clone() else { return };
         let count = members.node_count();
-        let factor =
-            *config.replication_factor.get_or_insert(REPLICATION_FACTOR_DEFAULT.min(count));
+        let factor = *config.replication_factor.get_or_insert(count);
         if factor > count {
             let reason = format!("more than there are members ({count})");
+            self.refuse_one(Setting::ReplicationFactor, reason);
+        }
+        // A shard can't do without partitions of its range so far.
+        if factor < count {
+            let reason = format!("each of the {count} members holds every partition so far");
             self.refuse_one(Setting::ReplicationFactor, reason);
         }
         if config.sequencer_offset.is_some_and(|offset| usize::from(offset) >= factor) {
@@ -338,6 +342,10 @@ impl Check<'_> {
         }
         if members.is_empty() {
             return;
+        }
+        if count > MEMBER_COUNT_MAX {
+            let reason = format!("more than {MEMBER_COUNT_MAX} members can't hold every partition");
+            self.refuse_one(Setting::Members, reason);
         }
         if config.durability.is_some_and(|durability| durability != Durability::Sync) {
             let reason = "members must keep what they promise; the others are for a node alone";

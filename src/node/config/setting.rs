@@ -208,7 +208,7 @@ impl Setting {
     pub const fn otherwise(self) -> &'static str {
         match self {
             Self::Members => "none: the node is alone",
-            Self::ReplicationFactor => "3, or as many as there are members",
+            Self::ReplicationFactor => "as many as there are members",
             Self::SecretFile => "none: members needn't prove who they are",
             _ => "what the data directory has, or 64 if it is new",
         }
@@ -337,7 +337,7 @@ impl Setting {
                  unless --listen says otherwise"
             }
             Self::ReplicationFactor => {
-                "How many nodes hold each partition [default: 3, or as many as there are]"
+                "How many nodes hold each partition [default, and so far the only one: all]"
             }
             Self::Sequencer => "Which member numbers a partition's commands",
             Self::SecretFile => {

@@ -173,6 +173,11 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::Partitions, "16385"),
         (Setting::Cluster, "a b"),
         (Setting::NodeId, ""),
+        (Setting::Members, "a"),
+        (Setting::ReplicationFactor, "0"),
+        (Setting::Sequencer, "follower"),
+        (Setting::SecretFile, ""),
+        (Setting::InsecurePeers, "no"),
         (Setting::MaxValue, "3MiB"),
         (Setting::MemoryMax, "15MiB"),
         (Setting::SegmentSize, "1MiB"),
@@ -380,6 +385,8 @@ fn cluster_that_contradicts_itself_is_refused_in_one_line() {
     let me = (Setting::NodeId, "a");
     let factor = refusal(&[members, me, (Setting::ReplicationFactor, "5")]);
     assert!(factor.contains("more than there are members (3)"), "{factor}");
+    let few = refusal(&[members, me, (Setting::ReplicationFactor, "2")]);
+    assert!(few.contains("each of the 3 members holds every partition so far"), "{few}");
     let alone = refusal(&[(Setting::ReplicationFactor, "3")]);
     assert!(alone.contains("more than there are members (1)"), "{alone}");
     let sequencer = refusal(&[members, me, (Setting::Sequencer, "offset:3")]);
