@@ -437,9 +437,12 @@ fn wrong_usage_is_exit_code_2_and_help_is_0() {
         &["put", "m", "k", "v", "--if-version", "1", "--if-absent"],
         &["replace", "m", "k", "v", "--if-version", "1", "--if-value", "x"],
         &["put", "m", "k", "v", "--value-file", "/dev/null"],
-        &["bench", "run", "--puts", "101"],
-        &["bench", "run", "--key-size", "7B"],
-        &["bench", "run", "--depth", "0"],
+        &["bench", "run", "--rate", "5", "--puts", "101"],
+        &["bench", "run", "--closed-loop", "--key-size", "7B"],
+        &["bench", "run"],
+        &["bench", "run", "--closed-loop", "--rate", "5"],
+        &["bench", "run", "--rate", "0"],
+        &["bench", "run", "--closed-loop", "--depth", "0"],
         &["bench", "disk", "--write-size", "5KiB"],
     ] {
         let run = run(&mut p2pmap(arguments));

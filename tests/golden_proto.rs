@@ -275,7 +275,7 @@ messages! {
     "p2pmap.v1" v1::Page { items, next }
     "p2pmap.v1" v1::NodeStatus {
         version, cluster, member, uptime_ms, condition, durability, idle, data_directory,
-        partition_count, shards, partitions, next_partition, distributions
+        partition_count, shards, partitions, next_partition, distributions, commit
     }
     "p2pmap.v1" v1::ShardStatus {
         shard, core, sleeping, connections, requests_in_flight, answers, commands, queries,

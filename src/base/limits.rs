@@ -558,3 +558,14 @@ const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX >= 1 << 14);
 const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX < 1 << 24);
 const _: () = assert!(GRPC_PARTIAL_SIZE_BYTES_MAX >= FRAME_SIZE_BYTES_MAX);
 const _: () = assert!(GRPC_OUTPUT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);
+
+// ---- load generator ----
+
+/// A request that is sent so long after its time though a connection was free was sent late.
+pub const LATE_SEND_NS: u64 = NS_PER_MS;
+/// How long a load waits for its last answers.
+pub const LOAD_DRAIN_NS: u64 = 5 * NS_PER_S;
+/// Between two histograms of a load.
+pub const LOAD_INTERVAL_NS: u64 = NS_PER_S;
+/// A generator that may sleep is awake so long before the next request is due.
+pub const LOAD_WAKE_BEFORE_NS: u64 = 100 * NS_PER_US;
