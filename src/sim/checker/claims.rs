@@ -17,6 +17,7 @@ use crate::proto::atomix::map::message::Message as Kind;
 use crate::proto::atomix::map::{Indexed, Message, ViewId};
 use crate::sim::NodeId;
 use crate::storage::record::PartitionSnapshot;
+use crate::storage::wal::Durability;
 use crate::wire::frame::{self, Flag};
 
 /// Set in the numbers of what is passed on for clients: no claim of a replica.
@@ -38,6 +39,9 @@ const PROBED_ONE_IN: u64 = 400;
 #[derive(Debug)]
 pub struct Claims {
     prng: Prng,
+    /// Members remember what they have promised, at least as long as they live. (Without a log a
+    /// group begins with the first view that all of its members can bear: 3.6, R6.)
+    has_promises: bool,
     members: BTreeMap<(NodeId, PartitionId), Claim>,
     voters: BTreeMap<(PartitionId, TermId), BTreeSet<NodeId>>,
     /// The views that were said to have started.
@@ -54,9 +58,10 @@ enum Said {
 impl Claims {
     /// Nothing was said yet.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, durability: Durability) -> Self {
         Self {
             prng: Prng::new(seed, "claims"),
+            has_promises: durability != Durability::None,
             members: BTreeMap::new(),
             voters: BTreeMap::new(),
             started: BTreeSet::new(),
@@ -114,7 +119,7 @@ impl Claims {
                 return Ok(self.voters.entry((partition, term)).or_default().insert(node));
             }
             Said::Holds(term, index) => {
-                if term < claim.promised {
+                if self.has_promises && term < claim.promised {
                     let what = format!(
                         "node {node} answers for slot {index} of partition {partition} in view \
                          {term}, and has voted for view {}",
@@ -129,7 +134,7 @@ impl Claims {
                 let voters = self.voters.entry((partition, term)).or_default();
                 // The leader sends its own vote to nobody.
                 voters.insert(node);
-                if is_first && voters.len() < quorum_count {
+                if self.has_promises && is_first && voters.len() < quorum_count {
                     let what = format!(
                         "node {node} starts view {term} of partition {partition} with the votes \
                          of {voters:?} alone"
@@ -238,7 +243,7 @@ mod tests {
 
     #[test]
     fn answer_in_an_older_view_than_one_voted_for_is_found() {
-        let mut claims = Claims::new(1);
+        let mut claims = Claims::new(1, Durability::Sync);
         send(&mut claims, 1, &[ack(1, 4), vote(3), ack(3, 5)]).expect("views grow");
         let violation = send(&mut claims, 1, &[ack(2, 6)]).expect_err("it has voted for view 3");
         assert_eq!(violation.checker, Checker::Promise);
@@ -247,17 +252,17 @@ mod tests {
 
     #[test]
     fn view_that_starts_without_a_quorum_of_votes_is_found() {
-        let mut claims = Claims::new(1);
+        let mut claims = Claims::new(1, Durability::Sync);
         let violation = send(&mut claims, 0, &[start(4)]).expect_err("nobody has voted");
         assert_eq!(violation.checker, Checker::Votes);
-        let mut claims = Claims::new(1);
+        let mut claims = Claims::new(1, Durability::Sync);
         send(&mut claims, 1, &[vote(4)]).expect("a vote");
         send(&mut claims, 0, &[start(4), start(4)]).expect("a vote, and its own");
     }
 
     #[test]
     fn disk_that_holds_less_than_was_claimed_is_found() {
-        let mut claims = Claims::new(1);
+        let mut claims = Claims::new(1, Durability::Sync);
         send(&mut claims, 1, &[ack(2, 7), vote(3)]).expect("nothing is wrong");
         let found = |view, last_normal, last| {
             let (view, last_normal, last) = (TermId(view), TermId(last_normal), Index(last));
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_found() {
-        let mut claims = Claims::new(1);
+        let mut claims = Claims::new(1, Durability::Sync);
         let mut bytes = frames(&[vote(3)]);
         bytes.pop();
         let violation = claims.on_sent(NodeId(0), &bytes, QUORUM).expect_err("a part is missing");

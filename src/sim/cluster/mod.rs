@@ -157,6 +157,7 @@ impl Cluster {
         let mix = &swarm.workload;
         let universe = Universe::new(mix.map_count, mix.key_count, swarm.partition_count);
         let (client_count, node_count) = (mix.client_count, swarm.node_count());
+        let claims = Claims::new(seed, swarm.durability);
         let world = World {
             schedule: Schedule::default(),
             network: Network::new(seed, swarm.network),
@@ -165,7 +166,7 @@ impl Cluster {
             report: Report { seed, ..Report::default() },
             replicas: Replicas::default(),
             acknowledged: Acknowledged::default(),
-            claims: Claims::new(seed),
+            claims,
             is_active: true,
             hash_key,
             prng,
@@ -281,7 +282,11 @@ impl Cluster {
             }
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
-            Event::End => self.is_over = true,
+            // While all rested something may have expired, of which the log tells the others.
+            Event::End => match converged(world, nodes.len()) {
+                Ok(()) => self.is_over = true,
+                Err(_) => world.schedule.after(LOOK_INTERVAL_NS, Event::Look),
+            },
         }
         Ok(())
     }

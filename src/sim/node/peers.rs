@@ -27,7 +27,7 @@ impl Node {
         self.dial_later(world);
     }
 
-    pub(super) fn shards(&self, world: &World) -> ShardMap {
+    fn shards(&self, world: &World) -> ShardMap {
         ShardMap::new(world.swarm.partition_count, self.shard_count)
     }
 

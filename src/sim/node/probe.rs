@@ -3,7 +3,9 @@
 //! happens to end a process.
 
 use super::Node;
+use crate::base::cast::u16_from;
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
+use crate::base::shards::ShardMap;
 use crate::base::time::Timestamp;
 use crate::mark;
 use crate::sim::checker::{Checker, Violation};
@@ -41,8 +43,9 @@ impl Node {
         let (shard, queue) = (self.hosts[place].me, &self.queues[place]);
         let mut segments = self.disk.segment_reader(self.generation, shard);
         let files = segments.files();
-        let partitions: Vec<PartitionId> =
-            self.shards(world).partitions_of(shard).map(PartitionId).collect();
+        // The next start may have another number of shards.
+        let shards = ShardMap::new(world.swarm.partition_count, u16_from(self.hosts.len()));
+        let partitions: Vec<PartitionId> = shards.partitions_of(shard).map(PartitionId).collect();
         let folder = LogFolder {
             key: queue.key,
             boot_epoch: boot_of(queue.last_issued).next(),
