@@ -280,6 +280,16 @@ impl PartitionSnapshot {
 }
 
 impl ShardSnapshot {
+    /// The same, but that no member has promised more than the view that it is in.
+    #[cold]
+    pub(super) fn without_promises(&self) -> Self {
+        let mut state = self.clone();
+        for partition in &mut state.partitions {
+            partition.view = partition.last_normal;
+        }
+        state
+    }
+
     /// Where a partition stands.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&PartitionSnapshot> {

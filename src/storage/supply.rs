@@ -118,8 +118,9 @@ impl Supply {
     }
 
     /// What is to be prepared now, if anything is, after `writing` (or `first`, if nothing was
-    /// written yet) and one ahead of `filling`. A log as large as it may be gets one segment more if `would_release`: the snapshot with which
-    /// that begins lets others go, and without it none ever would, unless some are on their way.
+    /// written yet) and one ahead of `filling`. A log as large as it may be gets one segment more
+    /// if `would_release`: the snapshot with which that begins lets others go, and without it none
+    /// ever would, unless some are on their way.
     pub(super) fn wants(
         &mut self,
         now: Monotonic,

@@ -447,7 +447,7 @@ impl Wal {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         if mutant::is(Mutant::PromisesNotInSnapshot) {
-            encode_snapshot(&without_promises(&self.state), &mut scratch);
+            encode_snapshot(&self.state.without_promises(), &mut scratch);
         } else {
             encode_snapshot(&self.state, &mut scratch);
         }
@@ -590,16 +590,6 @@ impl Wal {
 
 const fn is_empty(batch: &Batch) -> bool {
     batch.blocks.len() == 1 && batch.used == 0
-}
-
-/// A snapshot in which no member has promised more than the view that it is in.
-#[cold]
-fn without_promises(state: &ShardSnapshot) -> ShardSnapshot {
-    let mut state = state.clone();
-    for partition in &mut state.partitions {
-        partition.view = partition.last_normal;
-    }
-    state
 }
 
 fn last_block(blocks: &mut [Block]) -> &mut Block {

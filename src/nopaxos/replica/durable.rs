@@ -4,7 +4,9 @@
 
 use std::collections::VecDeque;
 
+use super::{Replica, Status};
 use crate::base::ids::Index;
+use crate::mark;
 
 /// Which slots are durable, as they stand.
 #[derive(Debug, Default)]
@@ -25,6 +27,26 @@ impl Durable {
         let before = self.checkpoints.front().map_or(self.appended, |(_, before)| *before);
         let index = self.appended.min(before);
         self.no_ops.iter().fold(index, |index, no_op| index.min(no_op.previous()))
+    }
+}
+
+impl Replica {
+    /// The durable log begins at `first` now.
+    pub(in crate::nopaxos) fn on_truncated(&mut self, first: Index) {
+        self.truncated = self.truncated.max(first);
+        // A vote is of what the log held when the view was promised (K3).
+        if self.status == Status::Normal {
+            self.note_truncated();
+        }
+    }
+
+    /// What was let go isn't spoken of any more: from now on, or from the next vote on.
+    pub(super) fn note_truncated(&mut self) {
+        if self.truncated > self.first {
+            mark!("log-truncated");
+            self.first = self.truncated;
+            self.log.forget_no_ops(self.first);
+        }
     }
 }
 

@@ -478,24 +478,6 @@ impl Replica {
         self.log.keep_after(index);
     }
 
-    /// The durable log begins at `first` now.
-    pub(super) fn on_truncated(&mut self, first: Index) {
-        self.truncated = self.truncated.max(first);
-        // A vote is of what the log held when the view was promised (K3).
-        if self.status == Status::Normal {
-            self.note_truncated();
-        }
-    }
-
-    /// What was let go isn't spoken of any more: from now on, or from the next vote on.
-    pub(super) fn note_truncated(&mut self) {
-        if self.truncated > self.first {
-            mark!("log-truncated");
-            self.first = self.truncated;
-            self.log.forget_no_ops(self.first);
-        }
-    }
-
     /// A connection to a member is there: what it may have missed is sent at once.
     pub(super) fn on_peer_connected(&mut self, member: MemberId, world: &mut impl World) {
         self.peers[usize::from(member.0)].is_connected = true;
