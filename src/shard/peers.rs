@@ -258,7 +258,8 @@ impl Shard {
     }
 
     /// A former life of this node that another one knows, though nothing is stored here: the data
-    /// directory isn't the one that it had (or it keeps nothing: then that means nothing). To be asked of what a node says before
+    /// directory isn't the one that it had. (With durability `none` that says nothing.) To be asked
+    /// of what a node says before
     /// [`Input::PeerConnected`](super::Input::PeerConnected), unless an operator has said that the
     /// node is to begin a new life in the place of the old one: with that input it does.
     #[must_use]

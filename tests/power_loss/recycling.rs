@@ -216,7 +216,10 @@ impl Recycling {
         }
         self.refused_count = 0;
         if self.run.prng.one_in(60) || boot.prefixes.last().unwrap()[&IDLE].last() == 0 {
-            self.write_idle(boot);
+            match self.run.prng.one_in(3) {
+                true => self.adopt_idle(boot),
+                false => self.write_idle(boot),
+            }
         } else {
             self.run.append(boot, true);
         }
@@ -237,6 +240,32 @@ impl Recycling {
         if self.run.prng.one_in(2) {
             self.sync(boot, IDLE);
         }
+    }
+
+    /// The same, with a slot that comes by a view: staged, and adopted at once.
+    fn adopt_idle(&mut self, boot: &mut Boot) {
+        let mut model = boot.prefixes.last().unwrap().clone();
+        let expected = model.get_mut(&IDLE).unwrap();
+        let (kept, term) = (expected.last(), expected.view + 1);
+        let index = kept + 1;
+        let entry = Entry {
+            timestamp: p2pmap::base::time::Timestamp(index),
+            ..self.run.entry(IDLE, index, term, false)
+        };
+        let slot = slot_of(&entry);
+        // It changes nothing yet.
+        boot.prefixes.push(boot.prefixes.last().unwrap().clone());
+        boot.wal.append(&Record::Stage { adopting: TermId(term), entry });
+        expected.slots.insert(index, slot);
+        (expected.view, expected.last_normal, expected.base) = (term, term, index);
+        boot.prefixes.push(model);
+        boot.wal.append(&Record::Adopt {
+            partition: IDLE,
+            term: TermId(term),
+            base: Index(index),
+            kept: Index(kept),
+            chain: [0; 16],
+        });
     }
 
     fn sync(&mut self, boot: &mut Boot, partition: PartitionId) {

@@ -174,8 +174,7 @@ impl fmt::Display for DataDirError {
                 path.display()
             ),
             Self::OtherMembers { path, found, wanted } => {
-                let differ = other_members(*found, *wanted);
-                write!(f, "{} was made in a cluster of {differ}", path.display())
+                write!(f, "{} was made in {}", path.display(), other_members(*found, *wanted))
             }
             Self::CopyOnWrite { path, filesystem } => write!(
                 f,
@@ -332,7 +331,8 @@ fn other_members(found: u8, wanted: u8) -> String {
         false => format!("and {wanted} were named"),
     };
     format!(
-        "{found} members, {differ}: name those that it has (--members); they can't be changed yet"
+        "a cluster of {found} members, {differ}: name those that it has (--members); they can't \
+         be changed yet"
     )
 }
 

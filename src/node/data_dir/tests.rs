@@ -177,7 +177,7 @@ fn directory_of_other_members_is_refused_with_one_line() {
     for (nodes, what) in [
         // Two nodes with one directory, or with one name.
         (three(names, "c", 3), "has member b, but c was asked for"),
-        (three(["a", "b", "d"], "b", 3), "3 members with other names"),
+        (three(["a", "b", "d"], "b", 3), "3 members, with other names"),
         (Cluster::alone("b"), "3 members, and 1 were named"),
         (three(names, "b", 1), "has replication factor 3, but 1 was asked for"),
     ] {
