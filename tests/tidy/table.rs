@@ -85,6 +85,7 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 31] = [
             "client/",
             "runtime/",
             "sim/client/",
+            "sim/checker/",
             "bench/",
         ],
     ),
