@@ -8,10 +8,12 @@ use std::process::Command;
 const SOURCES: [&str; 5] = ["src", "proto", "build.rs", "Cargo.toml", "Cargo.lock"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for source in SOURCES {
+    for source in ["proto", "build.rs"] {
         println!("cargo:rerun-if-changed={source}");
     }
-    println!("cargo:rustc-env=P2PMAP_COMMIT={}", commit().as_deref().unwrap_or("unknown"));
+    // Nobody measures a development build, and each commit would mean to build it anew.
+    let commit = if std::env::var("PROFILE")? == "release" { commit() } else { None };
+    println!("cargo:rustc-env=P2PMAP_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     let files = [
         "atomix/p2p_map/p2p_map.proto",
         "p2pmap/v1/map.proto",
@@ -31,6 +33,9 @@ fn commit() -> Option<String> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     if Path::new(&top).canonicalize().ok()? != Path::new(&root).canonicalize().ok()? {
         return None;
+    }
+    for source in SOURCES {
+        println!("cargo:rerun-if-changed={source}");
     }
     // HEAD names the branch; its log grows with every commit, checkout and reset.
     for name in ["HEAD", "logs/HEAD"] {

@@ -21,7 +21,7 @@ use crate::sim::cluster::Options;
 use crate::sim::report::{Report, Summary};
 
 /// What this was built from.
-const COMMIT: Option<&str> = option_env!("P2PMAP_COMMIT");
+const COMMIT: &str = env!("P2PMAP_COMMIT");
 /// The exit code of a run in which something was that must not be.
 const EXIT_VIOLATION: i32 = 1;
 /// The seeds by which a planted bug is hunted if none are named.
@@ -112,10 +112,9 @@ fn tell_violation(report: &Report, options: Options) {
 }
 
 fn tell(seed: u64, options: Options, violation: &Violation) {
-    let commit = COMMIT.unwrap_or("unknown");
     let replay = replay(seed, options);
     let text = format!(
-        "violation  seed {seed}, commit {commit}: {violation}\n\
+        "violation  seed {seed}, commit {COMMIT}: {violation}\n\
          replay     {replay}"
     );
     // If nobody reads, the exit code still says it.

@@ -91,17 +91,13 @@ impl Core {
 }
 
 impl Shard {
-    /// A frame of another node, over the connection that is present. A shard that is to close
-    /// hears no other node any more: what came of it would never all be durable.
+    /// A frame of another node, over the connection that is present.
     pub(super) fn on_peer_frame(
         &mut self,
         from: NodeId,
         payload: &Bytes,
         effects: &mut impl Effects,
     ) {
-        if self.core.closing {
-            return;
-        }
         let link =
             Link { cluster: &self.core.config.cluster, peer: self.core.config.nodes.name(from) };
         let partitions = &self.partitions;
