@@ -248,15 +248,17 @@ impl Recycling {
         let expected = model.get_mut(&IDLE).unwrap();
         let (kept, term) = (expected.last(), expected.view + 1);
         let index = kept + 1;
-        let entry = Entry {
-            timestamp: p2pmap::base::time::Timestamp(index),
-            ..self.run.entry(IDLE, index, term, false)
-        };
-        let slot = slot_of(&entry);
-        // It changes nothing yet.
-        boot.prefixes.push(boot.prefixes.last().unwrap().clone());
-        boot.wal.append(&Record::Stage { adopting: TermId(term), entry });
-        expected.slots.insert(index, slot);
+        // The last one that is staged holds.
+        for number in 0..=self.run.prng.below(2) {
+            let entry = Entry {
+                timestamp: p2pmap::base::time::Timestamp(index + number),
+                ..self.run.entry(IDLE, index, term, false)
+            };
+            expected.slots.insert(index, slot_of(&entry));
+            boot.wal.append(&Record::Stage { adopting: TermId(term), entry });
+            // It changes nothing yet.
+            boot.prefixes.push(boot.prefixes.last().unwrap().clone());
+        }
         (expected.view, expected.last_normal, expected.base) = (term, term, index);
         boot.prefixes.push(model);
         boot.wal.append(&Record::Adopt {

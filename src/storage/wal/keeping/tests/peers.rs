@@ -282,13 +282,17 @@ fn promises_and_lives_survive_the_segment_in_which_they_were_made() {
     assert_eq!(log.wal.boot_epoch(), BootEpoch(3));
 }
 
-/// A view is adopted with some slots that were staged for it, one of them a no-op, and one that the
-/// log has already.
+/// A view is adopted with some slots that were staged for it: one of them is a no-op, and one was
+/// staged with another content at first.
 fn adopt_staged(log: &mut Log, count: u64) {
     let partition = IDLE;
     let adopting = TermId(2);
-    for index in (1..=count).chain([1]) {
-        let value: &[u8] = if index == 2 { b"" } else { b"staged" };
+    for (number, index) in (1..=count).chain([1]).enumerate() {
+        let value: &[u8] = match (number, index) {
+            (0, _) => b"replaced",
+            (_, 2) => b"",
+            _ => b"staged",
+        };
         let message_id = MessageId(index);
         let timestamp = Timestamp(index);
         let index = Index(index);
