@@ -9,6 +9,7 @@
 
 use std::io;
 
+use p2pmap::sim::checker::Checker;
 use p2pmap::sim::cluster::{Options, run, run_swarm};
 use p2pmap::sim::disk::Plant;
 use p2pmap::sim::fault::Fault;
@@ -43,10 +44,13 @@ fn seeds(default_count: u64) -> std::ops::Range<u64> {
     first..first + count
 }
 
-fn assert_passes(report: &Report) {
+fn assert_passes(node_count: usize, report: &Report) {
     if let Some(violation) = &report.violation {
         let seed = report.seed;
-        panic!("seed {seed}: {violation}\nreplay: p2pmap simulate --seed {seed} --trace");
+        panic!(
+            "seed {seed}: {violation}\n\
+             replay: p2pmap simulate --seed {seed} --nodes {node_count} --trace"
+        );
     }
 }
 
@@ -55,23 +59,49 @@ fn of_nodes(node_count: usize) -> Options {
 }
 
 #[test]
-fn whatever_goes_wrong_nothing_is_lost_and_everything_ends() {
+fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
     let seeds = seeds(300);
     println!("P2PMAP_SEED={} to {}", seeds.start, seeds.end - 1);
     let mut summary = Summary::default();
     for seed in seeds {
-        let report = run(seed, Options::default());
-        assert_passes(&report);
+        let report = run(seed, of_nodes(1));
+        assert_passes(1, &report);
         summary.add(&report);
     }
     println!("{summary:#?}");
+}
+
+/// One run in some hundreds of several nodes does not come to rest in a minute after everything was
+/// healed, and it isn't known yet why: those are printed and counted, and may be few. Whatever else
+/// is wrong fails at once.
+#[test]
+fn whatever_goes_wrong_with_several_nodes_nothing_is_lost() {
+    let seeds = seeds(200);
+    println!("P2PMAP_SEED={} to {}", seeds.start, seeds.end - 1);
+    let count = seeds.end - seeds.start;
+    let mut endless_count = 0;
+    let mut summary = Summary::default();
+    for seed in seeds {
+        let node_count = [3, 5, 7][usize::try_from(seed % 3).unwrap()];
+        let report = run(seed, of_nodes(node_count));
+        match &report.violation {
+            Some(found) if found.checker == Checker::Progress => {
+                println!("p2pmap simulate --seed {seed} --nodes {node_count}: {found}");
+                endless_count += 1;
+            }
+            _ => assert_passes(node_count, &report),
+        }
+        summary.add(&report);
+    }
+    println!("{endless_count} of {count} did not come to rest; {summary:#?}");
+    assert!(endless_count * 25 <= count.max(25), "{endless_count} of {count} did not come to rest");
 }
 
 #[test]
 fn seeds_that_once_found_a_defect_find_none() {
     for (node_count, seed, what) in REGRESSIONS {
         println!("seed {seed}, nodes {node_count}: {what}");
-        assert_passes(&run(seed, of_nodes(node_count)));
+        assert_passes(node_count, &run(seed, of_nodes(node_count)));
     }
 }
 
@@ -117,7 +147,7 @@ fn runs_until_found(plant: Plant, faults: &[Fault]) -> Option<u64> {
         swarm.durability = Durability::Sync;
         swarm.faults = faults.iter().map(|fault| (*fault, swarm.active_ns / 4)).collect();
         let honest = run_swarm(seed, swarm.clone(), Options::default());
-        assert_passes(&honest);
+        assert_passes(1, &honest);
         let options = Options { plant: Some(plant), ..Options::default() };
         run_swarm(seed, swarm, options).violation.inspect(|found| println!("{found}")).is_some()
     })
