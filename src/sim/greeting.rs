@@ -2,10 +2,8 @@
 //!
 //! What a member knows of lives must arrive before anything that it says knowing it (3.6). So each
 //! side reads its lives in the turn from which on it sends, and says them before all else: the
-//! acceptor when it has heard the dialer, the dialer, who had to speak first, [once more] when it
-//! has heard the acceptor.
-//!
-//! [once more]: super::host
+//! acceptor when it has heard the dialer, the dialer, who had to speak first, once more when it has
+//! heard the acceptor.
 
 use bytes::{Buf, BufMut as _};
 

@@ -76,7 +76,7 @@ pub enum Verdict {
     Same,
     /// Nothing can be said yet.
     Inconclusive {
-        /// How many rounds more would probably do; none: more than [`MORE_ROUNDS_MAX`].
+        /// How many rounds more would probably do; none: more than a hundred.
         more_rounds: Option<usize>,
     },
     /// There are too few samples beyond the percentile.

@@ -2,7 +2,7 @@
 //!
 //! Compared are rounds, not samples: those of one run aren't independent. The n-th round of one
 //! side is held against the n-th of the other, which were measured one after the other. What is
-//! said of them is [`judge`]'s; [`statistics`] has the mathematics.
+//! said of them is [`mod@judge`]'s; [`statistics`] has the mathematics.
 
 pub mod judge;
 pub mod run_folder;
