@@ -88,7 +88,8 @@ fn failed(stderr: &str) -> Run {
 
 /// The commands of a `console` block, each with what it prints.
 fn session(readme: &str) -> Vec<(Vec<&str>, String)> {
-    let block = readme.split("```console\n").nth(1).expect("the README has a session");
+    let part = readme.split("## A first session").nth(1).expect("the README has a session");
+    let block = part.split("```console\n").nth(1).expect("the README has a session");
     let block = block.split("```").next().expect("a split has a first part");
     block
         .split("$ p2pmap ")

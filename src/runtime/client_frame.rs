@@ -14,7 +14,7 @@ use crate::wire::frame::{self, Flag, FrameError};
 pub enum FrameRefusal {
     /// It is no frame that anybody may send.
     Malformed(FrameError),
-    /// It is a member's greeting, or another frame that only members send.
+    /// It is a member's greeting.
     Hello,
 }
 
@@ -30,7 +30,11 @@ pub fn frame_size(bytes: &[u8]) -> Result<Option<usize>, FrameRefusal> {
     };
     match header.flag {
         Flag::Message => Ok(Some(FRAME_PREFIX_SIZE_BYTES + header.payload_size_bytes)),
-        Flag::Hello | Flag::Ping => Err(FrameRefusal::Hello),
+        Flag::Hello => Err(FrameRefusal::Hello),
+        // Between members alone does this flag say anything.
+        Flag::Ping => {
+            Err(FrameRefusal::Malformed(FrameError::FlagUnknown { flag: header.flag.byte() }))
+        }
     }
 }
 
