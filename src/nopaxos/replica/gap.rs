@@ -294,9 +294,7 @@ impl Replica {
         index: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         let by = self.pending_gaps.get_mut(&index).ok_or(IgnoreReason::Duplicate)?;
         by.insert(from);
         self.close_gaps(world);

@@ -408,6 +408,11 @@ impl Replica {
         if from == self.leader() { Ok(()) } else { Err(IgnoreReason::BadSender) }
     }
 
+    /// Only a leader has a use for it.
+    fn check_is_leading(&self) -> Result<(), IgnoreReason> {
+        if self.is_leading() { Ok(()) } else { Err(IgnoreReason::NotLeading) }
+    }
+
     /// Only the leader may say it, to a member that is part of its view.
     fn check_leads_me(&self, from: MemberId) -> Result<(), IgnoreReason> {
         if self.status != Status::Normal {

@@ -52,9 +52,7 @@ impl Replica {
         wanted: &Wanted,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         if wanted.checkpoint > Index(0) {
             let reply = Reply::Sync.message(self.view, Vec::new());
             send_chunk(from, (wanted.checkpoint, 0), reply, world);
@@ -77,9 +75,7 @@ impl Replica {
         wanted: &Wanted,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         if wanted.checkpoint > Index(0) {
             let reply = Reply::View.message(self.view, Vec::new());
             send_chunk(from, (wanted.checkpoint, request), reply, world);

@@ -160,9 +160,7 @@ impl Replica {
         index: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         if index > self.log.last() {
             return Err(IgnoreReason::Malformed);
         }

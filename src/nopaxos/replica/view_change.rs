@@ -149,9 +149,7 @@ impl Replica {
         from: MemberId,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         self.send_start_view(from, world);
         Ok(())
     }
