@@ -33,6 +33,8 @@ impl<S: Service> EventLoop<S> {
         let connection = self.connections.of(key);
         connection.protocol = Protocol::Peer(Box::new(PeerLink::new(None, Stage::Expecting, now)));
         connection.phase_by = Some(now.after_ns(PEER_GREETING_NS_MAX));
+        // The deadline that is set says when its protocol must be known, which is later.
+        self.connections.mark_dirty(key.slot);
     }
 
     /// A connection that was dialled is there: says who we are.
