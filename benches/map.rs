@@ -83,7 +83,8 @@ impl World {
             ttl: Ttl::Unlimited,
             want_previous: false,
         };
-        let command = Command { map: MAP, session: None, timeout_ms: 0, operation };
+        let (session, timeout_ms, no_forward) = (None, 0, false);
+        let command = Command { map: MAP, session, timeout_ms, no_forward, operation };
         partition.execute(&mut self.arena, run, &command, hash, out);
         if undo == Undo::Keep && index.0.is_multiple_of(256) {
             partition.commit(&mut self.arena, index);
@@ -93,7 +94,8 @@ impl World {
     fn get(&self, number: u64, key: &Key, hash: KeyHash, out: &mut Vec<u8>) {
         let partition = &self.partitions[partition_of(number)];
         let operation = QueryOperation::Get { key };
-        let as_of = AsOf { index: Index(u64::MAX), time: Timestamp(self.now_ms * 1_000_000) };
+        let (index, time) = (Index(u64::MAX), Timestamp(self.now_ms * 1_000_000));
+        let as_of = AsOf { index, time, asked: time };
         partition.query(&self.arena, as_of, (MAP, &operation), hash, out);
     }
 }

@@ -13,6 +13,7 @@ use p2pmap::base::ids::{
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MIN};
 use p2pmap::base::prng::Prng;
 use p2pmap::base::time::{Monotonic, NS_PER_S, Now, Timestamp};
+use p2pmap::bench::mix::Mix;
 use p2pmap::bench::workload::Workload;
 use p2pmap::nopaxos::Settings;
 use p2pmap::shard::{Config, Effects, Installing, Loading, RoutedRequest, Shard};
@@ -108,6 +109,7 @@ fn shard(sink: &mut Sink) -> Shard {
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         partitions: &partitions,
         files: &[],
+        serves_peers: false,
     };
     let mut loading = Loading::new(Config {
         cluster: "bench".into(),
@@ -148,7 +150,11 @@ fn shard(sink: &mut Sink) -> Shard {
 
 /// Frames of a load, as payloads.
 fn payloads(put_percent: u8) -> Vec<Vec<u8>> {
-    let workload = Workload { key_count: KEY_COUNT, put_percent, ..Workload::default() };
+    let workload = Workload {
+        key_count: u64_from(KEY_COUNT),
+        mix: Mix::of_puts(put_percent),
+        ..Workload::default()
+    };
     let strip = |frame: bytes::Bytes| {
         let (_, range) = frame::next(&frame).expect("it is valid").expect("it is whole");
         frame[range].to_vec()

@@ -59,7 +59,7 @@ load() {
     shift 2
     local before
     before=$(ticks)
-    "$bin" bench run --node "$address" --core "$load_core" --duration "${seconds}s" --warm-up 1ms \
+    "$bin" bench run --closed-loop --node "$address" --core "$load_core" --duration "${seconds}s" --warm-up 1ms \
         "$@" >"$work/table"
     awk -v row="$round\t$name" -v ticks="$(($(ticks) - before))" -v hz="$(getconf CLK_TCK)" '
         /answers\/s/ { rate = $3 } /^answers / { answers = $2 } /^errors/ { errors = $2 }
@@ -95,7 +95,7 @@ round() {
     # Asleep when there is nothing to do, so that time spent is time needed.
     serve --idle park --spin-for 0us --durability none
     for keys in 1000 100000 10000000; do
-        "$bin" bench run --node "$address" --core "$load_core" --keys "$keys" --preload \
+        "$bin" bench run --closed-loop --node "$address" --core "$load_core" --keys "$keys" --preload \
             --map "keys$keys" --duration 10ms --warm-up 1ms --connections 16 --depth 64 >/dev/null
         load "$round" "keys$keys" --keys "$keys" --map "keys$keys" --connections 50 --depth 16
     done

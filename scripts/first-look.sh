@@ -37,7 +37,7 @@ measure() {
     shift 6
     local spin=()
     [ "$idle" = park ] || spin=(--spin)
-    "$bin" bench run --node "$address" --core "$core" --connections "$connections" \
+    "$bin" bench run --closed-loop --node "$address" --core "$core" --connections "$connections" \
         --depth "$depth" --duration "${seconds}s" "${spin[@]}" "$@" >"$work/table"
     awk -v row="$round\t$idle\t$name\tc$connections-d$depth" '
         /answers\/s/ { rate = $3 } /^errors/ { errors = $2 }

@@ -50,7 +50,7 @@ for load in $(seq 100); do
         echo "the log stays at $filled_mib MiB: it makes way at half a GiB a core; ask for less" >&2
         exit 1
     fi
-    "$bin" bench run --node "$address" --core "$load_core" --connections 16 --depth 64 \
+    "$bin" bench run --closed-loop --node "$address" --core "$load_core" --connections 16 --depth 64 \
         --puts 100 --keys 100000 --value-size "$value_size" --duration 2s >"$work/table"
 done
 kill_node

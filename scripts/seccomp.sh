@@ -75,7 +75,7 @@ else
     under -- "$bin" put seccomp key value
     [ "$(under -- "$bin" get seccomp key)" = value ]
     core=$(($(nproc) - 1))
-    under -- "$bin" bench run --duration 2s --connections 4 --core "$core" >"$work/table"
+    under -- "$bin" bench run --closed-loop --duration 2s --connections 4 --core "$core" >"$work/table"
     grep -q '^errors *0$' "$work/table"
 fi
 kill "$node"

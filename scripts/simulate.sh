@@ -7,8 +7,6 @@ cd "$(dirname "$0")/.."
 count=${1:-100000}
 first=${2:-$(($(od -An -N4 -tu4 /dev/urandom)))}
 
-P2PMAP_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
-export P2PMAP_COMMIT
 cargo build --locked --release
 echo "seeds      $first..$((first + count))"
 exec target/release/p2pmap simulate --seeds "$first..$((first + count))" --jobs "$(nproc)"

@@ -88,7 +88,8 @@ fn failed(stderr: &str) -> Run {
 
 /// The commands of a `console` block, each with what it prints.
 fn session(readme: &str) -> Vec<(Vec<&str>, String)> {
-    let block = readme.split("```console\n").nth(1).expect("the README has a session");
+    let part = readme.split("## A first session").nth(1).expect("the README has a session");
+    let block = part.split("```console\n").nth(1).expect("the README has a session");
     let block = block.split("```").next().expect("a split has a first part");
     block
         .split("$ p2pmap ")
@@ -437,9 +438,12 @@ fn wrong_usage_is_exit_code_2_and_help_is_0() {
         &["put", "m", "k", "v", "--if-version", "1", "--if-absent"],
         &["replace", "m", "k", "v", "--if-version", "1", "--if-value", "x"],
         &["put", "m", "k", "v", "--value-file", "/dev/null"],
-        &["bench", "run", "--puts", "101"],
-        &["bench", "run", "--key-size", "7B"],
-        &["bench", "run", "--depth", "0"],
+        &["bench", "run", "--rate", "5", "--puts", "101"],
+        &["bench", "run", "--closed-loop", "--key-size", "7B"],
+        &["bench", "run"],
+        &["bench", "run", "--closed-loop", "--rate", "5"],
+        &["bench", "run", "--rate", "0"],
+        &["bench", "run", "--closed-loop", "--depth", "0"],
         &["bench", "disk", "--write-size", "5KiB"],
     ] {
         let run = run(&mut p2pmap(arguments));

@@ -275,7 +275,7 @@ messages! {
     "p2pmap.v1" v1::Page { items, next }
     "p2pmap.v1" v1::NodeStatus {
         version, cluster, member, uptime_ms, condition, durability, idle, data_directory,
-        partition_count, shards, partitions, next_partition, distributions
+        partition_count, shards, partitions, next_partition, distributions, commit
     }
     "p2pmap.v1" v1::ShardStatus {
         shard, core, sleeping, connections, requests_in_flight, answers, commands, queries,
@@ -292,9 +292,10 @@ messages! {
     "p2pmap.v1" v1::Hint { term, member, address }
     "p2pmap.v1" v1::Hello {
         cluster, member, incarnation, crash_vector, configuration_hash, protocol_version, shard,
-        shards, boot_epoch, process_nonce, proof, challenge, partitions, lane
+        shards, boot_epoch, process_nonce, proof, challenge, partitions, lane,
+        clock_ns
     }
-    "p2pmap.v1" v1::PartitionState { partition, term, last_normal, durable_last }
+    "p2pmap.v1" v1::PartitionState { partition, term, last_normal, durable_last, lives }
 }
 
 impl Shown for prost_types::Timestamp {

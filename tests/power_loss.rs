@@ -33,7 +33,7 @@ use p2pmap::storage::error::StorageError;
 use p2pmap::storage::record::{Adopted, Entry, Record};
 use p2pmap::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use p2pmap::storage::replay::{Apply, LoggedEntry};
-use p2pmap::storage::wal::{Durability, FreeSegment, SegmentWanted, Wal, WalConfig, WalStart};
+use p2pmap::storage::wal::{Durability, FreeSegment, SegmentWanted, Wal, WalConfig};
 
 const SEGMENT_SIZE_BYTES: usize = 8 << 20;
 const BLOCK_COUNT: usize = SEGMENT_SIZE_BYTES / 4_096;
@@ -173,6 +173,7 @@ impl Disk {
             segment_size_bytes: SEGMENT_SIZE_BYTES,
             partitions: &PARTITIONS,
             files: &files,
+            serves_peers: true,
         };
         let mut applied = Applied { checkpoints: self.checkpoints.clone(), ..Applied::default() };
         let recovered = recover(&folder, &mut &*self, &mut applied)?;
@@ -351,8 +352,7 @@ impl Run {
         for segment in &recovered.garbage {
             self.disk.remove(*segment);
         }
-        let start = WalStart { serves_peers: true, ..recovered.start };
-        let wal = Wal::open(self.config(), start);
+        let wal = Wal::open(self.config(), recovered.start);
         Boot { wal, in_flight: vec![], prefixes: vec![self.model.clone()], now: Monotonic(0) }
     }
 
@@ -678,6 +678,7 @@ fn cut(seed: u64) {
             segment_size_bytes: SEGMENT_SIZE_BYTES,
             partitions: &PARTITIONS,
             files: &files,
+            serves_peers: true,
         };
         let error = recover(&folder, &mut &run.disk, &mut Applied::default()).unwrap_err();
         assert!(matches!(error, StorageError::Cut { segment: named, .. } if named == segment));

@@ -9,6 +9,7 @@
 
 use std::io;
 
+use p2pmap::sim::checker::Checker;
 use p2pmap::sim::cluster::{Options, run, run_swarm};
 use p2pmap::sim::disk::Plant;
 use p2pmap::sim::fault::Fault;
@@ -16,11 +17,16 @@ use p2pmap::sim::report::{Report, Summary};
 use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
-/// Seeds that found a defect, each with what it was.
-const REGRESSIONS: [(u64, &str); 3] = [
-    (2_963, "slots were carried over out of a segment whose last writes were under way"),
-    (3_633, "the same, with the disk full"),
-    (3_918, "the same, after a failed write"),
+/// Seeds that found a defect: of how many nodes, which, and what it was.
+const REGRESSIONS: [(usize, u64, &str); 8] = [
+    (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
+    (1, 3_633, "the same, with the disk full"),
+    (1, 3_918, "the same, after a failed write"),
+    (3, 1, "a life of a member was forgotten by the write of another one's"),
+    (3, 20, "a shard appended to its log after it had closed it"),
+    (3, 24, "a map that was replaced was told to end a checkpoint that it had not begun"),
+    (3, 44, "without a log nobody could give a lost member what memory had let go of"),
+    (3, 161, "a boot whose first segment could not be prepared asked for the second one"),
 ];
 
 /// Within so many runs a planted defect is found.
@@ -38,31 +44,73 @@ fn seeds(default_count: u64) -> std::ops::Range<u64> {
     first..first + count
 }
 
-fn assert_passes(report: &Report) {
+fn assert_passes(node_count: usize, report: &Report) {
     if let Some(violation) = &report.violation {
         let seed = report.seed;
-        panic!("seed {seed}: {violation}\nreplay: p2pmap simulate --seed {seed} --trace");
+        panic!(
+            "seed {seed}: {violation}\n\
+             replay: p2pmap simulate --seed {seed} --nodes {node_count} --trace"
+        );
     }
 }
 
+fn of_nodes(node_count: usize) -> Options {
+    Options { node_count: Some(node_count), ..Options::default() }
+}
+
 #[test]
-fn whatever_goes_wrong_nothing_is_lost_and_everything_ends() {
+fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
     let seeds = seeds(300);
     println!("P2PMAP_SEED={} to {}", seeds.start, seeds.end - 1);
     let mut summary = Summary::default();
     for seed in seeds {
-        let report = run(seed, Options::default());
-        assert_passes(&report);
+        let report = run(seed, of_nodes(1));
+        assert_passes(1, &report);
         summary.add(&report);
+    }
+    println!("{summary:#?}");
+}
+
+/// The seeds of several nodes are always the same ones here: of fresh ones about one in two hundred
+/// still finds something that isn't mended. `scripts/simulate.sh` hunts with fresh ones.
+const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
+
+/// What those find that isn't mended yet: of how many nodes, which seed, and what it is.
+const NOT_MENDED: [(usize, u64, Checker); 7] = [
+    (3, 150, Checker::Linearizability),
+    (3, 184, Checker::Progress),
+    (5, 131, Checker::Linearizability),
+    (5, 157, Checker::Linearizability),
+    (5, 192, Checker::Progress),
+    (7, 90, Checker::Progress),
+    (7, 186, Checker::Resources),
+];
+
+#[test]
+fn seeds_of_several_nodes_find_only_what_is_known() {
+    let mut summary = Summary::default();
+    for node_count in [3, 5, 7] {
+        for seed in SEEDS_OF_SEVERAL {
+            let report = run(seed, of_nodes(node_count));
+            let known = NOT_MENDED.iter().find(|known| (known.0, known.1) == (node_count, seed));
+            match known {
+                Some((.., checker)) => {
+                    let found = report.violation.as_ref().map(|violation| violation.checker);
+                    assert_eq!(found, Some(*checker), "nodes {node_count}, seed {seed}: mended?");
+                }
+                None => assert_passes(node_count, &report),
+            }
+            summary.add(&report);
+        }
     }
     println!("{summary:#?}");
 }
 
 #[test]
 fn seeds_that_once_found_a_defect_find_none() {
-    for (seed, what) in REGRESSIONS {
-        println!("seed {seed}: {what}");
-        assert_passes(&run(seed, Options::default()));
+    for (node_count, seed, what) in REGRESSIONS {
+        println!("seed {seed}, nodes {node_count}: {what}");
+        assert_passes(node_count, &run(seed, of_nodes(node_count)));
     }
 }
 
@@ -79,7 +127,7 @@ fn each_seed_gives_the_same_trace_twice() {
 fn faults_and_places_are_reached_by_some_of_the_seeds() {
     let mut summary = Summary::default();
     for seed in 0..600 {
-        summary.add(&run(seed, Options::default()));
+        summary.add(&run(seed, of_nodes(1)));
     }
     assert!(summary.violations.is_empty(), "{:?}", summary.violations);
     for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_loss()) {
@@ -108,7 +156,7 @@ fn runs_until_found(plant: Plant, faults: &[Fault]) -> Option<u64> {
         swarm.durability = Durability::Sync;
         swarm.faults = faults.iter().map(|fault| (*fault, swarm.active_ns / 4)).collect();
         let honest = run_swarm(seed, swarm.clone(), Options::default());
-        assert_passes(&honest);
+        assert_passes(1, &honest);
         let options = Options { plant: Some(plant), ..Options::default() };
         run_swarm(seed, swarm, options).violation.inspect(|found| println!("{found}")).is_some()
     })

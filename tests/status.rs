@@ -68,6 +68,7 @@ fn node_says_what_it_is_and_what_its_partitions_hold() {
         shard.entries == 50 && shard.answers >= 100 && value_count(status, "read") == 50
     });
     assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    assert!(!status.commit.is_empty(), "a node says what it was built from, or that it can't");
     assert_eq!((status.cluster.as_str(), status.member.as_str()), ("p2pmap", "node-1"));
     assert_eq!((status.durability.as_str(), status.idle.as_str()), ("sync", "park"));
     assert_eq!(status.data_directory, folder.path().to_str().unwrap());
@@ -175,8 +176,8 @@ fn json_has_the_documented_names_and_merges_back() {
         names.sort_unstable();
         names
     };
-    let expected = "cluster condition data_directory distributions durability idle latencies \
-                    member partition_count partitions sample_ms shards uptime_ms version";
+    let expected = "cluster commit condition data_directory distributions durability idle \
+                    latencies member partition_count partitions sample_ms shards uptime_ms version";
     assert_eq!(names(&object).join(" "), expected);
     let expected = "answers answers_per_second checkpoint_failures checkpoints commands \
                     commands_per_second connections core drops entries entry_bytes \

@@ -87,6 +87,7 @@ impl Disk {
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             partitions: &PARTITIONS,
             files: &self.files,
+            serves_peers: true,
         };
         let mut applied = Applied::default();
         let recovered = recover(&folder, &mut &*self, &mut applied)?;

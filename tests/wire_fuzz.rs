@@ -80,6 +80,7 @@ fn received_at_once(bytes: &[u8]) -> Received {
         let flag = match bytes[at] {
             0 => Flag::Message,
             2 => Flag::Hello,
+            3 => Flag::Ping,
             1 => {
                 received.error = Some(FrameError::Compressed);
                 return received;

@@ -17,6 +17,7 @@ use p2pmap::base::ids::{
 };
 use p2pmap::base::limits::{PASS_COUNT_MAX, SEGMENT_SIZE_BYTES_MAX};
 use p2pmap::base::time::{Monotonic, NS_PER_S, NS_PER_US, Now, Timestamp};
+use p2pmap::bench::mix::Mix;
 use p2pmap::bench::workload::Workload;
 use p2pmap::nopaxos::Settings;
 use p2pmap::shard::{Config, Effects, Input, Installing, Loading, RoutedRequest, Shard};
@@ -149,6 +150,7 @@ impl World {
             segment_size_bytes: SEGMENT_SIZE_BYTES_MAX,
             partitions: &partitions,
             files: &[],
+            serves_peers: false,
         };
         let mut loading = Loading::new(Config {
             cluster: "bench".into(),
@@ -239,7 +241,11 @@ impl World {
 }
 
 fn payloads(put_percent: u8) -> Vec<Vec<u8>> {
-    let workload = Workload { key_count: KEY_COUNT, put_percent, ..Workload::default() };
+    let workload = Workload {
+        key_count: u64_from(KEY_COUNT),
+        mix: Mix::of_puts(put_percent),
+        ..Workload::default()
+    };
     let strip = |frame: bytes::Bytes| {
         let (_, range) = frame::next(&frame).expect("it is valid").expect("it is whole");
         frame[range].to_vec()

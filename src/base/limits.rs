@@ -55,9 +55,32 @@ pub const POSITION_END: u64 = 1 << 63;
 /// it is closed.
 pub const BAD_SENDER_COUNT_MAX: u32 = 16;
 /// The longest greeting of a member.
-pub const HELLO_SIZE_BYTES_MAX: usize = 1 << 20;
+pub const HELLO_SIZE_BYTES_MAX: usize = 2 << 20;
 /// The challenge in a greeting, and the proof that answers it.
 pub const HELLO_PROOF_SIZE_BYTES: usize = 32;
+/// The shortest secret with which members prove themselves.
+pub const SECRET_SIZE_BYTES_MIN: usize = 16;
+/// The longest file with such a secret.
+pub const SECRET_SIZE_BYTES_MAX: usize = 4_096;
+/// Bytes that wait for another member to read them, on each of its lanes; what is beyond is not
+/// said, and said again later.
+pub const PEER_QUEUE_SIZE_BYTES_MAX: usize = 8 << 20;
+/// How long it may take until a dialled member has answered, and a dialling one has proved itself.
+pub const PEER_GREETING_NS_MAX: u64 = 2 * NS_PER_S;
+/// How often a member is asked whether it is still there.
+pub const PEER_PING_INTERVAL_NS: u64 = 500 * NS_PER_MS;
+/// How long it may say nothing before its connection is cut: it is half open, or the member hangs.
+pub const PEER_SILENCE_NS_MAX: u64 = 5 * NS_PER_S;
+/// How long a member may leave unread all of what was sent to it.
+pub const PEER_UNREAD_NS_MAX: u64 = 5 * NS_PER_S;
+/// How long a member waits at least before it dials another one again.
+pub const PEER_BACKOFF_NS_MIN: u64 = 10 * NS_PER_MS;
+/// The same at most.
+pub const PEER_BACKOFF_NS_MAX: u64 = NS_PER_S;
+/// How long the nodes of a cluster on one machine may take to end before they are killed.
+pub const LOCAL_CLUSTER_END_MS_MAX: u64 = 20_000;
+/// Greetings of members that a core may be given by others and has not looked at.
+pub const PEER_ARRIVAL_COUNT_MAX: usize = 256;
 
 // A chunk, and an entry with the longest command, fit a frame with all that stands around them.
 const _: () = assert!(
@@ -66,6 +89,10 @@ const _: () = assert!(
 const _: () =
     assert!(PEER_CHUNK_SIZE_BYTES_MAX + PEER_MESSAGE_SIZE_BYTES < FRAME_SENT_SIZE_BYTES_MAX);
 const _: () = assert!(PEER_MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_BYTES_MAX + 32));
+// Whatever else waits, there was room for a frame of any length.
+const _: () = assert!(FRAME_SENT_SIZE_BYTES_MAX <= PEER_QUEUE_SIZE_BYTES_MAX);
+// A member that is there is heard even if some of its answers are late.
+const _: () = assert!(4 * PEER_PING_INTERVAL_NS <= PEER_SILENCE_NS_MAX);
 // As many no-ops as there may be unstable slots.
 const _: () = assert!(NO_OP_COUNT_MAX > UNSYNCED_COUNT_MAX);
 
@@ -148,6 +175,12 @@ pub const PAYLOAD_CHUNK_SIZE_BYTES: usize = 16 << 10;
 /// Full chunks of a shard that are looked through for one whose commands are all stable, to be used
 /// again.
 pub const PAYLOAD_CHUNK_SPENT_COUNT_MAX: usize = 64;
+/// Requests that a shard has passed on to one other node and that aren't answered.
+pub const FORWARDED_COUNT_MAX: usize = 16_384;
+/// Bytes of their commands and queries.
+pub const FORWARDED_SIZE_BYTES_MAX: usize = 32 << 20;
+/// How often a node that is going down looks for partitions that it leads still.
+pub const HANDOVER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 /// Waiting reads (`min_index`) of a shard.
 pub const WAITING_READ_COUNT_MAX: usize = 4_096;
 /// Streamed answers of a shard that are under way.
@@ -161,6 +194,8 @@ pub const SYNC_BATCH_COUNT: u64 = 256;
 /// The same in bytes of their commands.
 pub const SYNC_BATCH_SIZE_BYTES: usize = 1 << 20;
 
+// The longest command can be passed on.
+const _: () = assert!(COMMAND_SIZE_BYTES_MAX < FORWARDED_SIZE_BYTES_MAX);
 const _: () = assert!(MEMORY_SIZE_BYTES_SPARE < MEMORY_SIZE_BYTES_MIN);
 // Any time that a log can have and the longest life together are a time that an entry can have.
 const _: () = assert!(u64::MAX / NS_PER_MS + ENTRY_TTL_MS_MAX < 1 << 48);
@@ -190,9 +225,8 @@ pub const STALE_ANSWER_INTERVAL_NS: u64 = 100 * NS_PER_MS;
 pub const RETRANSMIT_COUNT_MAX: usize = 64;
 /// A member that lags by more is left to synchronisation.
 pub const RETRANSMIT_LAG_COUNT_MAX: u64 = 16_384;
-/// Entries of one message to a member; a single one may be longer.
-pub const ENTRIES_MESSAGE_SIZE_BYTES_MAX: usize = 1 << 20;
-/// Entries that one repair request gets; the member asks again for the rest.
+/// Entries that one repair request gets, from memory or from the disk; the member asks again for
+/// the rest. One entry may exceed it.
 pub const REPAIR_SIZE_BYTES_MAX: usize = 4 << 20;
 /// What an entry counts for beside its command.
 pub const ENTRY_OVERHEAD_SIZE_BYTES: usize = 64;
@@ -219,8 +253,7 @@ pub const CLOCK_AHEAD_NS_MAX: u64 = 500 * NS_PER_MS;
 
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX + ENTRY_OVERHEAD_SIZE_BYTES < REPAIR_SIZE_BYTES_MAX);
 const _: () = assert!(
-    ENTRIES_MESSAGE_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX + (64 << 10)
-        < FRAME_SENT_SIZE_BYTES_MAX
+    PEER_MESSAGE_SIZE_BYTES + COMMAND_SIZE_BYTES_MAX + (64 << 10) < FRAME_SENT_SIZE_BYTES_MAX
 );
 const _: () = assert!(COMMAND_SIZE_BYTES_MAX * 2 <= STASH_SIZE_BYTES_MAX);
 
@@ -262,6 +295,14 @@ pub const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60)
 pub const PROOF_DELAY_NS: u64 = 5 * NS_PER_MS;
 /// In mode `async`, how long a record may wait to be written.
 pub const ASYNC_INTERVAL_NS: u64 = 5 * NS_PER_MS;
+/// Slots of each partition in the dump of a halted shard.
+pub const HALT_SLOT_COUNT_MAX: usize = 32;
+/// Bytes of each of their values.
+pub const HALT_VALUE_SIZE_BYTES_MAX: usize = 64;
+/// Bytes of the reason in it.
+pub const HALT_REASON_SIZE_BYTES_MAX: usize = 4_096;
+/// The whole dump.
+pub const HALT_DUMP_SIZE_BYTES_MAX: usize = 64 << 20;
 /// What a partition's log keeps for peers that lag behind, beyond its newest checkpoint.
 pub const RETAINED_PARTITION_SIZE_BYTES_MAX: u64 = 32 << 20;
 /// The same of all partitions of a shard, in whole segments.
@@ -274,10 +315,6 @@ pub const OLD_SLOT_RUN_BLOCK_COUNT: usize = 256;
 pub const OLD_SLOT_RUN_COUNT_MAX: usize = 131_072;
 /// How often they double; beyond it the oldest are forgotten.
 pub const OLD_SLOT_COARSE_MAX: u32 = 6;
-/// What one request for old slots is answered with at most; one slot may exceed it.
-pub const OLD_SLOTS_SIZE_BYTES_MAX: usize = 4 << 20;
-/// The same of one part of the answer.
-pub const OLD_SLOTS_PART_SIZE_BYTES_MAX: usize = 1 << 20;
 /// What a shard reads for other members at a time.
 pub const PEER_READ_COUNT_MAX: usize = 128;
 /// Requests for old slots that wait in a shard.
@@ -312,9 +349,6 @@ pub const CHECKPOINT_RETRY_NS: u64 = 10 * NS_PER_S;
 const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES.is_multiple_of(BLOCK_SIZE_BYTES));
 // A part of a checkpoint on its way to a peer is what a chunk of its file holds.
 const _: () = assert!(CHECKPOINT_CHUNK_SIZE_BYTES <= PEER_CHUNK_SIZE_BYTES_MAX);
-// A part of old slots, with the largest of them, fits a message.
-const _: () =
-    assert!(OLD_SLOTS_PART_SIZE_BYTES_MAX + COMMAND_SIZE_BYTES_MAX < FRAME_SENT_SIZE_BYTES_MAX);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MAX / BLOCK_SIZE_BYTES <= 1 << 16);
 const _: () = assert!(SEGMENT_SIZE_BYTES_MIN >= 2 * COMMAND_SIZE_BYTES_MAX);
 const _: () = assert!(WRITE_BATCH_SIZE_BYTES_MAX.is_multiple_of(BLOCK_SIZE_BYTES));
@@ -447,8 +481,6 @@ const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
 pub const SEGMENT_SIZE_BYTES_SIMULATED_MIN: usize = 512 << 10;
 /// Messages between two simulated members that are kept to be sent once more.
 pub const SIMULATED_RESENT_COUNT_MAX: usize = 8;
-/// Messages of a simulated member that wait for a connection.
-pub const SIMULATED_WAITING_COUNT_MAX: usize = 64;
 /// Operations on a key for which any order is searched.
 pub const SEARCHED_OPERATION_COUNT_MAX: usize = 128;
 /// Steps after which such a search gives up.
@@ -526,3 +558,14 @@ const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX >= 1 << 14);
 const _: () = assert!(GRPC_HTTP2_FRAME_SIZE_BYTES_MAX < 1 << 24);
 const _: () = assert!(GRPC_PARTIAL_SIZE_BYTES_MAX >= FRAME_SIZE_BYTES_MAX);
 const _: () = assert!(GRPC_OUTPUT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);
+
+// ---- load generator ----
+
+/// A request that is sent so long after its time though a connection was free was sent late.
+pub const LATE_SEND_NS: u64 = NS_PER_MS;
+/// How long a load waits for its last answers.
+pub const LOAD_DRAIN_NS: u64 = 5 * NS_PER_S;
+/// Between two histograms of a load.
+pub const LOAD_INTERVAL_NS: u64 = NS_PER_S;
+/// A generator that may sleep is awake so long before the next request is due.
+pub const LOAD_WAKE_BEFORE_NS: u64 = 100 * NS_PER_US;

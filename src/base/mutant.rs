@@ -4,23 +4,47 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Whether mutants were compiled in.
+pub const ARE_HERE: bool = cfg!(feature = "mutants");
+
+/// Whose bug it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// The replication protocol's.
+    Protocol,
+    /// The state machine's.
+    Map,
+    /// The log's, and the recovery's.
+    Storage,
+    /// Of what is around a shard.
+    Host,
+}
+
 macro_rules! mutants {
-    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+    ($($room:ident: $($(#[$doc:meta])* $variant:ident => $name:literal,)*;)*) => {
         /// A planted bug.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Mutant {
-            $($(#[$doc])* $variant,)*
+            $($($(#[$doc])* $variant,)*)*
         }
 
         impl Mutant {
             /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const ALL: &'static [Self] = &[$($(Self::$variant,)*)*];
 
             /// Its name on the command line.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $name,)*
+                    $($(Self::$variant => $name,)*)*
+                }
+            }
+
+            /// Whose bug it is.
+            #[must_use]
+            pub const fn room(self) -> Room {
+                match self {
+                    $($(Self::$variant)|* => Room::$room,)*
                 }
             }
         }
@@ -28,6 +52,7 @@ macro_rules! mutants {
 }
 
 mutants! {
+    Protocol:
     /// A vote that comes after the merge makes the leader merge again.
     RemergeOnLateVote => "remerge-on-late-vote",
     /// The leader answers slots above a no-op that no quorum holds yet.
@@ -58,6 +83,31 @@ mutants! {
     IgnoreCrashVector => "ignore-crash-vector",
     /// A `SyncPrepare` that was lost is not sent again.
     SyncPrepareOnce => "sync-prepare-once",
+    ;
+    Map:
+    /// A command of a session that was executed before is executed again.
+    RetryExecuted => "retry-executed",
+    /// What is undone of the map stays in the sessions.
+    SessionsNotUndone => "sessions-not-undone",
+    /// What expires does so by the clock of each member.
+    ExpiryByOwnClock => "expiry-by-own-clock",
+    ;
+    Storage:
+    /// A client is answered before its command is durable.
+    ReplyBeforeDurable => "reply-before-durable",
+    /// What a recycled segment held before is read as if it belonged to it.
+    OldBlocksAccepted => "old-blocks-accepted",
+    /// The snapshot with which a segment begins leaves out which views were promised.
+    PromisesNotInSnapshot => "promises-not-in-snapshot",
+    /// What was staged of a view counts though the view was never adopted.
+    StagedWithoutAdoption => "staged-without-adoption",
+    /// A member whose disk went back in time is taken for what it was.
+    RollbackUnnoticed => "rollback-unnoticed",
+    ;
+    Host:
+    /// A failed write of the log is taken for a durable one.
+    WriteErrorIgnored => "write-error-ignored",
+    ;
 }
 
 impl fmt::Display for Mutant {
@@ -92,6 +142,15 @@ impl FromStr for Mutant {
 #[must_use]
 pub const fn is(_mutant: Mutant) -> bool {
     false
+}
+
+/// Switches a bug on in this thread.
+///
+/// # Panics
+/// If there is one to be switched on: without the feature `mutants` there are none.
+#[cfg(not(feature = "mutants"))]
+pub fn switch(mutant: Option<Mutant>) {
+    assert!(mutant.is_none(), "built without the feature `mutants`");
 }
 
 #[cfg(feature = "mutants")]

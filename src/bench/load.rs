@@ -1,45 +1,117 @@
-//! The closed loop: connections on one ring, driven by one pinned thread.
+//! A run: one generator for each core, all begun at the same time, and what they measured put
+//! together.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
-use bytes::{Buf, Bytes, BytesMut};
-
+use super::generator::{Generator, GeneratorOptions, Span, Work};
+use super::mix::Mix;
+use super::recorder::{Counts, Interval, Recorder};
 use super::report::{Report, latencies};
-use super::response;
-use super::workload::{Cursor, Workload};
-use crate::base::cast::{u32_from, u64_from, usize_from_u32};
-use crate::base::ids::CorrelationId;
-use crate::base::limits::YIELD_INTERVAL_NS;
-use crate::base::time::{Monotonic, NS_PER_S};
+use super::schedule::{Arrivals, Schedule, float};
+use super::workload::Workload;
+use crate::base::cast::{low_u32, u64_from};
+use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::runtime::clock::Clock;
-use crate::runtime::uring::{Completion, Key, RingSize, Uring, UringError};
-use crate::wire::frame::{self, FrameError};
+use crate::runtime::uring::UringError;
+use crate::wire::frame::FrameError;
+
+/// Between the last generator's being ready and the first request.
+const START_DELAY_NS: u64 = 5 * NS_PER_MS;
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// When there is room for them: for a maximum throughput only.
+    Closed,
+    /// At times that are fixed beforehand.
+    Open {
+        /// How they follow each other.
+        arrivals: Arrivals,
+        /// Requests a second, of all generators together.
+        rate: f64,
+    },
+}
 
 /// How a run goes.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The node.
-    pub address: SocketAddr,
-    /// The generator's processor.
-    pub core: usize,
+    /// The nodes; connections go to them in turn.
+    pub nodes: Vec<SocketAddr>,
+    /// The processors of the generators: one for each.
+    pub cores: Vec<usize>,
     /// Never sleep.
     pub spin: bool,
-    /// Connections.
+    /// Connections, of all generators together.
     pub connection_count: usize,
-    /// Requests in flight on each of them.
+    /// Requests in flight on each of them, at most.
     pub depth: usize,
+    /// When requests are sent.
+    pub pace: Pace,
+    /// How long it takes to reach the rate.
+    pub ramp_ns: u64,
+    /// How long the run goes at the full rate before it is measured.
+    pub warm_up_ns: u64,
     /// How long is measured.
     pub duration_ns: u64,
-    /// How long the run goes before.
-    pub warm_up_ns: u64,
     /// What is asked.
     pub workload: Workload,
     /// Give each key a value first.
     pub preload: bool,
+    /// Check values.
+    pub verify: bool,
+}
+
+impl LoadOptions {
+    /// Everything that was asked for, but for where the nodes are: what must be the same for two
+    /// runs to be compared.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let workload = &self.workload;
+        let range = |sizes: &RangeInclusive<usize>| format!("{}..={}", sizes.start(), sizes.end());
+        let (arrivals, rate) = match self.pace {
+            Pace::Closed => ("closed loop".to_owned(), "none".to_owned()),
+            Pace::Open { arrivals, rate } => {
+                (format!("{arrivals:?}").to_lowercase(), format!("{rate}"))
+            }
+        };
+        let Mix { update_percent, insert_percent, scan_percent, read_modify_write_percent } =
+            workload.mix;
+        let settings = [
+            ("arrivals", arrivals),
+            ("rate_per_s", rate),
+            ("nodes", self.nodes.len().to_string()),
+            (
+                "generator_cores",
+                self.cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            ),
+            ("spin", self.spin.to_string()),
+            ("connections", self.connection_count.to_string()),
+            ("depth", self.depth.to_string()),
+            ("ramp_ns", self.ramp_ns.to_string()),
+            ("warm_up_ns", self.warm_up_ns.to_string()),
+            ("duration_ns", self.duration_ns.to_string()),
+            ("map", workload.map.clone()),
+            ("key_first", workload.key_first.to_string()),
+            ("key_count", workload.key_count.to_string()),
+            ("key_choice", format!("{:?}", workload.key_choice).to_lowercase()),
+            ("key_size_bytes", range(&workload.key_size_bytes)),
+            ("value_size_bytes", range(&workload.value_size_bytes)),
+            ("update_percent", update_percent.to_string()),
+            ("insert_percent", insert_percent.to_string()),
+            ("scan_percent", scan_percent.to_string()),
+            ("read_modify_write_percent", read_modify_write_percent.to_string()),
+            ("seed", workload.seed.to_string()),
+            ("preload", self.preload.to_string()),
+            ("verify", self.verify.to_string()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
 }
 
 /// Why a run failed.
@@ -57,8 +129,16 @@ pub enum LoadError {
     Closed,
     /// The node sent what isn't a frame.
     Frame(FrameError),
+    /// The node didn't answer while keys were given their first values.
+    Silent,
+    /// Keys could not be given their first values: refusals by code.
+    Preload(BTreeMap<u64, u64>),
     /// The thread can't be bound to its core.
     Core(usize),
+    /// There are more generators than connections.
+    Connections,
+    /// A thread could not be started, or ended by itself.
+    Thread,
 }
 
 impl fmt::Display for LoadError {
@@ -70,35 +150,19 @@ impl fmt::Display for LoadError {
             Self::Connection(error) => write!(f, "a connection failed: {error}"),
             Self::Closed => f.write_str("the node closed a connection"),
             Self::Frame(error) => write!(f, "the node sent what isn't a frame: {error}"),
+            Self::Silent => f.write_str("the node didn't answer while the keys were filled"),
+            Self::Preload(refusals) => {
+                let codes: Vec<String> = refusals.keys().map(ToString::to_string).collect();
+                write!(f, "the keys could not be filled: refused with {}", codes.join(", "))
+            }
             Self::Core(core) => write!(f, "the load generator can't be bound to core {core}"),
+            Self::Connections => f.write_str("each generating core needs a connection"),
+            Self::Thread => f.write_str("a thread of the load generator could not be started"),
         }
     }
 }
 
 impl std::error::Error for LoadError {}
-
-/// Runs a load from the calling thread, which is bound to its core.
-///
-/// # Errors
-/// If the node can't be reached, or stops answering properly.
-pub fn run(options: &LoadOptions) -> Result<Report, LoadError> {
-    pin(options.core)?;
-    let ring = Uring::new(RingSize::default()).map_err(LoadError::Ring)?;
-    let mut generator = Generator::connect(ring, options)?;
-    if options.preload {
-        let frames = options.workload.preload_frames();
-        generator.begin(&frames, Some(u64_from(frames.len())));
-        while generator.in_flight > 0 {
-            generator.turn(&frames)?;
-        }
-    }
-    let frames = options.workload.frames();
-    generator.begin(&frames, None);
-    generator.run_for(&frames, options.warm_up_ns)?;
-    generator.report = empty_report();
-    generator.run_for(&frames, options.duration_ns)?;
-    Ok(generator.report)
-}
 
 /// Binds the calling thread to a core.
 ///
@@ -110,225 +174,168 @@ pub fn pin(core: usize) -> Result<(), LoadError> {
     if core_affinity::set_for_current(id) { Ok(()) } else { Err(LoadError::Core(core)) }
 }
 
-#[derive(Debug)]
-struct Client {
-    socket: OwnedFd,
-    cursor: Cursor,
-    /// What was asked and when, oldest first.
-    asked: VecDeque<(CorrelationId, Monotonic)>,
-    /// The beginning of an answer.
-    held: BytesMut,
-    output: BytesMut,
-    sending: bool,
+/// What a generator tells.
+enum Told {
+    /// It is connected, and the keys have values.
+    Ready,
+    /// An interval of this generator is over.
+    Interval(usize, Box<Interval>),
+    /// It is done.
+    Done(Box<Recorder>),
+    Failed(LoadError),
 }
 
-#[derive(Debug)]
-struct Generator {
-    ring: Uring,
-    clock: Clock,
-    now: Monotonic,
-    clients: Vec<Client>,
-    completions: VecDeque<Completion>,
-    spin: bool,
-    yielded_at: Monotonic,
-    depth: usize,
-    in_flight: usize,
-    /// Requests that may still be sent.
-    allowance: u64,
-    report: Report,
+/// A generator, as whoever runs it sees it.
+struct Lane {
+    start: Sender<Monotonic>,
+    blanks: Sender<Box<Interval>>,
 }
 
-impl Generator {
-    fn connect(mut ring: Uring, options: &LoadOptions) -> Result<Self, LoadError> {
-        let fail = |error| LoadError::Connect(options.address, error);
-        let mut clients = Vec::with_capacity(options.connection_count);
-        for slot in 0..options.connection_count {
-            let socket = TcpStream::connect(options.address).map_err(fail)?;
-            socket.set_nodelay(true).map_err(fail)?;
-            let socket = OwnedFd::from(socket);
-            ring.receive(socket.as_fd(), key_of(slot));
-            clients.push(Client {
-                socket,
-                cursor: Cursor::new(0, 1, &[]),
-                asked: VecDeque::with_capacity(options.depth),
-                held: BytesMut::new(),
-                output: BytesMut::new(),
-                sending: false,
+/// Runs a load. `begun` is told when what is measured begins, and `interval_over` gets each second
+/// of it, all generators together, when it is over.
+///
+/// # Errors
+/// If a node can't be reached, or stops answering properly.
+pub fn run(
+    options: &LoadOptions,
+    begun: impl FnOnce(Now),
+    mut interval_over: impl FnMut(&Interval),
+) -> Result<Report, LoadError> {
+    let lane_count = options.cores.len();
+    if options.connection_count < lane_count {
+        return Err(LoadError::Connections);
+    }
+    let clock = Clock::start();
+    // Writers of other runs must have other names: their values may still be there.
+    let writer = low_u32((clock.now().wall.0 / NS_PER_MS).wrapping_mul(0x9E37_79B9)) | 1;
+    let (tell, told) = channel();
+    let mut lanes = Vec::with_capacity(lane_count);
+    for lane in 0..lane_count {
+        let (start, started) = channel();
+        let (blanks, blank) = channel();
+        let (options, tell) = (options.clone(), tell.clone());
+        let writer = writer.wrapping_add(low_u32(u64_from(lane)));
+        let body = move || {
+            let result = generate(&options, lane, writer, clock, &tell, &started, &blank);
+            // Whoever runs this may have given up.
+            let _ = tell.send(match result {
+                Ok(recorder) => Told::Done(Box::new(recorder)),
+                Err(error) => Told::Failed(error),
             });
-        }
-        let clock = Clock::start();
-        Ok(Self {
-            ring,
-            clock,
-            now: clock.monotonic(),
-            clients,
-            completions: VecDeque::new(),
-            spin: options.spin,
-            yielded_at: Monotonic(0),
-            depth: options.depth,
-            in_flight: 0,
-            allowance: 0,
-            report: empty_report(),
-        })
-    }
-
-    /// Sends the first requests of a phase: each connection gets its depth of them.
-    fn begin(&mut self, frames: &[Bytes], allowance: Option<u64>) {
-        self.allowance = allowance.unwrap_or(u64::MAX);
-        self.now = self.clock.monotonic();
-        let count = self.clients.len();
-        for slot in 0..count {
-            // With an allowance the frames go out once, in order, whoever sends them.
-            let index = if allowance.is_some() { 0 } else { slot };
-            self.clients[slot].cursor = Cursor::new(index, count, frames);
-        }
-        for slot in 0..count {
-            for _ in 0..self.depth {
-                self.ask(slot, frames, allowance.is_some());
-            }
-            self.send(slot);
-        }
-    }
-
-    fn run_for(&mut self, frames: &[Bytes], duration_ns: u64) -> Result<(), LoadError> {
-        let begun = self.clock.monotonic();
-        let end = begun.after_ns(duration_ns);
-        while self.now < end {
-            self.turn(frames)?;
-        }
-        self.report.duration_ns = self.now.since_ns(begun);
-        Ok(())
-    }
-
-    /// One turn. It counts as busy from its beginning if anything came of it: the system call that
-    /// sends is the largest part of the work. Waiting doesn't count.
-    fn turn(&mut self, frames: &[Bytes]) -> Result<(), LoadError> {
-        let mut begun = self.clock.monotonic();
-        self.ring.submit().map_err(LoadError::Broken)?;
-        self.ring.reap(&mut self.completions, 256);
-        if self.completions.is_empty() && !self.spin {
-            self.ring.submit_and_wait().map_err(LoadError::Broken)?;
-            begun = self.clock.monotonic();
-            self.ring.reap(&mut self.completions, 256);
-        }
-        self.now = self.clock.monotonic();
-        if !self.completions.is_empty() {
-            while let Some(completion) = self.completions.pop_front() {
-                self.complete(completion, frames)?;
-            }
-            self.report.busy_ns += self.clock.monotonic().since_ns(begun);
-        }
-        self.yield_core();
-        Ok(())
-    }
-
-    /// Lets the scheduler run others now and then, as a node's loops do while it writes: the kernel
-    /// finishes synced writes on the core that takes the disk's interrupts, and a generator that
-    /// spins there would keep the node's disk waiting for milliseconds.
-    fn yield_core(&mut self) {
-        if self.spin && self.now.since_ns(self.yielded_at) >= YIELD_INTERVAL_NS {
-            rustix::thread::sched_yield();
-            self.yielded_at = self.now;
-        }
-    }
-
-    fn complete(&mut self, completion: Completion, frames: &[Bytes]) -> Result<(), LoadError> {
-        match completion {
-            Completion::Received { key, data, more } => {
-                let slot = usize_from_u32(key.slot);
-                if !more {
-                    self.ring.receive(self.clients[slot].socket.as_fd(), key);
-                }
-                match data {
-                    Ok(Some(buffer)) => {
-                        let held = &mut self.clients[slot].held;
-                        held.extend_from_slice(self.ring.buffers().bytes(&buffer));
-                        self.ring.buffers_mut().give_back(buffer);
-                        self.take_answers(slot, frames)?;
-                    }
-                    Ok(None) => return Err(LoadError::Closed),
-                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                    Err(error) => return Err(LoadError::Connection(error)),
-                }
-                self.send(slot);
-            }
-            Completion::Sent { key, mut bytes, result } => {
-                let slot = usize_from_u32(key.slot);
-                bytes.advance(result.map_err(LoadError::Connection)?);
-                let client = &mut self.clients[slot];
-                client.sending = false;
-                // What wasn't sent goes first; as a rule nothing.
-                bytes.extend_from_slice(&client.output);
-                client.output = bytes;
-                self.send(slot);
-            }
-            Completion::Accepted { .. } | Completion::Written { .. } | Completion::Alarm => {}
-        }
-        Ok(())
-    }
-
-    fn take_answers(&mut self, slot: usize, frames: &[Bytes]) -> Result<(), LoadError> {
-        let mut held = std::mem::take(&mut self.clients[slot].held);
-        let mut at = 0;
-        while let Some((_, payload)) = frame::next(&held[at..]).map_err(LoadError::Frame)? {
-            self.answered(slot, &held[at + payload.start..at + payload.end]);
-            at += payload.end;
-            self.ask(slot, frames, self.allowance != u64::MAX);
-        }
-        held.advance(at);
-        self.clients[slot].held = held;
-        Ok(())
-    }
-
-    fn answered(&mut self, slot: usize, payload: &[u8]) {
-        let asked = &mut self.clients[slot].asked;
-        let answer = response::read(payload);
-        // Answers come in order as a rule, so the first one fits.
-        let place = answer.and_then(|answer| {
-            asked.iter().position(|(correlation, _)| *correlation == answer.correlation)
-        });
-        let (Some(answer), Some(place)) = (answer, place) else {
-            self.report.errors_count += 1;
-            return;
         };
-        self.in_flight -= 1;
-        let Some((_, asked_at)) = asked.remove(place) else { return };
-        if answer.is_error {
-            self.report.errors_count += 1;
-        } else {
-            self.report.latencies_ns.saturating_record(self.now.since_ns(asked_at).max(1));
+        let name = format!("load-{lane}");
+        thread::Builder::new().name(name).spawn(body).map_err(|_| LoadError::Thread)?;
+        lanes.push(Lane { start, blanks });
+    }
+    drop(tell);
+    for _ in &lanes {
+        match told.recv() {
+            Ok(Told::Failed(error)) => return Err(error),
+            Ok(_) => {}
+            Err(_) => return Err(LoadError::Thread),
         }
     }
-
-    fn ask(&mut self, slot: usize, frames: &[Bytes], shared: bool) {
-        if self.allowance == 0 {
-            return;
-        }
-        let source = if shared { 0 } else { slot };
-        let (correlation, frame) = self.clients[source].cursor.next_of(frames);
-        if shared {
-            self.allowance -= 1;
-        }
-        let client = &mut self.clients[slot];
-        client.output.extend_from_slice(frame);
-        client.asked.push_back((correlation, self.now));
-        self.in_flight += 1;
+    let now = clock.now();
+    let start = now.monotonic.after_ns(START_DELAY_NS);
+    let before_ns = START_DELAY_NS + options.ramp_ns + options.warm_up_ns;
+    let wall = crate::base::time::Timestamp(now.wall.0 + before_ns);
+    begun(Now { monotonic: now.monotonic.after_ns(before_ns), wall });
+    for lane in &lanes {
+        lane.start.send(start).map_err(|_| LoadError::Thread)?;
     }
-
-    fn send(&mut self, slot: usize) {
-        let client = &mut self.clients[slot];
-        if !client.sending && !client.output.is_empty() {
-            client.sending = true;
-            let bytes = std::mem::take(&mut client.output);
-            self.ring.send(client.socket.as_fd(), key_of(slot), bytes);
-        }
-    }
+    gather(options, &lanes, &told, &mut interval_over)
 }
 
-fn key_of(slot: usize) -> Key {
-    Key { slot: u32_from(slot), generation: 0 }
+/// Takes what generators tell until all are done.
+fn gather(
+    options: &LoadOptions,
+    lanes: &[Lane],
+    told: &Receiver<Told>,
+    interval_over: &mut impl FnMut(&Interval),
+) -> Result<Report, LoadError> {
+    let mut open: BTreeMap<u64, (Interval, usize)> = BTreeMap::new();
+    let mut total = Interval::new(0);
+    let (mut counts, mut send_delays_ns) = (Counts::default(), latencies());
+    let mut running_count = lanes.len();
+    while running_count > 0 {
+        match told.recv().map_err(|_| LoadError::Thread)? {
+            Told::Interval(lane, interval) => {
+                total.add(&interval);
+                let number = interval.number;
+                let (sum, parts_count) =
+                    open.entry(number).or_insert_with(|| (Interval::new(number), 0));
+                sum.add(&interval);
+                *parts_count += 1;
+                let is_whole = *parts_count == lanes.len();
+                // A generator that has ended needs none.
+                let _ = lanes[lane].blanks.send(interval);
+                if is_whole && let Some((sum, _)) = open.remove(&number) {
+                    interval_over(&sum);
+                }
+            }
+            Told::Done(recorder) => {
+                counts.add(&recorder.counts);
+                send_delays_ns
+                    .add(&recorder.send_delays_ns)
+                    .expect("histograms of one kind have the same bounds");
+                running_count -= 1;
+            }
+            Told::Failed(error) => return Err(error),
+            Told::Ready => {}
+        }
+    }
+    let duration_ns = options.duration_ns;
+    let is_open = options.pace != Pace::Closed;
+    Ok(Report { total, counts, send_delays_ns, duration_ns, is_open })
 }
 
-fn empty_report() -> Report {
-    Report { latencies_ns: latencies(), errors_count: 0, duration_ns: NS_PER_S, busy_ns: 0 }
+/// The life of one generator, on its thread.
+fn generate(
+    options: &LoadOptions,
+    lane: usize,
+    writer: u32,
+    clock: Clock,
+    tell: &Sender<Told>,
+    started: &Receiver<Monotonic>,
+    blanks: &Receiver<Box<Interval>>,
+) -> Result<Recorder, LoadError> {
+    pin(options.cores[lane])?;
+    let lane_count = options.cores.len();
+    let nodes = options.nodes.iter().cycle().take(options.connection_count);
+    let addresses: Vec<SocketAddr> = nodes.skip(lane).step_by(lane_count).copied().collect();
+    let share = float(u64_from(addresses.len())) / float(u64_from(options.connection_count));
+    let generator_options = GeneratorOptions {
+        addresses,
+        depth: options.depth,
+        spin: options.spin,
+        workload: options.workload.clone(),
+        lane: (lane, lane_count),
+        verify: options.verify.then_some(writer),
+    };
+    let mut generator = Generator::connect(generator_options, clock)?;
+    if options.preload {
+        generator.preload(lane, lane_count)?;
+    }
+    let gone = |_| LoadError::Thread;
+    tell.send(Told::Ready).map_err(gone)?;
+    // Whoever runs this gives up when another generator has failed.
+    let Ok(begin) = started.recv() else { return Err(LoadError::Thread) };
+    let measure = begin.after_ns(options.ramp_ns + options.warm_up_ns);
+    let span = Span { begin, measure, end: measure.after_ns(options.duration_ns) };
+    let work = match options.pace {
+        Pace::Closed => Work::Closed,
+        Pace::Open { arrivals, rate } => {
+            let phase = float(u64_from(lane)) / float(u64_from(lane_count));
+            let seed = options.workload.seed.wrapping_add(u64_from(lane) << 32);
+            let schedule = Schedule::new(arrivals, rate * share, options.ramp_ns, phase, seed);
+            Work::Open(schedule)
+        }
+    };
+    generator.run(work, span, |interval| {
+        let blank = blanks.try_recv().unwrap_or_else(|_| Box::new(Interval::new(0)));
+        let ended = std::mem::replace(interval, blank);
+        // As above: then nobody needs it.
+        let _ = tell.send(Told::Interval(lane, ended));
+    })?;
+    Ok(generator.recorder)
 }

@@ -6,11 +6,41 @@ use crate::base::ids::CorrelationId;
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Answer<'a> {
     /// The request that it answers.
     pub correlation: CorrelationId,
-    /// Whether it is an error.
-    pub is_error: bool,
+    /// What came of it.
+    pub outcome: Outcome<'a>,
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// A write was done.
+    Written {
+        /// The key's new version.
+        version: u64,
+    },
+    /// A read found a value.
+    Found {
+        /// The key's version.
+        version: u64,
+        /// The value.
+        value: &'a [u8],
+    },
+    /// A read found nothing.
+    Absent,
+    /// A part of the answer to a scan; another one follows.
+    Page,
+    /// The end of the answer to a scan.
+    Closed,
+    /// The request came back as it was: an echo answered.
+    Echo,
+    /// The node refused, with this code.
+    Refused {
+        /// A `p2pmap.v1.Error.Code`.
+        code: u64,
+    },
 }
 
 // The numbers of the fields, as the `.proto` files give them.
@@ -24,10 +54,19 @@ const COMMAND_RESPONSE_VALUE: u64 = 5;
 const QUERY_RESPONSE_VALUE: u64 = 4;
 const INDEXED_VALUE: u64 = 2;
 const RESULT_ERROR: u64 = 1;
+const RESULT_WRITTEN: u64 = 2;
+const RESULT_FOUND: u64 = 5;
+const RESULT_PAGE: u64 = 8;
+const RESULT_QUERY_CLOSE: u64 = 15;
+const ERROR_CODE: u64 = 1;
+const WRITTEN_VERSION: u64 = 1;
+const FOUND_ENTRY: u64 = 1;
+const VERSIONED_VALUE: u64 = 1;
+const VERSIONED_VERSION: u64 = 2;
 
 /// Reads the payload of a frame: a response, or a request that an echo sent back. `None`: neither.
 #[must_use]
-pub fn read(payload: &[u8]) -> Option<Answer> {
+pub fn read(payload: &[u8]) -> Option<Answer<'_>> {
     let (kind, body) = Fields(payload).find_map(|field| match field {
         (kind @ (COMMAND | COMMAND_RESPONSE | QUERY | QUERY_RESPONSE), Value::Bytes(body)) => {
             Some((kind, body))
@@ -36,24 +75,43 @@ pub fn read(payload: &[u8]) -> Option<Answer> {
     })?;
     let id_field =
         if matches!(kind, COMMAND | QUERY) { REQUEST_MESSAGE_ID } else { RESPONSE_MESSAGE_ID };
-    let correlation = Fields(body).find_map(|field| match field {
-        (number, Value::Number(id)) if number == id_field => Some(id),
-        _ => None,
-    })?;
-    let is_error = match kind {
-        COMMAND_RESPONSE => is_error(bytes_field(body, COMMAND_RESPONSE_VALUE)?),
+    let correlation = number_field(body, id_field)?;
+    let outcome = match kind {
+        COMMAND_RESPONSE => outcome(bytes_field(body, COMMAND_RESPONSE_VALUE)?)?,
         QUERY_RESPONSE => {
             let indexed = bytes_field(body, QUERY_RESPONSE_VALUE)?;
-            is_error(bytes_field(indexed, INDEXED_VALUE)?)
+            outcome(bytes_field(indexed, INDEXED_VALUE)?)?
         }
-        _ => false,
+        _ => Outcome::Echo,
     };
-    Some(Answer { correlation, is_error })
+    Some(Answer { correlation, outcome })
 }
 
-fn is_error(result: &[u8]) -> bool {
-    // A result without its oneof is none.
-    Fields(result).next().is_none_or(|(number, _)| number == RESULT_ERROR)
+/// Reads a `p2pmap.v1.Result`. One without its oneof is none.
+fn outcome(result: &[u8]) -> Option<Outcome<'_>> {
+    let (number, Value::Bytes(body)) = Fields(result).next()? else { return None };
+    let outcome = match number {
+        RESULT_ERROR => Outcome::Refused { code: number_field(body, ERROR_CODE).unwrap_or(0) },
+        RESULT_WRITTEN => Outcome::Written { version: number_field(body, WRITTEN_VERSION)? },
+        RESULT_FOUND => match bytes_field(body, FOUND_ENTRY) {
+            Some(entry) => Outcome::Found {
+                version: number_field(entry, VERSIONED_VERSION)?,
+                value: bytes_field(entry, VERSIONED_VALUE).unwrap_or_default(),
+            },
+            None => Outcome::Absent,
+        },
+        RESULT_PAGE => Outcome::Page,
+        RESULT_QUERY_CLOSE => Outcome::Closed,
+        _ => return None,
+    };
+    Some(outcome)
+}
+
+fn number_field(message: &[u8], wanted: u64) -> Option<u64> {
+    Fields(message).find_map(|field| match field {
+        (number, Value::Number(value)) if number == wanted => Some(value),
+        _ => None,
+    })
 }
 
 fn bytes_field(message: &[u8], wanted: u64) -> Option<&[u8]> {
@@ -117,12 +175,17 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::bench::mix::Mix;
     use crate::bench::workload::Workload;
-    use crate::proto::atomix::map::{CommandResponse, Indexed, Message, QueryResponse, message};
-    use crate::proto::p2pmap::v1::{Error, Found, Result as Outcome, Written, result};
+    use crate::proto::atomix::map::{
+        CommandResponse, Indexed, Message, QueryClose, QueryResponse, message,
+    };
+    use crate::proto::p2pmap::v1::{
+        Error, Found, Page, Result as ProtoResult, Sized, Versioned, Written, result,
+    };
 
     fn encode(outcome: result::Outcome, query: bool) -> Vec<u8> {
-        let value = Outcome { outcome: Some(outcome) }.encode_to_vec().into();
+        let value = ProtoResult { outcome: Some(outcome) }.encode_to_vec().into();
         let message = if query {
             let value = Indexed { index: 9, value }.encode_to_vec().into();
             let response = QueryResponse { message_id: 300, value, ..QueryResponse::default() };
@@ -134,30 +197,48 @@ mod tests {
         Message { target: None, message: Some(message) }.encode_to_vec()
     }
 
+    fn found() -> result::Outcome {
+        let entry = Versioned { value: "abc".into(), version: 1 << 40, ..Versioned::default() };
+        result::Outcome::Found(Found { entry: Some(entry) })
+    }
+
+    fn outcome_of(outcome: result::Outcome, query: bool) -> Option<String> {
+        let payload = encode(outcome, query);
+        let answer = read(&payload)?;
+        assert_eq!(answer.correlation, 300);
+        Some(format!("{:?}", answer.outcome))
+    }
+
     #[test]
-    fn responses_of_both_kinds_are_told_from_errors() {
-        let written = result::Outcome::Written(Written { version: 1, previous: None });
-        let found = result::Outcome::Found(Found { entry: None });
+    fn each_outcome_is_read_with_what_must_be_checked() {
         let error = || result::Outcome::Error(Error { code: 4, ..Error::default() });
-        let answer = |is_error| Some(Answer { correlation: 300, is_error });
-        assert_eq!(read(&encode(written, false)), answer(false));
-        assert_eq!(read(&encode(found, true)), answer(false));
-        assert_eq!(read(&encode(error(), false)), answer(true));
-        assert_eq!(read(&encode(error(), true)), answer(true));
+        let written = result::Outcome::Written(Written { version: 7, previous: None });
+        for (outcome, query, expected) in [
+            (written, false, Outcome::Written { version: 7 }),
+            (found(), true, Outcome::Found { version: 1 << 40, value: b"abc" }),
+            (result::Outcome::Found(Found { entry: None }), true, Outcome::Absent),
+            (result::Outcome::Page(Page::default()), true, Outcome::Page),
+            (result::Outcome::QueryClose(QueryClose::default()), true, Outcome::Closed),
+            (error(), false, Outcome::Refused { code: 4 }),
+            (error(), true, Outcome::Refused { code: 4 }),
+        ] {
+            assert_eq!(outcome_of(outcome, query), Some(format!("{expected:?}")));
+        }
+        let unexpected = result::Outcome::Size(Sized::default());
+        assert_eq!(outcome_of(unexpected, true), None);
     }
 
     #[test]
     fn echoed_requests_are_recognised() {
-        let workload = Workload { put_percent: 50, key_count: 10, ..Workload::default() };
-        for (index, frame) in (1..).zip(workload.frames()) {
-            assert_eq!(read(&frame[5..]), Some(Answer { correlation: index, is_error: false }));
+        let workload = Workload { mix: Mix::of_puts(50), key_count: 10, ..Workload::default() };
+        for (correlation, frame) in (1..).zip(workload.frames()) {
+            assert_eq!(read(&frame[5..]), Some(Answer { correlation, outcome: Outcome::Echo }));
         }
     }
 
     #[test]
     fn garbage_and_truncated_answers_are_no_answers() {
-        let found = result::Outcome::Found(Found { entry: None });
-        let whole = encode(found, true);
+        let whole = encode(found(), true);
         for len in 0..whole.len() {
             assert_eq!(read(&whole[..len]), None, "{len} bytes");
         }

@@ -1,35 +1,41 @@
-//! What is asked: frames made beforehand, so that sending one is a copy.
+//! What is asked: which requests, about which keys, with which values. The same seed asks the same.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message as _;
+use std::ops::RangeInclusive;
 
-use crate::base::cast::{u32_from, u64_from, usize_from};
+use bytes::{Bytes, BytesMut};
+
+use super::content::Content;
+use super::encode;
+use super::keys::{KeyChoice, Keys};
+use super::mix::{Choice, Kind, Mix};
+use crate::base::cast::{low_u32, u64_from, usize_from};
 use crate::base::ids::CorrelationId;
-use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::base::prng::Prng;
-use crate::proto::atomix::map::{CommandRequest, Message, QueryRequest, message};
-use crate::proto::atomix::primitive::Name;
-use crate::proto::p2pmap::v1::{Command, Get, Put, Query, command, query};
 
-/// Frames made beforehand at most; a longer run repeats them.
-const FRAME_COUNT_MAX: usize = 1 << 17;
+/// Entries that a scan asks for at most: that of the Yahoo! Cloud Serving Benchmark.
+const SCAN_COUNT_MAX: u64 = 100;
+
+/// Frames that [`Workload::frames`] makes at most.
+const FRAME_COUNT_MAX: u64 = 1 << 17;
 
 /// What is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     /// The map.
     pub map: String,
     /// The number of the first key: keys are numbers, written out.
     pub key_first: u64,
-    /// Different keys.
-    pub key_count: usize,
-    /// Bytes of a key: at least 8.
-    pub key_size_bytes: usize,
+    /// Different keys, without those that are inserted.
+    pub key_count: u64,
+    /// Which of them.
+    pub key_choice: KeyChoice,
+    /// Bytes of a key: the same key has always the same length.
+    pub key_size_bytes: RangeInclusive<usize>,
     /// Bytes of a value.
-    pub value_size_bytes: usize,
-    /// Of a hundred requests, how many are puts; the others are gets.
-    pub put_percent: u8,
-    /// Of the choice of keys and operations.
+    pub value_size_bytes: RangeInclusive<usize>,
+    /// What requests do.
+    pub mix: Mix,
+    /// Of all choices.
     pub seed: u64,
 }
 
@@ -39,97 +45,139 @@ impl Default for Workload {
             map: "bench".into(),
             key_first: 0,
             key_count: 10_000,
-            key_size_bytes: 16,
-            value_size_bytes: 64,
-            put_percent: 0,
+            key_choice: KeyChoice::Uniform,
+            key_size_bytes: 16..=16,
+            value_size_bytes: 64..=64,
+            mix: Mix::default(),
             seed: 1,
         }
     }
 }
 
+/// One request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What it does.
+    pub kind: Kind,
+    /// The number of its key, from 0.
+    pub key: u64,
+    /// The length of the value that it writes, or the entries that it asks for.
+    pub size: usize,
+}
+
+/// The requests of one generator, without end.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    mix: Mix,
+    keys: Keys,
+    value_size_bytes: RangeInclusive<usize>,
+    operations: Prng,
+    sizes: Prng,
+    /// Keys that are inserted go to the generators in turn.
+    inserted: u64,
+    lane: u64,
+    lanes: u64,
+    key_count: u64,
+}
+
 impl Workload {
-    /// The requests of a run. The one at `index` has the correlation id `index + 1`.
+    /// The requests of generator `lane` among `lanes`.
+    #[must_use]
+    pub fn requests(&self, lane: usize, lanes: usize) -> Requests {
+        let (lane, lanes) = (u64_from(lane), u64_from(lanes));
+        let seed = self.seed.wrapping_add(lane << 32);
+        Requests {
+            mix: self.mix,
+            keys: Keys::new(self.key_choice, self.key_count, self.key_count * lane / lanes, seed),
+            value_size_bytes: self.value_size_bytes.clone(),
+            operations: Prng::new(seed, "operations"),
+            sizes: Prng::new(seed, "sizes"),
+            inserted: 0,
+            lane,
+            lanes,
+            key_count: self.key_count,
+        }
+    }
+
+    /// Writes the key with this number.
+    pub fn key(&self, number: u64, out: &mut Vec<u8>) {
+        let (min, max) = (*self.key_size_bytes.start(), *self.key_size_bytes.end());
+        let spread = u64_from(max - min + 1);
+        // Multiplying scatters neighbours.
+        let extra = (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % spread;
+        encode::key(out, self.key_first + number, min + usize_from(extra));
+    }
+
+    /// Appends a request. A write is one of `content`.
+    pub fn encode(
+        &self,
+        request: &Request,
+        content: Option<&Content>,
+        id: CorrelationId,
+        key: &mut Vec<u8>,
+        out: &mut BytesMut,
+    ) {
+        self.key(request.key, key);
+        match (request.kind, content) {
+            (_, Some(content)) => encode::put(out, &self.map, id, key, content, request.size),
+            (Kind::Scan, None) => {
+                encode::scan(out, &self.map, id, key, low_u32(u64_from(request.size)));
+            }
+            _ => encode::get(out, &self.map, id, key),
+        }
+    }
+
+    /// Some requests as frames, made beforehand; the one at `index` has the id `index + 1`.
     #[must_use]
     pub fn frames(&self) -> Vec<Bytes> {
-        let mut keys = Prng::new(self.seed, "keys");
-        let mut operations = Prng::new(self.seed, "operations");
-        let count = FRAME_COUNT_MAX.min(self.key_count.max(1) * 4);
-        (0..count)
-            .map(|index| {
-                let key = keys.below(u64_from(self.key_count.max(1)));
-                let correlation = u64_from(index) + 1;
-                if operations.below(100) < u64::from(self.put_percent) {
-                    self.put(correlation, key)
-                } else {
-                    self.get(correlation, key)
-                }
+        let mut requests = self.requests(0, 1);
+        let mut key = Vec::new();
+        (1..=FRAME_COUNT_MAX.min(self.key_count * 4))
+            .map(|id| {
+                let request = requests.draw();
+                let content = Content { key: request.key, writer: 0, sequence: id };
+                let content = (request.kind == Kind::Write).then_some(&content);
+                let mut frame = BytesMut::new();
+                self.encode(&request, content, id, &mut key, &mut frame);
+                frame.freeze()
             })
             .collect()
     }
 
-    /// Puts that give each key a value, one after the other.
+    /// A write that gives a key its first value.
     #[must_use]
-    pub fn preload_frames(&self) -> Vec<Bytes> {
-        let put = |index| self.put(u64_from(index) + 1, u64_from(index));
-        (0..self.key_count).map(put).collect()
-    }
-
-    fn put(&self, correlation: CorrelationId, key: u64) -> Bytes {
-        let value = vec![b'v'; self.value_size_bytes].into();
-        let put = Put { key: self.key(key), value, ..Put::default() };
-        let operation = Some(command::Operation::Put(put));
-        let command = Command { map: self.map.clone(), operation, ..Command::default() };
-        let request = CommandRequest {
-            message_id: correlation,
-            value: command.encode_to_vec().into(),
-            ..CommandRequest::default()
-        };
-        self.frame(message::Message::Command(request))
-    }
-
-    fn get(&self, correlation: CorrelationId, key: u64) -> Bytes {
-        let operation = Some(query::Operation::Get(Get { key: self.key(key) }));
-        let query = Query { map: self.map.clone(), operation, ..Query::default() };
-        let request = QueryRequest {
-            message_id: correlation,
-            value: query.encode_to_vec().into(),
-            ..QueryRequest::default()
-        };
-        self.frame(message::Message::Query(request))
-    }
-
-    fn frame(&self, message: message::Message) -> Bytes {
-        let target = Some(Name { name: self.map.clone(), namespace: String::new() });
-        let message = Message { target, message: Some(message) };
-        let mut frame = BytesMut::with_capacity(FRAME_PREFIX_SIZE_BYTES + message.encoded_len());
-        frame.put_u8(0);
-        frame.put_u32(u32_from(message.encoded_len()));
-        message.encode(&mut frame).expect("a growing buffer has room");
-        frame.freeze()
-    }
-
-    fn key(&self, number: u64) -> Bytes {
-        let number = self.key_first + number;
-        format!("{number:0width$}", width = self.key_size_bytes).into_bytes().into()
+    pub fn preload(&self, key: u64) -> Request {
+        let (min, max) = (*self.value_size_bytes.start(), *self.value_size_bytes.end());
+        Request { kind: Kind::Write, key, size: min.midpoint(max) }
     }
 }
 
-/// The frames of a run, in turn. Each connection begins somewhere else.
-#[derive(Clone, Copy, Debug)]
-pub struct Cursor(u64);
-
-impl Cursor {
-    /// Of the connection `index` among `count`.
-    #[must_use]
-    pub fn new(index: usize, count: usize, frames: &[Bytes]) -> Self {
-        Self(u64_from(index * frames.len() / count))
+impl Requests {
+    /// The next one.
+    pub fn draw(&mut self) -> Request {
+        match self.mix.draw(&mut self.operations) {
+            Choice::Insert => {
+                // For the choice of keys all generators insert as fast as this one.
+                self.keys.insert();
+                let key = self.key_count + self.inserted * self.lanes + self.lane;
+                self.inserted += 1;
+                Request { kind: Kind::Write, key, size: self.value_size() }
+            }
+            Choice::Existing(kind) => {
+                let key = self.keys.draw();
+                let size = match kind {
+                    Kind::Read => 0,
+                    Kind::Write | Kind::ReadModifyWrite => self.value_size(),
+                    Kind::Scan => usize_from(1 + self.sizes.below(SCAN_COUNT_MAX)),
+                };
+                Request { kind, key, size }
+            }
+        }
     }
 
-    /// The next frame and its correlation id.
-    pub fn next_of<'a>(&mut self, frames: &'a [Bytes]) -> (CorrelationId, &'a Bytes) {
-        let index = self.0 % u64_from(frames.len());
-        self.0 = index + 1;
-        (index + 1, &frames[usize_from(index)])
+    fn value_size(&mut self) -> usize {
+        let (min, max) = (*self.value_size_bytes.start(), *self.value_size_bytes.end());
+        min + usize_from(self.sizes.below(u64_from(max - min + 1)))
     }
 }
 
@@ -138,41 +186,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_repeat_with_the_seed_and_carry_their_number() {
-        let workload = Workload { put_percent: 50, key_count: 100, ..Workload::default() };
-        let frames = workload.frames();
-        assert_eq!(frames, workload.frames());
-        let message = Message::decode(&frames[41][FRAME_PREFIX_SIZE_BYTES..]).expect("a message");
-        let correlation = match message.message.expect("a request") {
-            message::Message::Command(command) => command.message_id,
-            message::Message::Query(query) => query.message_id,
-            other => panic!("{other:?} is no request"),
+    fn requests_repeat_with_the_seed_and_differ_between_generators() {
+        let workload = Workload { mix: Mix::of_puts(50), ..Workload::default() };
+        let draw = |workload: &Workload, lane| {
+            let mut requests = workload.requests(lane, 2);
+            (0..50).map(|_| requests.draw()).collect::<Vec<_>>()
         };
-        assert_eq!(correlation, 42);
+        assert_eq!(draw(&workload, 0), draw(&workload, 0));
+        assert_ne!(draw(&workload, 0), draw(&workload, 1));
+        assert_ne!(draw(&workload, 0), draw(&Workload { seed: 2, ..workload.clone() }, 0));
     }
 
     #[test]
-    fn mix_is_as_asked_for() {
-        let count_puts = |put_percent| {
-            let workload = Workload { put_percent, ..Workload::default() };
-            let is_put = |frame: &Bytes| {
-                let message =
-                    Message::decode(&frame[FRAME_PREFIX_SIZE_BYTES..]).expect("a message");
-                matches!(message.message, Some(message::Message::Command(_)))
+    fn sizes_stay_within_their_range_and_reach_its_ends() {
+        let workload = Workload {
+            key_size_bytes: 8..=10,
+            value_size_bytes: 24..=26,
+            mix: Mix::of_puts(100),
+            key_count: 1_000,
+            ..Workload::default()
+        };
+        let mut requests = workload.requests(0, 1);
+        let drawn: Vec<Request> = (0..1_000).map(|_| requests.draw()).collect();
+        let mut key = Vec::new();
+        for size in 0..3 {
+            assert!(drawn.iter().any(|request| request.size == 24 + size));
+            let mut has_length = |request: &&Request| {
+                workload.key(request.key, &mut key);
+                key.len() == 8 + size
             };
-            let frames = workload.frames();
-            frames.iter().filter(|frame| is_put(frame)).count() * 100 / frames.len()
-        };
-        assert_eq!(count_puts(0), 0);
-        assert_eq!(count_puts(100), 100);
-        assert!((45..55).contains(&count_puts(50)));
+            assert!(drawn.iter().any(|request| has_length(&request)));
+        }
+        assert!(drawn.iter().all(|request| (24..=26).contains(&request.size)));
+        let (mut once, mut again) = (Vec::new(), Vec::new());
+        workload.key(77, &mut once);
+        workload.key(77, &mut again);
+        assert_eq!(once, again, "a key doesn't change its length");
     }
 
     #[test]
-    fn cursor_goes_round_and_starts_apart() {
-        let frames: Vec<Bytes> = (0..4_u8).map(|byte| Bytes::from(vec![byte])).collect();
-        let mut cursor = Cursor::new(1, 2, &frames);
-        let drawn: Vec<u64> = (0..5).map(|_| cursor.next_of(&frames).0).collect();
-        assert_eq!(drawn, [3, 4, 1, 2, 3]);
+    fn inserted_keys_are_new_and_no_two_generators_have_the_same() {
+        let mix = Mix { insert_percent: 100, ..Mix::default() };
+        let workload = Workload { mix, key_count: 10, ..Workload::default() };
+        let mut keys: Vec<u64> = (0..3)
+            .flat_map(|lane| {
+                let mut requests = workload.requests(lane, 3);
+                (0..5).map(move |_| requests.draw().key).collect::<Vec<_>>()
+            })
+            .collect();
+        keys.sort_unstable();
+        assert!(keys.into_iter().eq(10..25));
     }
 }

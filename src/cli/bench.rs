@@ -1,5 +1,8 @@
 //! `bench`: measure a node, or a disk.
 
+mod compare;
+mod run;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,109 +10,21 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
-use super::node_address::NodeAddress;
 use super::{Verdict, engine};
 use crate::base::cast;
-use crate::base::limits::{
-    BLOCK_SIZE_BYTES, CONNECTION_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
-    VALUE_SIZE_BYTES_MAX, WRITE_BATCH_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
-};
+use crate::base::limits::{BLOCK_SIZE_BYTES, WRITE_BATCH_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX};
 use crate::node::config::quantity::{format_size, parse_duration, parse_size};
-
-/// Different keys of a load: it holds a request for each in memory.
-const KEY_COUNT_MAX: usize = 10_000_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
-    /// Load a node in a closed loop and print a table of latencies.
-    Run(BenchRunArgs),
+    /// Load a node at a fixed rate, or as fast as it goes, and print a table of latencies.
+    Run(Box<run::BenchRunArgs>),
+    /// Say whether results differ: which side is faster, and how certain that is.
+    Compare(Box<compare::BenchCompareArgs>),
     /// Measure durable writes: plain blocking ones, then those of the log.
     Disk(BenchDiskArgs),
     /// Serve a plain echo, without frames or the runtime, to hold `p2pmap echo` against.
     BareEcho(BareEchoArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchRunArgs {
-    #[command(flatten)]
-    pub(super) address: NodeAddress,
-    /// Connections.
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = 1,
-        value_parser = count::<CONNECTION_COUNT_MAX>
-    )]
-    pub(super) connections: usize,
-    /// Requests under way on each connection.
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = 1,
-        value_parser = count::<REQUESTS_PER_CONNECTION_MAX>
-    )]
-    pub(super) depth: usize,
-    /// How long to measure.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
-    pub(super) duration: Duration,
-    /// How long to load before measuring.
-    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
-    pub(super) warm_up: Duration,
-    /// Puts among a hundred requests; the rest are gets.
-    #[arg(
-        long,
-        value_name = "PERCENT",
-        default_value_t = 50,
-        value_parser = clap::value_parser!(u8).range(0..=100)
-    )]
-    pub(super) puts: u8,
-    /// Different keys.
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = 10_000,
-        value_parser = count::<KEY_COUNT_MAX>
-    )]
-    pub(super) keys: usize,
-    /// The number of the first key, so that runs have keys of their own.
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value_t = 0,
-        value_parser = clap::value_parser!(u64).range(0..1_000_000)
-    )]
-    pub(super) first_key: u64,
-    /// Length of a key: at least 8 bytes.
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = "16B",
-        value_parser = size::<8, KEY_SIZE_BYTES_MAX>
-    )]
-    pub(super) key_size: usize,
-    /// Length of a value.
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = "64B",
-        value_parser = size::<0, VALUE_SIZE_BYTES_MAX>
-    )]
-    pub(super) value_size: usize,
-    /// The map.
-    #[arg(long, value_name = "MAP", default_value = "bench")]
-    pub(super) map: String,
-    /// Of the choice of keys and operations: the same seed asks the same.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub(super) seed: u64,
-    /// Put every key before measuring, so that gets find them.
-    #[arg(long)]
-    pub(super) preload: bool,
-    /// The core that loads; not the node's.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub(super) core: usize,
-    /// Wait for answers by spinning rather than sleeping.
-    #[arg(long)]
-    pub(super) spin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -157,7 +72,8 @@ pub(super) struct BareEchoArgs {
 
 pub(super) fn run(command: BenchCommand) -> Result<Verdict, Failure> {
     match command {
-        BenchCommand::Run(args) => engine::bench_run(&args),
+        BenchCommand::Run(args) => run::run(&args),
+        BenchCommand::Compare(args) => compare::run(&args),
         BenchCommand::Disk(args) => engine::bench_disk(&args),
         BenchCommand::BareEcho(args) => engine::bench_bare_echo(&args),
     }

@@ -4,29 +4,48 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, Write as _};
-use std::net::ToSocketAddrs as _;
 use std::time::Duration;
 
 use super::Verdict;
-use super::bench::{BareEchoArgs, BenchDiskArgs, BenchRunArgs};
+use super::bench::{BareEchoArgs, BenchDiskArgs};
 use super::check_host::{self, CheckHostArgs};
+use super::cluster::LocalArgs;
 use super::failure::Failure;
 use super::inspect::{self, InspectError, InspectOptions};
 use super::output::Output;
 use crate::base::limits::SPIN_NS_DEFAULT;
+use crate::base::time::Now;
 use crate::bench::load::{self, LoadOptions};
 use crate::bench::log_writes::{self, LogWriteOptions};
-use crate::bench::workload::Workload;
+use crate::bench::recorder::Interval;
+use crate::bench::report::Report;
 use crate::bench::{bare_echo, disk};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
+use crate::node::config::value::Durability;
 use crate::node::host::tree::Tree;
 use crate::node::host::{HostFacts, Probes, Wanted};
+use crate::node::local_cluster::LocalCluster;
 use crate::runtime::executor::Idle;
 
 /// Runs a node until it is told to stop.
 pub(super) fn serve(config: &Config) -> Result<Verdict, Failure> {
     crate::node::serve::serve(config, &mut io::stdout())?;
+    Ok(Verdict::Done)
+}
+
+/// Runs a cluster on this machine until it is told to stop.
+pub(super) fn cluster_local(args: &LocalArgs) -> Result<Verdict, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
+    let cluster = LocalCluster {
+        program,
+        node_count: usize::from(args.nodes),
+        folder: args.data_dir.clone(),
+        first_port: args.port,
+        durability: Durability::Sync,
+    };
+    cluster.run(&mut io::stdout()).map_err(|error| Failure::new(error.to_string()))?;
     Ok(Verdict::Done)
 }
 
@@ -36,31 +55,13 @@ pub(super) fn echo(config: &Config) -> Result<Verdict, Failure> {
     Ok(Verdict::Done)
 }
 
-/// Loads a node and prints the figures.
-pub(super) fn bench_run(args: &BenchRunArgs) -> Result<Verdict, Failure> {
-    let unknown = || Failure::new(format!("--node {:?}: expected HOST:PORT", args.address.node));
-    let mut addresses = args.address.node.to_socket_addrs().map_err(|_| unknown())?;
-    let options = LoadOptions {
-        address: addresses.next().ok_or_else(unknown)?,
-        core: args.core,
-        spin: args.spin,
-        connection_count: args.connections,
-        depth: args.depth,
-        duration_ns: ns_of(args.duration),
-        warm_up_ns: ns_of(args.warm_up),
-        workload: Workload {
-            map: args.map.clone(),
-            key_first: args.first_key,
-            key_count: args.keys,
-            key_size_bytes: args.key_size,
-            value_size_bytes: args.value_size,
-            put_percent: args.puts,
-            seed: args.seed,
-        },
-        preload: args.preload,
-    };
-    let report = load::run(&options).map_err(|e| Failure::new(e.to_string()))?;
-    print(&report)
+/// Loads a node; see [`load::run`].
+pub(super) fn bench_load(
+    options: &LoadOptions,
+    begun: impl FnOnce(Now),
+    interval_over: impl FnMut(&Interval),
+) -> Result<Report, Failure> {
+    load::run(options, begun, interval_over).map_err(|e| Failure::new(e.to_string()))
 }
 
 /// Measures a disk and prints the figures: plain writes, then the log's.
@@ -119,12 +120,12 @@ pub(super) fn inspect(options: &InspectOptions) -> Result<Verdict, Failure> {
     }
 }
 
-fn print(report: &impl fmt::Display) -> Result<Verdict, Failure> {
+pub(super) fn print(report: &impl fmt::Display) -> Result<Verdict, Failure> {
     let mut stdout = io::stdout().lock();
     write!(stdout, "{report}").and_then(|()| stdout.flush()).map_err(|e| Failure::stdout(&e))?;
     Ok(Verdict::Done)
 }
 
-fn ns_of(duration: Duration) -> u64 {
+pub(super) fn ns_of(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

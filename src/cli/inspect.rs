@@ -2,6 +2,7 @@
 //! logs too: after a place that can't be read it goes on with the next record that begins in a
 //! whole block. Nothing is changed.
 
+mod halt;
 mod report;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::node::data_dir::{DataDir, DataDirError};
 use crate::storage::block::{Block, BlockHeader, BlockState, LogKey, offset_of};
 use crate::storage::codec::decode;
 use crate::storage::error::StorageError;
+use crate::storage::halt::HaltError;
 use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use crate::storage::replay::Apply;
 use crate::storage::segment_name::{segment_file_name, segment_of_file_name};
@@ -27,7 +29,7 @@ use crate::storage::segment_name::{segment_file_name, segment_of_file_name};
 /// What to show of which data directory.
 #[derive(Clone, Debug, clap::Args)]
 pub struct InspectOptions {
-    /// The data directory; no node may run in it.
+    /// The data directory, in which no node may run; or the dump that a halted shard has left.
     pub data_dir: PathBuf,
     /// Only this shard's log.
     #[arg(long)]
@@ -46,6 +48,20 @@ pub struct InspectOptions {
 pub enum InspectError {
     /// The data directory can't be used.
     DataDir(DataDirError),
+    /// The dump of a halted shard can't be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A file isn't the dump of a halted shard.
+    Halt {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: HaltError,
+    },
     /// Writing the report failed.
     Output(io::Error),
     /// The report says which logs are damaged.
@@ -64,6 +80,8 @@ impl fmt::Display for InspectError {
                 path.display()
             ),
             Self::DataDir(error) => error.fmt(f),
+            Self::Read { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::Halt { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Output(error) => write!(f, "writing the report: {error}"),
             Self::Damaged { shard_count } => {
                 write!(f, "the logs of {shard_count} shards are damaged")
@@ -76,7 +94,8 @@ impl std::error::Error for InspectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::DataDir(error) => Some(error),
-            Self::Output(error) => Some(error),
+            Self::Output(error) | Self::Read { error, .. } => Some(error),
+            Self::Halt { error, .. } => Some(error),
             Self::Damaged { .. } => None,
         }
     }
@@ -87,6 +106,9 @@ impl std::error::Error for InspectError {
 /// # Errors
 /// If there is nothing to report on, or, after the report, if a log is damaged.
 pub fn run(options: &InspectOptions, out: &mut impl Write) -> Result<(), InspectError> {
+    if options.data_dir.is_file() {
+        return halt::run(&options.data_dir, (options.records, options.json), out);
+    }
     let data_dir = DataDir::open_to_inspect(&options.data_dir).map_err(InspectError::DataDir)?;
     let mut output = Output::new(out, options.json);
     let write = InspectError::Output;
@@ -158,6 +180,7 @@ impl Log {
             segment_size_bytes: data_dir.segment_size_bytes(),
             partitions: &partitions,
             files: &self.files,
+            serves_peers: false,
         };
         let found = recover(&folder, &mut &*self, &mut counts);
         for file in 0..self.files.len() {

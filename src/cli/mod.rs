@@ -11,6 +11,7 @@
 mod bench;
 mod check_host;
 mod clear;
+mod cluster;
 mod completions;
 mod echo;
 mod engine;
@@ -60,6 +61,9 @@ struct Cli {
 enum Command {
     /// Run a node.
     Serve(Box<serve::ServeArgs>),
+    /// Run a cluster.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Set a key's value.
     Put(put::PutArgs),
     /// Set the value of a key that is present.
@@ -130,6 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command) -> Result<Verdict, Failure> {
     match command {
         Command::Serve(args) => serve::run(*args),
+        Command::Cluster(command) => cluster::run(command),
         Command::Put(args) => put::run(args),
         Command::Replace(args) => put::run_replace(args),
         Command::Get(args) => get::run(args),

@@ -11,7 +11,7 @@ use super::settings::SettingFlags;
 use super::{Verdict, engine, tell};
 use crate::node::config::{Config, Loaded};
 use crate::node::logging::Logging;
-use crate::node::placement;
+use crate::node::{local_cluster, placement};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -23,12 +23,18 @@ pub(super) struct ServeArgs {
     /// Print the effective configuration as TOML, with where each value came from, and exit.
     #[arg(long)]
     print_config: bool,
+    /// End when this process ends, whose child the node is.
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<Verdict, Failure> {
     let loaded = args.flags.load(args.config)?;
     if args.print_config {
         return print_config(&loaded);
+    }
+    if let Some(parent) = args.parent {
+        local_cluster::end_with_parent(parent).map_err(|e| Failure::new(e.to_string()))?;
     }
     let _logging = prepare(&loaded)?;
     engine::serve(&loaded.config)
@@ -39,7 +45,7 @@ pub(super) fn prepare(loaded: &Loaded) -> Result<Logging, Failure> {
     let Config { cores, log_format, log_level, .. } = &loaded.config;
     let logging =
         Logging::start(*log_format, *log_level).map_err(|e| Failure::new(e.to_string()))?;
-    for warning in loaded.typed.warnings() {
+    for warning in loaded.typed.warnings().iter().chain(&loaded.config.warnings()) {
         warn!("{warning}");
     }
     placement::check(cores).map_err(|e| Failure::new(e.to_string()))?;

@@ -1,29 +1,38 @@
 //! `simulate`: run clusters in virtual time under everything that can go wrong, and check them.
 
-use std::fmt::Write as _;
+mod mutants;
+mod told;
+
 use std::io::{self, Write as _};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::panic::PanicHookInfo;
 
 use clap::{ArgGroup, Args};
 
+use self::mutants::Which;
+use self::told::told;
 use super::Verdict;
 use super::failure::Failure;
-use crate::base::time::{NS_PER_MS, NS_PER_S};
+use crate::base::mutant::Mutant;
 use crate::runtime::clock::Clock;
 use crate::sim::batch::{run_seed, run_seeds, seed_of_this_thread};
-use crate::sim::checker::Violation;
+use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::Options;
 use crate::sim::report::{Report, Summary};
 
 /// What this was built from.
-const COMMIT: Option<&str> = option_env!("P2PMAP_COMMIT");
+const COMMIT: &str = env!("P2PMAP_COMMIT");
 /// The exit code of a run in which something was that must not be.
 const EXIT_VIOLATION: i32 = 1;
+/// The seeds by which a planted bug is hunted if none are named.
+const HUNTING_SEEDS: Range<u64> = 0..3_000;
 
-/// Exit code: 0 nothing was wrong, 1 something was that must not be.
+/// Exit code: 0 nothing was wrong, 1 something was that must not be. Of planted bugs: 0 all were
+/// found, 1 some weren't.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("runs").required(true).args(["seed", "seeds"])))]
+#[command(group(
+    ArgGroup::new("runs").required(true).multiple(true).args(["seed", "seeds", "mutant"])
+))]
 pub(super) struct SimulateArgs {
     /// Run this one.
     #[arg(long, value_name = "N")]
@@ -32,10 +41,17 @@ pub(super) struct SimulateArgs {
     #[arg(long, requires = "seed")]
     trace: bool,
     /// Run all of these, the end not among them.
-    #[arg(long, value_name = "A..B", value_parser = range)]
+    #[arg(long, value_name = "A..B", value_parser = range, conflicts_with = "seed")]
     seeds: Option<Range<u64>>,
+    /// With this planted bug, until it is found (`list`: all names, `all`: each in its turn). Needs
+    /// a program that was built with `--features mutants`.
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<Which>,
+    /// Clusters of so many nodes; without this each seed says how many.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=7))]
+    nodes: Option<u8>,
     /// On so many threads.
-    #[arg(long, value_name = "COUNT", default_value_t = 1, requires = "seeds")]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, conflicts_with = "seed")]
     jobs: usize,
 }
 
@@ -48,21 +64,33 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 }
 
 pub(super) fn run(args: SimulateArgs) -> Result<Verdict, Failure> {
-    report_panics();
+    let SimulateArgs { seed, trace, seeds, nodes, mutant, jobs } = args;
+    if let Some(which) = mutant {
+        which.check_is_here()?;
+    }
+    let node_count = nodes.map(usize::from);
+    let options = Options { node_count, mutant: mutant.and_then(one), ..Options::default() };
+    if let (Some(which), None) = (mutant, seed) {
+        let seeds = seeds.unwrap_or(HUNTING_SEEDS);
+        report_panics(options, Some(seeds.start));
+        return mutants::hunt(which, &seeds, jobs, options);
+    }
+    report_panics(options, None);
     let clock = Clock::start();
-    let summary = match (args.seed, args.seeds) {
-        (Some(seed), _) => {
-            let trace = args.trace.then_some(print_line as fn(&str));
-            let report = run_seed(seed, Options { trace, ..Options::default() });
-            tell_violation(&report);
+    let summary = match seed {
+        Some(seed) => {
+            let trace = trace.then_some(print_line as fn(&str));
+            let report = run_seed(seed, Options { trace, ..options });
+            tell_violation(&report, options);
             let mut summary = Summary::default();
             summary.add(&report);
             print(&format!("trace      {:016x}", report.trace_hash))?;
             summary
         }
-        (None, seeds) => {
-            run_seeds(seeds.unwrap_or_default(), args.jobs, Options::default(), tell_violation)
-        }
+        None => run_seeds(seeds.unwrap_or_default(), jobs, options, |report| {
+            tell_violation(report, options);
+            ControlFlow::Continue(())
+        }),
     };
     print(&told(&summary, clock.monotonic().0))?;
     match summary.violations.is_empty() {
@@ -71,53 +99,36 @@ pub(super) fn run(args: SimulateArgs) -> Result<Verdict, Failure> {
     }
 }
 
-/// What there is to say of all runs.
-fn told(summary: &Summary, real_ns: u64) -> String {
-    let Summary { runs_count, virtual_ns, events_count, operations_count, .. } = *summary;
-    let per_second = |count: u64| count.saturating_mul(NS_PER_S) / real_ns.max(1);
-    let mut text = String::new();
-    let mut line = |name: &str, what: String| {
-        // Writing to a string doesn't fail.
-        let _ = writeln!(text, "{name:<10} {what}");
-    };
-    let violations_count = summary.violations.len();
-    let s = format!("{}.{:03} s", real_ns / NS_PER_S, real_ns % NS_PER_S / NS_PER_MS);
-    line("runs", format!("{runs_count} in {s}, {} a second", per_second(runs_count)));
-    let virtual_s = virtual_ns / NS_PER_S;
-    let speed = virtual_ns / real_ns.max(1);
-    line("time", format!("{virtual_s} s virtual, {speed} of them in a real one"));
-    line("events", format!("{events_count}, {} a second", per_second(events_count)));
-    let outcomes: Vec<String> =
-        summary.outcomes.iter().map(|(name, count)| format!("{count} {name}")).collect();
-    line("operations", format!("{operations_count}: {}", outcomes.join(", ")));
-    let (ordered, given_up) = summary.searched;
-    line("checked", format!("{} states of a key", summary.observations_count));
-    line("searched", format!("{ordered} keys, {given_up} given up"));
-    for (fault, (times, runs)) in &summary.faults {
-        line("fault", format!("{fault:<18} {times} times in {runs} runs"));
-    }
-    for (place, (times, runs)) in &summary.marks {
-        line("mark", format!("{place:<46} {times} times in {runs} runs"));
-    }
-    line("violations", violations_count.to_string());
-    text.trim_end().to_owned()
+/// The planted bug, if it is one.
+const fn one(which: Which) -> Option<Mutant> {
+    if let Which::One(mutant) = which { Some(mutant) } else { None }
 }
 
 /// Says at once what is wrong with a run, and how to see it again.
-fn tell_violation(report: &Report) {
+fn tell_violation(report: &Report, options: Options) {
     if let Some(violation) = &report.violation {
-        tell(report.seed, violation);
+        tell(report.seed, options, violation);
     }
 }
 
-fn tell(seed: u64, violation: &Violation) {
-    let commit = COMMIT.unwrap_or("unknown");
+fn tell(seed: u64, options: Options, violation: &Violation) {
+    let replay = replay(seed, options);
     let text = format!(
-        "violation  seed {seed}, commit {commit}: {violation}\n\
-         replay     p2pmap simulate --seed {seed} --trace"
+        "violation  seed {seed}, commit {COMMIT}: {violation}\n\
+         replay     {replay}"
     );
     // If nobody reads, the exit code still says it.
     let _ = print(&text);
+}
+
+/// The command that does it again.
+fn replay(seed: u64, options: Options) -> String {
+    let nodes = options.node_count.map_or(String::new(), |count| format!(" --nodes {count}"));
+    let (feature, mutant) = match options.mutant {
+        Some(mutant) => (" --features mutants", format!(" --mutant {mutant}")),
+        None => ("", String::new()),
+    };
+    format!("cargo run --release{feature} -- simulate --seed {seed}{nodes}{mutant} --trace")
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -130,14 +141,17 @@ fn print_line(line: &str) {
 }
 
 /// A broken assertion of the code under test ends the process, as it does in a node; before that it
-/// is told whose seed it was.
-fn report_panics() {
+/// is told whose seed it was. A planted bug that is hunted (from a first seed on) was found by it.
+fn report_panics(options: Options, hunted_from: Option<u64>) {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         usual(panic);
         if let Some(seed) = seed_of_this_thread() {
-            let checker = crate::sim::checker::Checker::Panic;
-            tell(seed, &Violation::new(checker, panic.to_string()));
+            tell(seed, options, &Violation::new(Checker::Panic, panic.to_string()));
+            if let (Some(mutant), Some(first)) = (options.mutant, hunted_from) {
+                let _ = print(&mutants::row_of_panic(mutant, first, seed));
+                std::process::exit(0);
+            }
             std::process::exit(EXIT_VIOLATION);
         }
     }));
@@ -153,5 +167,20 @@ mod tests {
         for wrong in ["3", "..", "3..", "..3", "3..3", "5..3", "a..b", "-1..3", "1...3"] {
             assert!(range(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn replay_says_all_that_was_asked_for() {
+        let options = Options { node_count: Some(3), ..Options::default() };
+        assert_eq!(
+            replay(7, options),
+            "cargo run --release -- simulate --seed 7 --nodes 3 --trace"
+        );
+        let options = Options { mutant: Some(Mutant::KeepStaleLog), ..Options::default() };
+        assert_eq!(
+            replay(7, options),
+            "cargo run --release --features mutants -- simulate --seed 7 --mutant keep-stale-log \
+             --trace"
+        );
     }
 }

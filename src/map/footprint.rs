@@ -96,7 +96,8 @@ mod tests {
             self.index = self.index.next();
             let run = Execution { index: self.index, time: Timestamp(1), undo: Undo::Discard };
             let hash = self.hasher.hash(map, operation.key().unwrap_or_default());
-            let command = Command { map, session: None, timeout_ms: 0, operation };
+            let command =
+                Command { map, session: None, timeout_ms: 0, no_forward: false, operation };
             self.map.execute(&mut self.arena, run, &command, hash, &mut Vec::new());
         }
 

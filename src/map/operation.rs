@@ -39,6 +39,8 @@ pub struct Command<'a> {
     pub session: Option<SessionCall>,
     /// How long the client waits, in ms; 0: the default.
     pub timeout_ms: u32,
+    /// A node that doesn't stamp answers with a hint rather than pass it on.
+    pub no_forward: bool,
     /// What is done.
     pub operation: Operation<'a>,
 }
@@ -132,6 +134,8 @@ pub struct Query<'a> {
     pub min_index: Index,
     /// How long the client waits, in ms; 0: the default.
     pub timeout_ms: u32,
+    /// A node that can't answer does so with a hint rather than pass it on.
+    pub no_forward: bool,
     /// What is asked.
     pub operation: QueryOperation<'a>,
 }

@@ -6,6 +6,7 @@
 
 mod execute;
 
+use crate::base::mutant::{self, Mutant};
 use crate::base::{cast::u64_from, ids::Index, time::NS_PER_MS, time::Timestamp};
 
 use super::arena::{Arena, Growth, RecordRef, Records};
@@ -163,7 +164,11 @@ impl PartitionMap {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.on_undo(index);
         }
-        self.sessions.undo_to(index);
+        if mutant::is(Mutant::SessionsNotUndone) {
+            self.sessions.commit(self.applied);
+        } else {
+            self.sessions.undo_to(index);
+        }
         self.horizon.undo_to(index);
         while let Some(record) = self.journal.pop_undone(index) {
             match record.change {

@@ -1,8 +1,9 @@
 //! Queries: answers about the state as of an index, whatever was executed since, and at a time.
 //!
 //! An entry is hidden once it has expired by the time of the index or by the query's own, which
-//! may be later: a log's time stands still while nobody writes. How much a map holds is a matter of
-//! the index alone: what is hidden counts until it is removed (`expiry.rs`).
+//! may be later: a log's time stands still while nobody writes. A query whose answer must be final
+//! has no time of its own: what one clock hides, the next one may show. How much a map holds is a
+//! matter of the index alone: what is hidden counts until it is removed (`expiry.rs`).
 
 use crate::base::{cast::usize_from_u32, ids::Index, limits, time::Timestamp};
 
@@ -31,8 +32,11 @@ pub struct Answer {
 pub struct AsOf {
     /// The state as if no later command had been executed.
     pub index: Index,
-    /// When it is asked. It may be earlier than the index's time; then that counts.
+    /// What has expired by then is hidden. It may be earlier than the index's time; then that
+    /// counts.
     pub time: Timestamp,
+    /// When it is asked: what is left of an entry's life is counted from then on.
+    pub asked: Timestamp,
 }
 
 /// Which entries a page takes up.
@@ -209,7 +213,11 @@ impl PartitionMap {
 
     #[inline]
     fn versioned<'a>(&self, record: &Record<'a>, as_of: AsOf) -> Versioned<'a> {
-        Versioned::of(record, || self.now_ms(self.clamped(as_of)))
+        // An entry that is shown has some time left, whatever the clock says.
+        Versioned::of(record, || {
+            let last_ms = record.expires_ms().unwrap_or_default().saturating_sub(1);
+            self.now_ms(self.clamped(as_of)).max(as_of.asked.as_ms()).min(last_ms)
+        })
     }
 
     /// The entry of a key.

@@ -34,6 +34,7 @@ use crate::base::limits::{
     SESSIONS_EXPIRED_PER_SLOT_COUNT_MAX, SESSIONS_RESULTS_SIZE_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
+use crate::mark;
 
 pub(super) use self::saving::Saved;
 use self::saving::Saving;
@@ -231,6 +232,7 @@ impl Sessions {
             if !self.is_due(run.time) {
                 return;
             }
+            mark!("session-removed");
             let (_, id) = *self.deadlines.first().expect("one is due");
             self.end(run, id);
         }

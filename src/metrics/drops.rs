@@ -46,6 +46,20 @@ reasons! {
     ConnectionFailed => "connection_failed",
     /// The peer left its answers unread for too long.
     Unread => "unread",
+    /// A member closed its side of a connection.
+    MemberLeft => "member_left",
+    /// A member didn't greet, prove itself or answer a greeting in time.
+    MemberGreetingTimeout => "member_greeting_timeout",
+    /// A member's greeting was refused, or it has refused ours.
+    MemberRefused => "member_refused",
+    /// A member has sent what no member can.
+    MemberMalformed => "member_malformed",
+    /// A member gave no sign of life.
+    MemberSilent => "member_silent",
+    /// A later connection has taken the place of a member's connection, or of its other lane.
+    MemberReplaced => "member_replaced",
+    /// A connection was only made to see whether a member is there.
+    MemberProbed => "member_probed",
     /// All connections together hold as many undelivered bytes as they may.
     HeldLimit => "held_limit",
     /// The service ended the stream.

@@ -73,6 +73,27 @@ metrics! {
         log_written_size_bytes: Counter One "log_written_bytes_total",
         /// Segments prepared.
         segments_prepared_count: Counter One "segments_prepared_total",
+        /// Connections to other members that were opened, with greetings of both sides.
+        member_connects_count: Counter One "member_connections_opened_total",
+        /// Connections of other members that were opened and are over.
+        member_losses_count: Counter One "member_connections_lost_total",
+        /// Attempts to connect to other members.
+        member_dials_count: Counter One "member_dials_total",
+        /// Frames of other members.
+        member_frames_count: Counter One "member_frames_total",
+        /// Frames of other members that came before all of their connections were there, or after
+        /// one of them was gone.
+        member_frames_untimely_count: Counter One "member_frames_untimely_total",
+        /// Frames to other members that were not queued because too much waited for them.
+        member_overflows_count: Counter One "member_queue_overflows_total",
+        /// Questions to other members, whether they are there, that were answered.
+        member_pings_count: Counter One "member_pings_total",
+        /// How long all of these answers together took.
+        member_pings_ns: Counter Nanoseconds "member_ping_seconds_total",
+        /// Other nodes that are connected.
+        members_connected: Gauge One "members_connected",
+        /// Bytes that wait for other members to read them.
+        member_queued_size_bytes: Gauge One "member_queued_bytes",
         /// Connections.
         connections: Gauge One "connections",
         /// Connections that aren't read until there is room for their requests.
@@ -122,6 +143,24 @@ metrics! {
         peer_unsent: Counter One "member_messages_unsent_total",
         /// Messages of other members.
         peer_received: Counter One "member_messages_received_total",
+        /// Those of them that came while the node was going down, and were not taken.
+        peer_unheard: Counter One "member_messages_unheard_total",
+        /// Requests passed on to the node that stamps, for clients of this one.
+        forwarded_out: Counter One "requests_passed_on_total",
+        /// Requests that other nodes passed on to this one.
+        forwarded_in: Counter One "requests_of_other_nodes_total",
+        /// Answers to requests that were passed on, for which nobody waited any more.
+        forwarded_late: Counter One "passed_on_answers_late_total",
+        /// Views that partitions have become part of.
+        views_started: Counter One "views_started_total",
+        /// Views that they have left.
+        views_left: Counter One "views_left_total",
+        /// Slots that a member missed and asked for, each time that it did.
+        slot_lookups: Counter One "slot_lookups_total",
+        /// Requests to a member to make a slot a no-op that nobody could find.
+        gap_commits: Counter One "gap_commits_total",
+        /// Requests for slots or checkpoints that others have, to catch up with a view.
+        repairs: Counter One "repairs_requested_total",
         /// Reports of damage in segments that were written.
         damaged: Counter One "damage_reports_total",
     }
@@ -162,6 +201,80 @@ metrics! {
 }
 
 metrics! {
+    /// Messages of other members that had no effect, by reason: those that the protocol ignores, in
+    /// the order of `nopaxos::IgnoreReason`, and frames that no member should have sent, in that of
+    /// `wire::peer::PeerDrop`.
+    IgnoredMetrics {
+        /// It is of a lower view.
+        ignored_stale_view: Counter One "member_ignored_total" reason "stale_view",
+        /// It is of a higher view and doesn't show that this one has begun.
+        ignored_unknown_view: Counter One "member_ignored_total" reason "unknown_view",
+        /// It names no view though it must.
+        ignored_no_view: Counter One "member_ignored_total" reason "no_view",
+        /// An earlier life of its sender sent it.
+        ignored_stale_incarnation: Counter One "member_ignored_total" reason "stale_incarnation",
+        /// Its sender may not say that.
+        ignored_bad_sender: Counter One "member_ignored_total" reason "bad_sender",
+        /// It contradicts itself.
+        ignored_malformed: Counter One "member_ignored_total" reason "malformed",
+        /// The member isn't part of a view at the moment.
+        ignored_not_normal: Counter One "member_ignored_total" reason "not_normal",
+        /// The member isn't between two views at the moment.
+        ignored_not_changing: Counter One "member_ignored_total" reason "not_changing",
+        /// The member recovers and knows nothing.
+        ignored_recovering: Counter One "member_ignored_total" reason "recovering",
+        /// The member led this view in an earlier life.
+        ignored_barred: Counter One "member_ignored_total" reason "barred",
+        /// Only the leader can do that.
+        ignored_not_leading: Counter One "member_ignored_total" reason "not_leading",
+        /// Only the sequencer can do that.
+        ignored_not_sequencing: Counter One "member_ignored_total" reason "not_sequencing",
+        /// It was said before.
+        ignored_duplicate: Counter One "member_ignored_total" reason "duplicate",
+        /// Nobody asked for it, or no longer.
+        ignored_unasked: Counter One "member_ignored_total" reason "unasked",
+        /// The slot has become a no-op.
+        ignored_no_op_slot: Counter One "member_ignored_total" reason "no_op_slot",
+        /// The slot isn't here.
+        ignored_unknown_slot: Counter One "member_ignored_total" reason "unknown_slot",
+        /// Too much waits already.
+        ignored_full: Counter One "member_ignored_total" reason "full",
+        /// It was answered just now.
+        ignored_answered_just_now: Counter One "member_ignored_total" reason "answered_just_now",
+        /// It is about a slot that is below what is stable.
+        ignored_below_sync_point: Counter One "member_ignored_total" reason "below_sync_point",
+        /// A vote differs from the one that its sender cast before.
+        ignored_changed_vote: Counter One "member_ignored_total" reason "changed_vote",
+        /// Its kind isn't known: as members of a later release will send it.
+        peer_drop_unknown_kind: Counter One "member_frames_dropped_total" reason "unknown_kind",
+        /// Its target isn't known here.
+        peer_drop_unknown_target: Counter One "member_frames_dropped_total" reason "unknown_target",
+        /// It is from somebody else.
+        peer_drop_bad_sender: Counter One "member_frames_dropped_total" reason "bad_sender",
+        /// Its view can't be.
+        peer_drop_bad_view: Counter One "member_frames_dropped_total" reason "bad_view",
+        /// A field can't be.
+        peer_drop_malformed: Counter One "member_frames_dropped_total" reason "malformed",
+    }
+}
+
+metrics! {
+    /// How a shard's partitions stand, where they have several members.
+    MemberGauges {
+        /// Partitions that this node leads.
+        partitions_led: Gauge One "partitions_led",
+        /// The highest term of a partition.
+        term_max: Gauge One "term_highest",
+        /// Slots that a partition's log has and that aren't stable yet, where they are most.
+        unstable_slots_max: Gauge One "unstable_slots_highest",
+        /// Slots that a partition's quorum holds and that aren't applied, where they are most.
+        unapplied_slots_max: Gauge One "unapplied_slots_highest",
+        /// Requests that were passed on to other nodes and aren't answered.
+        forwards: Gauge One "passed_on_requests",
+    }
+}
+
+metrics! {
     /// What became of a shard's checkpoints.
     CheckpointMetrics {
         /// Checkpoints written.
@@ -182,6 +295,10 @@ metrics! {
         counters: ShardCounters,
         /// What it holds.
         gauges: ShardGauges,
+        /// What other members said in vain.
+        ignored: IgnoredMetrics,
+        /// How its partitions stand.
+        member: MemberGauges,
         /// Its checkpoints.
         checkpoints: CheckpointMetrics,
     }

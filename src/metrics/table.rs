@@ -55,6 +55,14 @@ pub struct Row {
 pub const LABELLED_FAMILIES: &[(&str, &str)] = &[
     ("drops_total", "Connections, frames and answers that were discarded, by reason."),
     (
+        "member_ignored_total",
+        "Messages of other members that had no effect, by reason; most are late or said twice.",
+    ),
+    (
+        "member_frames_dropped_total",
+        "Frames of other members that were not taken, by reason; none is expected.",
+    ),
+    (
         "commands_refused_total",
         "Commands refused before they were stamped, by reason; a refused command left no trace.",
     ),

@@ -16,6 +16,7 @@
 //! that is shorter than a segment was cut, and is refused; one that was being prepared is removed.
 
 mod checkpoints;
+mod checks;
 mod error;
 mod filesystem;
 mod read_ahead;
@@ -34,15 +35,16 @@ pub use self::error::{DataDirError, Notice};
 pub use self::filesystem::{Filesystem, Keeps};
 pub use self::rehome::{Destination, RehomeStep};
 pub use self::segments::ShardLog;
-use crate::base::cast::{u64_from, usize_from};
+use crate::base::cast::{low_u64, u64_from, usize_from};
+use crate::base::cluster::Cluster;
 use crate::base::ids::{BootEpoch, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{BLOCK_SIZE_BYTES, LOG_SEGMENT_COUNT_MIN};
 use crate::base::shards::ShardMap;
 use crate::runtime::direct_io::open_to_read;
 use crate::runtime::segment_workshop::sync_directory;
 use crate::storage::block::LogKey;
-use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, log_salt};
-use crate::storage::replay::Apply;
+use crate::storage::identity::{Boot, Current, FILE_SIZE_BYTES, Identity, Members, log_salt};
+use crate::storage::recovery::Salvage;
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_file_name};
 use crate::storage::wal::{Durability, WalConfig, WalStart};
 
@@ -60,8 +62,8 @@ pub struct DataDirOptions {
     pub path: PathBuf,
     /// The cluster that it must be of.
     pub cluster: String,
-    /// The member that it must be of.
-    pub member: String,
+    /// The members of that cluster, seen by the one whose it must be.
+    pub nodes: Cluster,
     /// How many partitions the cluster must have; `None`: whatever it has.
     pub partition_count: Option<u32>,
     /// How many partitions a new directory gets if nothing is said.
@@ -78,6 +80,13 @@ pub struct DataDirOptions {
     pub allow_copy_on_write: bool,
 }
 
+impl DataDirOptions {
+    /// The member that it must be of.
+    fn member(&self) -> &str {
+        self.nodes.name(self.nodes.me())
+    }
+}
+
 /// A data directory, locked until this is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -87,6 +96,7 @@ pub struct DataDir {
     identity: Identity,
     current: Current,
     boot_epoch: BootEpoch,
+    nonce: u64,
     filesystem: Filesystem,
     direct: bool,
     notices: Vec<Notice>,
@@ -107,28 +117,37 @@ impl DataDir {
         let lock = lock(&path, FlockOperation::NonBlockingLockExclusive)?;
         let filesystem =
             Filesystem::of(&lock).map_err(doing("asking what filesystem has", &path))?;
-        check_filesystem(options, filesystem, &mut notices)?;
+        checks::filesystem(options, filesystem, &mut notices)?;
         // Only now that nobody else can be making it.
         if !has_identity(&path)? {
             initialise(options)?;
             notices.push(Notice::Initialised { path: path.clone() });
         }
         let identity = read_identity(&path)?;
-        check_identity(options, &identity)?;
+        checks::identity(options, &identity)?;
         let current = read_current(&path)?;
         let partition_count = identity.partition_count;
         if u32::from(options.shard_count) > partition_count {
             let shard_count = options.shard_count;
             return Err(DataDirError::TooManyShards { path, shard_count, partition_count });
         }
-        check_layout(options, current, &mut notices);
+        checks::layout(options, current, &mut notices);
         let boot_epoch = raise_boot(&path)?;
         let direct = is_direct(&path.join(IDENTITY))?;
         if !direct {
             notices.push(Notice::NoDirect { filesystem });
         }
-        let data_dir =
-            Self { path, _lock: lock, identity, current, boot_epoch, filesystem, direct, notices };
+        let data_dir = Self {
+            path,
+            _lock: lock,
+            identity,
+            current,
+            boot_epoch,
+            nonce: random_number()?,
+            filesystem,
+            direct,
+            notices,
+        };
         // The living generation must be there before others are taken for remains.
         data_dir.check_folders()?;
         data_dir.remove_other_generations()?;
@@ -153,6 +172,7 @@ impl DataDir {
             current,
             // What was written was written by this boot or one before it.
             boot_epoch: boot.boot_epoch.next(),
+            nonce: random_number()?,
             filesystem,
             direct: false,
             notices: Vec::new(),
@@ -179,6 +199,12 @@ impl DataDir {
         &self.identity
     }
 
+    /// Whether its partitions have other members.
+    #[must_use]
+    pub const fn has_peers(&self) -> bool {
+        self.identity.members.replication_factor > 1
+    }
+
     /// How it is laid out.
     #[must_use]
     pub const fn current(&self) -> Current {
@@ -189,6 +215,12 @@ impl DataDir {
     #[must_use]
     pub const fn boot_epoch(&self) -> BootEpoch {
         self.boot_epoch
+    }
+
+    /// Drawn anew each time that it is opened: no two processes have the same.
+    #[must_use]
+    pub const fn nonce(&self) -> u64 {
+        self.nonce
     }
 
     /// What it lies on.
@@ -304,13 +336,15 @@ impl DataDir {
     }
 
     /// Reads a shard's log and makes what was found durable. Shards may be recovered in parallel.
+    /// Partitions that must recover from other members are named: `storage::recovery` says when.
     ///
     /// # Errors
-    /// If it is damaged or can't be read: nothing that was applied may be served then.
+    /// If nothing that was applied may be served: it is damaged and the partitions have no other
+    /// members, or it isn't to be touched.
     pub fn recover_shard(
         &self,
         shard: ShardId,
-        apply: &mut impl Apply,
+        apply: &mut impl Salvage,
     ) -> Result<ShardLog, DataDirError> {
         segments::recover_shard(self, shard, apply)
     }
@@ -357,58 +391,6 @@ fn lock(path: &Path, operation: FlockOperation) -> Result<File, DataDirError> {
     }
 }
 
-fn check_filesystem(
-    options: &DataDirOptions,
-    filesystem: Filesystem,
-    notices: &mut Vec<Notice>,
-) -> Result<(), DataDirError> {
-    match filesystem.keeps() {
-        Keeps::InPlace => {}
-        Keeps::Unknown => notices.push(Notice::Unknown { filesystem }),
-        Keeps::InMemory => notices.push(Notice::NotDurable { filesystem }),
-        Keeps::Copies if options.durability == Durability::Sync && !options.allow_copy_on_write => {
-            return Err(DataDirError::CopyOnWrite { path: options.path.clone(), filesystem });
-        }
-        Keeps::Copies => notices.push(Notice::CopyOnWrite { filesystem }),
-    }
-    Ok(())
-}
-
-fn check_identity(options: &DataDirOptions, identity: &Identity) -> Result<(), DataDirError> {
-    let path = || options.path.clone();
-    for (what, found, wanted) in [
-        ("cluster", &identity.cluster, &options.cluster),
-        ("member", &identity.member, &options.member),
-    ] {
-        if found != wanted {
-            let (found, wanted) = (found.clone(), wanted.clone());
-            return Err(DataDirError::Another { path: path(), what, found, wanted });
-        }
-    }
-    if let Some(wanted) = options.partition_count
-        && identity.partition_count != wanted
-    {
-        return Err(DataDirError::Another {
-            path: path(),
-            what: "number of partitions",
-            found: identity.partition_count.to_string(),
-            wanted: wanted.to_string(),
-        });
-    }
-    Ok(())
-}
-
-fn check_layout(options: &DataDirOptions, current: Current, notices: &mut Vec<Notice>) {
-    if current.shard_count != options.shard_count {
-        let (from, to) = (current.shard_count, options.shard_count);
-        notices.push(Notice::Rehoming { from, to });
-    }
-    if current.segment_size_bytes != u64_from(options.segment_size_bytes) {
-        let size_bytes = current.segment_size_bytes;
-        notices.push(Notice::SegmentSize { size_bytes });
-    }
-}
-
 /// Makes everything but IDENTITY, then IDENTITY. A crash in between leaves empty folders, which
 /// the next start takes for what they are; folders with anything in them are somebody's logs.
 fn initialise(options: &DataDirOptions) -> Result<(), DataDirError> {
@@ -429,7 +411,8 @@ fn initialise(options: &DataDirOptions) -> Result<(), DataDirError> {
     write_new(path, CURRENT, &current.encode(), RenameFlags::empty())?;
     let identity = Identity {
         cluster: options.cluster.clone(),
-        member: options.member.clone(),
+        member: options.member().to_owned(),
+        members: Members::of(&options.nodes),
         uuid: random_uuid()?,
         partition_count: options.partition_count.unwrap_or(options.partition_count_default),
         hash_key: random()?,
@@ -551,7 +534,11 @@ fn random_uuid() -> Result<[u8; 16], DataDirError> {
     Ok(uuid)
 }
 
-fn random() -> Result<[u8; 16], DataDirError> {
+fn random_number() -> Result<u64, DataDirError> {
+    Ok(low_u64(u128::from_le_bytes(random()?)))
+}
+
+pub(super) fn random() -> Result<[u8; 16], DataDirError> {
     let source = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
     let mut file = File::open(source).map_err(doing("opening", source))?;

@@ -8,6 +8,7 @@ pub mod config;
 pub mod data_dir;
 pub mod echo;
 pub mod host;
+pub mod local_cluster;
 pub mod logging;
 pub mod memory;
 pub mod metrics_endpoint;

@@ -1,6 +1,7 @@
 //! Assembles a node: the data directory, a shard for each core, the loops, and the end.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,23 +11,28 @@ use tracing::{info, warn};
 use super::banner::{Banner, announce, announce_ready};
 use super::config::Config;
 use super::config::value::{Durability, IdleMode};
-use super::data_dir::{DataDir, DataDirError, DataDirOptions, Destination};
+use super::data_dir::{DataDir, DataDirError, DataDirOptions, Destination, random};
 use super::memory::maps_size_bytes_max;
 use super::metrics_endpoint::MetricsListener;
 use crate::base::cast::{u16_from, u64_from};
 use crate::base::cluster::Cluster;
 use crate::base::ids::{ShardId, TermId};
+use crate::base::io_error::describe;
+use crate::base::limits::{SECRET_SIZE_BYTES_MAX, SECRET_SIZE_BYTES_MIN};
 use crate::nopaxos::Settings;
 use crate::runtime::clock::Clock;
 use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
+use crate::runtime::peers::PeerNetwork;
+use crate::runtime::peers::secret::{Challenges, Secret};
 use crate::runtime::scrub::ScrubOptions;
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
-use crate::shard::{self, Installing, Loading, Shard};
+use crate::shard::{self, Installing, Loading, Shard, survival};
 use crate::storage::wal::{self, Wal, WalStart};
+use crate::wire::peer::configuration::Configuration;
 
 /// Runs a node until a signal stops it. `out` is told what is starting and when it is ready.
 ///
@@ -44,12 +50,15 @@ pub fn serve(config: &Config, out: &mut impl Write) -> Result<(), Fatal> {
 
     let (options, facts) = (options(config, &data_dir), facts(config, &data_dir));
     let memory_size_bytes_max = memory_of_a_shard(config);
-    let assembly = Arc::new(Assembly { config: config.clone(), data_dir, memory_size_bytes_max });
+    let network = network(config, &data_dir)?;
+    let seed = network.as_ref().map_or(0, |network| network.process_nonce);
+    let assembly =
+        Arc::new(Assembly { config: config.clone(), data_dir, memory_size_bytes_max, seed });
     // The loops are the last to write to the directory, and live as long as the process: so must
     // its lock, whatever becomes of what made them.
     std::mem::forget(Arc::clone(&assembly));
     let make = move |shard| assembly.make(ShardId(u16_from(shard)));
-    let mut runtime = Runtime::start_node(options, facts, make)?;
+    let mut runtime = Runtime::start_member(options, facts, network, make)?;
     runtime.stop_on_signals()?;
     if let Some(metrics) = metrics {
         metrics.serve(runtime.node())?;
@@ -72,7 +81,7 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
     let options = DataDirOptions {
         path: config.data_dir.clone(),
         cluster: config.cluster.clone(),
-        member: config.node_id.clone(),
+        nodes: nodes(config),
         partition_count: config.partitions,
         partition_count_default: config.cores.partition_count_default(),
         shard_count: u16_from(config.cores.count()),
@@ -86,6 +95,11 @@ fn open_data_dir(config: &Config) -> Result<DataDir, Fatal> {
         warn!("{notice}");
     }
     Ok(data_dir)
+}
+
+/// The nodes of the cluster, seen by this one.
+fn nodes(config: &Config) -> Cluster {
+    config.members.cluster(&config.node_id, config.replication_factor)
 }
 
 fn holds_a_log(path: &Path) -> Fatal {
@@ -113,7 +127,11 @@ fn rehome(config: &Config, data_dir: &mut DataDir) -> Result<(), Fatal> {
         Loading::new(shard_config(config, data_dir, shard, partitions, u64::MAX, &clock))
     };
     let to = Destination::of(shard_count);
+    let known_count = data_dir.notices().len();
     data_dir.rehome(to, load, &mut |_| Ok(())).map_err(data_dir_failed)?;
+    for notice in &data_dir.notices()[known_count..] {
+        warn!("{notice}");
+    }
     let ms = clock.monotonic().0 / 1_000_000;
     info!(from, to = shard_count, ms, "moved the partitions to another number of shards");
     Ok(())
@@ -149,6 +167,69 @@ fn options(config: &Config, data_dir: &DataDir) -> Options {
     }
 }
 
+/// What the shards know of the other nodes, if there are any.
+fn network(config: &Config, data_dir: &DataDir) -> Result<Option<Arc<PeerNetwork>>, Fatal> {
+    if config.members.node_count() == 1 {
+        return Ok(None);
+    }
+    let cluster = config.members.cluster(&config.node_id, config.replication_factor);
+    let partition_count = data_dir.identity().partition_count;
+    let configuration = Configuration {
+        cluster: &cluster,
+        partition_count,
+        durability: durability(config.durability),
+        sequencer_offset: config.sequencer_offset,
+    };
+    let configuration_hash = configuration.hash();
+    let secret = config.secret_file.as_deref().map(read_secret).transpose()?;
+    info!(
+        members = %config.members,
+        partition_count,
+        replication = config.replication_factor,
+        durability = %config.durability,
+        sequencer_offset = config.sequencer_offset,
+        configuration_hash,
+        "one of a cluster"
+    );
+    let key: [u8; 16] = random().map_err(data_dir_failed)?;
+    Ok(Some(Arc::new(PeerNetwork {
+        name: config.cluster.clone(),
+        cluster,
+        addresses: config.members.addresses(),
+        partition_count,
+        configuration_hash,
+        boot_epoch: data_dir.boot_epoch(),
+        process_nonce: process_nonce()?,
+        secret,
+        challenges: Challenges::new(key),
+    })))
+}
+
+/// Reads the cluster's secret: what the file holds, but for the end of its line.
+fn read_secret(path: &Path) -> Result<Secret, Fatal> {
+    let fail = |reason: String| {
+        let message = format!("the cluster's secret, {}: {reason}", path.display());
+        Fatal::new(FatalReason::Environment, message)
+    };
+    let file = File::open(path).map_err(|error| fail(describe(&error)))?;
+    let mut bytes = Vec::new();
+    let bound = u64_from(SECRET_SIZE_BYTES_MAX) + 2;
+    file.take(bound).read_to_end(&mut bytes).map_err(|error| fail(describe(&error)))?;
+    let secret = bytes.trim_ascii_end();
+    Secret::new(secret).ok_or_else(|| {
+        let length = secret.len();
+        fail(format!(
+            "{length} bytes; it must have {SECRET_SIZE_BYTES_MIN} to {SECRET_SIZE_BYTES_MAX}"
+        ))
+    })
+}
+
+/// Distinguishes this process from all others.
+fn process_nonce() -> Result<u64, Fatal> {
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 16] = random().map_err(data_dir_failed)?;
+    Ok(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+}
+
 fn facts(config: &Config, data_dir: &DataDir) -> NodeFacts {
     NodeFacts {
         cluster: config.cluster.clone(),
@@ -166,6 +247,8 @@ struct Assembly {
     data_dir: DataDir,
     /// What the maps of each shard may take.
     memory_size_bytes_max: u64,
+    /// Of timeouts and nonces; where a node is alone nobody could do the same at the same time.
+    seed: u64,
 }
 
 impl Assembly {
@@ -176,6 +259,7 @@ impl Assembly {
         let partitions = data_dir.partition_range(shard);
         let memory = self.memory_size_bytes_max;
         let loading_config = shard_config(config, data_dir, shard, partitions, memory, &clock);
+        let loading_config = shard::Config { seed: self.seed, ..loading_config };
         let mut loading = Loading::new(loading_config);
         let mut checkpoints = data_dir.checkpoint_reader(shard);
         let salt = data_dir.log_key(shard).salt;
@@ -184,6 +268,9 @@ impl Assembly {
         installing.finish().map_err(|error| {
             data_dir_failed(DataDirError::Checkpoint { path: data_dir.shard_folder(shard), error })
         })?;
+        for notice in log.notices.iter().filter(|notice| notice.is_recovery()) {
+            warn!("{notice}");
+        }
         let recovered = log.recovered;
         if let Some(torn) = recovered.torn {
             let (segment, offset) = (torn.place.segment, torn.place.offset);
@@ -236,11 +323,10 @@ fn shard_config(
     let count = u64::from(partitions.end - partitions.start);
     shard::Config {
         cluster: config.cluster.clone(),
-        nodes: Cluster::alone(&config.node_id),
-        sequencer_offset: 0,
-        settings: Settings::default(),
-        // Nobody else could do the same at the same time.
-        seed: 0,
+        nodes: nodes(config),
+        sequencer_offset: config.sequencer_offset,
+        settings: Settings { survival: survival(durability), ..Settings::default() },
+        seed: data_dir.nonce(),
         shard,
         partitions,
         partition_count: data_dir.identity().partition_count,

@@ -13,6 +13,7 @@ use crate::base::payload::ResultBytes;
 
 /// The collector of one partition. `W` says who waits for a command.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Collector<W> {
     term: TermId,
     base: Index,
@@ -34,12 +35,14 @@ pub struct Collector<W> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Waiting<W> {
     waiter: Option<W>,
     result: Option<ResultBytes>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Value {
     value: Bytes,
     tries_count: u32,
@@ -58,6 +61,7 @@ pub struct Completed<W> {
 
 /// A command whose slot has become a no-op: it was never executed.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Dropped<W> {
     /// Who waits.
     pub waiter: W,

@@ -26,6 +26,7 @@ pub(super) struct Present {
 
 /// What stands beside a replica.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Beside<W> {
     pub(super) group: Group,
     pub(super) present: Present,

@@ -11,6 +11,8 @@
 
 mod reads;
 mod retransmission;
+#[cfg(test)]
+mod timeless;
 
 use bytes::Bytes;
 
@@ -36,6 +38,7 @@ use crate::mark;
 
 /// A member of a partition. `W` says who waits for a command or a query.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Member<W> {
     settings: Settings,
     replica: Replica,
@@ -117,6 +120,14 @@ impl<W: Copy> Member<W> {
     #[must_use]
     pub fn next_index(&self) -> Option<Index> {
         self.beside.sequencer.next_index()
+    }
+
+    /// The log's time if a command were stamped here now; `None`: it wouldn't be.
+    #[must_use]
+    pub fn stamp_time(&self, now: Timestamp) -> Option<Timestamp> {
+        let quorum_count = self.beside.group.quorum_count();
+        let time = self.beside.sequencer.time(now, quorum_count);
+        time.filter(|_| self.replica.status() == Status::Normal)
     }
 
     /// Stamped slots that aren't stable yet.
@@ -243,8 +254,14 @@ impl<W: Copy> Member<W> {
         }
     }
 
-    /// The durable log begins at `first` now: a checkpoint covers what was before. Only while
-    /// [`Status::Normal`]: a vote tells what the log holds (K3).
+    /// No durable log holds the slots after `index`, up to which a checkpoint reaches: they stay in
+    /// memory, for members that lag or have lost theirs. To be said before any slot is stable.
+    pub fn keep_after(&mut self, index: Index) {
+        self.replica.keep_after(index);
+    }
+
+    /// The durable log begins at `first` now: a checkpoint covers what was before. While a vote is
+    /// out that counts from the next one on (K3).
     pub fn on_truncated(&mut self, first: Index) {
         self.replica.on_truncated(first);
     }

@@ -13,6 +13,7 @@ use crate::base::ids::{Index, MemberId, TermId};
 
 /// The reads of one partition that are under way.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Queries<W> {
     term: TermId,
     /// The number that the next query gets: a counter of their own, they take no slots.
@@ -37,6 +38,7 @@ pub(super) struct Asked {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Stamped<W> {
     waiter: W,
     value: Bytes,

@@ -8,6 +8,7 @@ use crate::base::time::Timestamp;
 
 /// The sequencer of one partition.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Sequencer {
     active: Option<Active>,
     /// It is active and stamps nothing: its place is about to be handed over, or nobody hears it.
@@ -17,6 +18,7 @@ pub struct Sequencer {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Active {
     term: TermId,
     base: Index,
@@ -95,23 +97,28 @@ impl Sequencer {
     /// nor does one clock that runs ahead carry the log's time with it (S4).
     #[inline]
     pub fn stamp(&mut self, now: Timestamp, quorum_count: usize) -> Option<Stamp> {
-        if self.paused {
-            return None;
-        }
-        let bound = match quorum_count {
-            1 => now,
-            _ => self.clock_bound(now, quorum_count),
-        };
+        let timestamp = self.time(now, quorum_count)?;
         let active = self.active.as_mut()?;
         let message_id = active.next;
         active.next = message_id.next();
-        active.last_timestamp = active.last_timestamp.max(now.min(bound));
+        active.last_timestamp = timestamp;
         Some(Stamp {
             term: active.term,
             message_id,
             timestamp: active.last_timestamp,
             index: active.base.plus(message_id.0),
         })
+    }
+
+    /// The time that the next stamp has at wall time `now`; `None` when it doesn't stamp.
+    #[must_use]
+    pub fn time(&self, now: Timestamp, quorum_count: usize) -> Option<Timestamp> {
+        let active = self.active.as_ref().filter(|_| !self.paused)?;
+        let bound = match quorum_count {
+            1 => now,
+            _ => self.clock_bound(now, quorum_count),
+        };
+        Some(active.last_timestamp.max(now.min(bound)))
     }
 
     /// What a majority's clocks allow; no bound as long as fewer are known.
@@ -164,6 +171,7 @@ mod tests {
         for member in [1, 2] {
             sequencer.on_clock(MemberId(member), mine, Timestamp(9 * hour));
         }
+        assert_eq!(sequencer.time(mine, 2), Some(Timestamp(9 * hour + CLOCK_AHEAD_NS_MAX)));
         let stamp = sequencer.stamp(mine, 2).unwrap();
         assert_eq!(stamp.timestamp, Timestamp(9 * hour + CLOCK_AHEAD_NS_MAX));
     }

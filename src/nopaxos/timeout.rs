@@ -49,6 +49,7 @@ const COUNT: usize = Timeout::QueryRetry as usize + 1;
 
 /// When each is due.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Timeouts([Monotonic; COUNT]);
 
 /// Far away: not waited for.

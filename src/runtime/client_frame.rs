@@ -31,6 +31,10 @@ pub fn frame_size(bytes: &[u8]) -> Result<Option<usize>, FrameRefusal> {
     match header.flag {
         Flag::Message => Ok(Some(FRAME_PREFIX_SIZE_BYTES + header.payload_size_bytes)),
         Flag::Hello => Err(FrameRefusal::Hello),
+        // Between members alone does this flag say anything.
+        Flag::Ping => {
+            Err(FrameRefusal::Malformed(FrameError::FlagUnknown { flag: header.flag.byte() }))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use bytes::{Bytes, BytesMut};
 
 use super::grpc::{GrpcConnection, StreamId};
+use super::peers::link::PeerLink;
 use super::uring::Key;
 use crate::base::limits::FORWARDED_PER_CONNECTION_MIN;
 use crate::base::time::Monotonic;
@@ -20,6 +21,8 @@ pub enum Protocol {
     Raw,
     /// gRPC: many streams. Boxed, so that raw connections don't pay for it.
     Grpc(Box<GrpcConnection>),
+    /// Another member's. Boxed likewise.
+    Peer(Box<PeerLink>),
 }
 
 /// How far a connection's life has come. It only goes forward.
@@ -148,7 +151,7 @@ impl Connection {
     pub fn queued_size(&self) -> usize {
         let in_streams = match &self.protocol {
             Protocol::Grpc(grpc) => grpc.queued_bytes(),
-            Protocol::Sniffing | Protocol::Raw => 0,
+            Protocol::Sniffing | Protocol::Raw | Protocol::Peer(_) => 0,
         };
         self.output.len() + self.sending_size + in_streams
     }
@@ -161,7 +164,7 @@ impl Connection {
                 let given_back = self.given_back.iter().map(|(_, payload)| payload.len());
                 grpc.held_bytes() + given_back.sum::<usize>()
             }
-            Protocol::Sniffing | Protocol::Raw => self.held.len(),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Peer(_) => self.held.len(),
         }
     }
 
@@ -175,11 +178,12 @@ impl Connection {
     /// When something of it is overdue.
     #[must_use]
     pub fn deadline(&self) -> Option<Monotonic> {
-        let grpc = match &self.protocol {
+        let own = match &self.protocol {
             Protocol::Grpc(grpc) if self.phase == Phase::Open => grpc.next_deadline(),
-            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+            Protocol::Peer(link) if self.phase == Phase::Open => link.deadline(),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) | Protocol::Peer(_) => None,
         };
-        [self.phase_by, self.read_by, grpc].into_iter().flatten().min()
+        [self.phase_by, self.read_by, own].into_iter().flatten().min()
     }
 
     /// When some of what it has to read must have been read, if it has left anything unread.
@@ -187,7 +191,7 @@ impl Connection {
     pub fn unread_by(&self) -> Option<Monotonic> {
         let in_streams = match &self.protocol {
             Protocol::Grpc(grpc) if self.phase == Phase::Open => grpc.unread_until(),
-            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) | Protocol::Peer(_) => None,
         };
         self.read_by.into_iter().chain(in_streams).min()
     }
@@ -201,7 +205,21 @@ impl Connection {
     /// Whether the kernel is busy with it.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.sending_size > 0 || self.receive != Receive::Idle
+        self.sending_size > 0 || self.receive != Receive::Idle || self.is_connecting()
+    }
+
+    /// Whether the kernel is still making it.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        matches!(&self.protocol, Protocol::Peer(link) if link.is_connecting())
+    }
+
+    /// Another member's, and what is known of it.
+    pub fn link(&mut self) -> Option<&mut PeerLink> {
+        match &mut self.protocol {
+            Protocol::Peer(link) => Some(link),
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
+        }
     }
 
     /// Whether something should be received: frames while it is open and not stopped, and what is
@@ -215,6 +233,7 @@ impl Connection {
             // What is stopped are its messages: the rest of HTTP/2 goes on, and its windows say
             // how much a client may still send.
             (Phase::Open, Protocol::Grpc(grpc)) => grpc.wants_bytes(),
+            (Phase::Open, Protocol::Peer(link)) => !link.is_connecting() && !link.is_leaving(),
             (Phase::Open, Protocol::Sniffing | Protocol::Raw) => !self.stopped && !draining,
             (Phase::Finishing | Phase::Lingering, _) => true,
             (Phase::Broken, _) => false,
@@ -222,11 +241,11 @@ impl Connection {
     }
 
     /// Whether everything that came was handed over and answered, and nothing more can come. A
-    /// gRPC connection says itself when it is over.
+    /// gRPC connection says itself when it is over, and one between members ends with the node.
     #[must_use]
     pub fn is_served(&self, draining: bool) -> bool {
         (self.ended && !self.stopped || draining)
             && self.requests_in_flight == 0
-            && !matches!(self.protocol, Protocol::Grpc(_))
+            && !matches!(self.protocol, Protocol::Grpc(_) | Protocol::Peer(_))
     }
 }

@@ -12,6 +12,7 @@ use super::connection::{Connection, Phase, Protocol, Wait};
 use super::core::Node;
 use super::deadlines::Deadlines;
 use super::grpc::StreamId;
+use super::peers::WayId;
 use super::refusal;
 use super::service::WireStatus;
 use super::uring::Key;
@@ -61,6 +62,10 @@ pub struct Connections {
     pub(super) held_size: usize,
     pub(super) queued_size: usize,
     pub(super) draining: bool,
+    /// Connections of members that are over, and weren't reported yet.
+    pub(super) lost: Vec<(Key, WayId)>,
+    /// Connections of members that go to another core.
+    pub(super) leaving: Vec<Key>,
 }
 
 impl Connections {
@@ -117,17 +122,27 @@ impl Connections {
             return;
         }
         metrics.connections_accepted_count += 1;
+        let key = self.insert(socket);
+        self.of(key).phase_by = Some(now.after_ns(SNIFF_NS_MAX));
+    }
+
+    /// Takes a new connection in.
+    pub(super) fn insert(&mut self, socket: OwnedFd) -> Key {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32_from(self.slots.len() - 1)
         });
         let place = &mut self.slots[usize_from_u32(slot)];
         let key = Key { slot, generation: place.generation };
-        let mut connection = Box::new(Connection::new(key, socket));
-        connection.phase_by = Some(now.after_ns(SNIFF_NS_MAX));
-        place.connection = Some(connection);
+        place.connection = Some(Box::new(Connection::new(key, socket)));
         self.count += 1;
         self.mark_dirty(slot);
+        key
+    }
+
+    /// How many slots there have been.
+    pub(super) fn slot_count(&self) -> u32 {
+        u32_from(self.slots.len())
     }
 
     /// The connection in the slot, if there is one.
@@ -264,7 +279,9 @@ impl Connections {
                 Protocol::Grpc(grpc) => {
                     grpc.finish_stream(StreamId(origin.stream), status.into());
                 }
-                Protocol::Sniffing | Protocol::Raw => connection.phase = Phase::Finishing,
+                Protocol::Sniffing | Protocol::Raw | Protocol::Peer(_) => {
+                    connection.phase = Phase::Finishing;
+                }
             }
             metrics.drops.count(DropReason::EndedByService);
             self.mark_dirty(origin.connection);
@@ -290,6 +307,7 @@ impl Connections {
             return;
         }
         refusal::append(status, &mut connection.output);
+        self.give_up_link(key);
         self.end_with(key, &[], reason, metrics);
     }
 
@@ -321,6 +339,8 @@ impl Connections {
     pub(super) fn break_off(&mut self, key: Key) {
         let connection = self.of(key);
         connection.phase = Phase::Broken;
+        self.give_up_link(key);
+        let connection = self.of(key);
         // This ends the operations that are in flight. An error means that it is broken already.
         let _ = rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Both);
         self.release_held(key);
@@ -543,8 +563,16 @@ impl Connections {
     }
 
     pub(super) fn remove(&mut self, slot: u32, metrics: &mut LoopMetrics) {
+        if let Some(connection) = self.take_out(slot) {
+            metrics.connections_closed_count += 1;
+            self.keep_spare(connection.output);
+        }
+    }
+
+    /// Takes a connection out with which the kernel has nothing to do.
+    pub(super) fn take_out(&mut self, slot: u32) -> Option<Box<Connection>> {
         let place = &mut self.slots[usize_from_u32(slot)];
-        let Some(connection) = place.connection.take() else { return };
+        let connection = place.connection.take()?;
         place.generation = connection.key.next_use().generation;
         self.count -= 1;
         self.requests_in_flight -= connection.requests_in_flight;
@@ -552,8 +580,7 @@ impl Connections {
         self.queued_size -= connection.counted_queued_size;
         self.free.push(slot);
         self.deadlines.clear(slot);
-        metrics.connections_closed_count += 1;
-        self.keep_spare(connection.output);
+        Some(connection)
     }
 }
 

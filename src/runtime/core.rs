@@ -1,19 +1,22 @@
 //! What a core shares with the other threads of its node.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use zerocopy::IntoBytes;
 
 use super::clock::Clock;
 use super::doorbell::Doorbell;
+use super::peers::PeerNetwork;
 use super::published::{PublishedCore, PublishedPartition};
 use super::uring;
-use crate::base::cast::{u64_from, usize_from, usize_from_u32};
+use crate::base::cast::{u16_from, u64_from, usize_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
-use crate::base::limits::{ARRIVAL_COUNT_MAX, SEND_QUEUES_SIZE_BYTES_MAX};
+use crate::base::limits::{ARRIVAL_COUNT_MAX, PEER_ARRIVAL_COUNT_MAX, SEND_QUEUES_SIZE_BYTES_MAX};
 use crate::base::time::Timestamp;
 use crate::metrics::CoreMetrics;
 use crate::metrics::table::Kind;
@@ -34,6 +37,8 @@ pub struct Node {
     pub shutdown: AtomicBool,
     /// How far the cores have come together.
     pub progress: Progress,
+    /// The other nodes of the cluster, if there are any.
+    pub network: Option<Arc<PeerNetwork>>,
     /// All cores serve requests.
     pub ready: AtomicBool,
     /// What the node is, for whoever asks.
@@ -117,6 +122,9 @@ pub struct Core {
     pub connection_count: CachePadded<AtomicUsize>,
     /// Connections that other cores have accepted for it. What is left in it is closed with it.
     arrivals: ArrayQueue<OwnedFd>,
+    /// Connections of members that other cores have accepted and that want this one, with the
+    /// greeting that says so.
+    peer_arrivals: ArrayQueue<(OwnedFd, Bytes)>,
     /// Bytes that its clients haven't read.
     pub unread_size: CachePadded<AtomicUsize>,
     /// The processor that it runs on.
@@ -145,12 +153,19 @@ impl Node {
             writes_in_flight: CachePadded::default(),
             shutdown: AtomicBool::new(false),
             progress: Progress::default(),
+            network: None,
             ready: AtomicBool::new(false),
             facts: NodeFacts::default(),
             partitions: Box::default(),
             clock,
             started: clock.now().wall,
         })
+    }
+
+    /// How many shards it has.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        u16_from(self.cores.len())
     }
 
     /// The shard that owns a partition, as the data directory spreads them.
@@ -170,6 +185,12 @@ impl Node {
             core.processor = *processor;
         }
         self
+    }
+
+    /// The same node, one of a cluster.
+    #[must_use]
+    pub fn with_network(self, network: Option<Arc<PeerNetwork>>) -> Self {
+        Self { network, ..self }
     }
 
     /// Whether the clients of a shard leave so much unread that nothing more is done for them.
@@ -252,6 +273,7 @@ impl Core {
             eventfd: uring::eventfd()?,
             connection_count: CachePadded::default(),
             arrivals: ArrayQueue::new(ARRIVAL_COUNT_MAX),
+            peer_arrivals: ArrayQueue::new(PEER_ARRIVAL_COUNT_MAX),
             unread_size: CachePadded::default(),
             processor,
             published: PublishedCore::default(),
@@ -284,10 +306,27 @@ impl Core {
         self.arrivals.pop()
     }
 
-    /// Whether there is one.
+    /// Gives it a member's connection that another core has accepted. False: it has too many that
+    /// it hasn't looked at.
+    #[must_use]
+    pub fn give_peer(&self, socket: OwnedFd, hello: Bytes) -> bool {
+        let is_taken = self.peer_arrivals.push((socket, hello)).is_ok();
+        if is_taken {
+            self.connection_count.fetch_add(1, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    /// A member's connection that another core has accepted for this one, with its greeting.
+    #[must_use]
+    pub fn next_peer_arrival(&self) -> Option<(OwnedFd, Bytes)> {
+        self.peer_arrivals.pop()
+    }
+
+    /// Whether there is one, of a member or of anybody else.
     #[must_use]
     pub fn has_arrivals(&self) -> bool {
-        !self.arrivals.is_empty()
+        !self.arrivals.is_empty() || !self.peer_arrivals.is_empty()
     }
 
     /// The counters as they were published last, by name. Each is right, but they may be of

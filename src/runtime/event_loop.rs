@@ -23,6 +23,7 @@ use super::grpc::StreamId;
 use super::mesh::Mesh;
 use super::observation::Observation;
 use super::pass::Pass;
+use super::peers::table::Peers;
 use super::publishing::Publishing;
 use super::rate_limit::RateLimit;
 use super::ring_turn::Descent;
@@ -54,6 +55,7 @@ macro_rules! output {
                 connections: &mut $event_loop.connections,
                 disk: &mut $event_loop.disk,
                 mesh: &mut $event_loop.mesh,
+                peers: &$event_loop.peers,
                 weight: &mut $event_loop.turn_frames,
                 metrics: &mut $event_loop.metrics,
             },
@@ -95,6 +97,7 @@ pub struct EventLoop<S> {
     pub(super) metrics: LoopMetrics,
     pub(super) accept_limit: RateLimit,
     pub(super) mesh: Mesh,
+    pub(super) peers: Peers,
     pub(super) observation: Observation<OwnThread>,
     pub(super) publishing: Publishing,
     pub(super) service: S,
@@ -104,7 +107,7 @@ pub struct EventLoop<S> {
     pub(super) node: Arc<Node>,
     listener: Option<OwnedFd>,
     pub(super) accepting: Accepting,
-    started: bool,
+    pub(super) started: bool,
     /// The service is, and the other cores were told.
     pub(super) ready: bool,
     /// The shard whose ring was looked at first in this turn.
@@ -139,8 +142,13 @@ impl<S: Service> EventLoop<S> {
         mesh: Mesh,
     ) -> Self {
         let clock = Clock::start();
+        let network = node.network.clone();
+        let peers = network.map_or(Peers::default(), |network| {
+            Peers::new(network, mesh.me(), node.shard_count(), clock.monotonic())
+        });
         Self {
             ring,
+            peers,
             connections: Connections::new(mesh.me(), &node),
             pass: Pass::default(),
             metrics: LoopMetrics::default(),
@@ -187,6 +195,7 @@ impl<S: Service> EventLoop<S> {
         self.turn_frames = 0;
         busy |= self.begin();
         busy |= self.take_arrivals();
+        busy |= self.take_member_arrivals();
         busy |= self.drain_rings();
         self.resume_stopped();
         while self.turn_frames < TURN_REQUEST_COUNT_MAX {
@@ -196,12 +205,14 @@ impl<S: Service> EventLoop<S> {
         self.deliver();
         busy |= self.take_disk_news()?;
         busy |= self.run_deadlines();
+        busy |= self.run_peers();
         let (service, output) = output!(self);
         service.turn_end(self.now, output);
         busy |= self.disk.has_outgoing();
         self.disk.submit(&mut self.ring, self.now.monotonic);
         busy |= self.connections.has_dirty();
         self.connections.settle_all(self.now.monotonic, &mut self.ring, &mut self.metrics);
+        self.hand_members_over();
         if self.mesh.publish() {
             self.metrics.published_count += 1;
             busy = true;
@@ -243,6 +254,7 @@ impl<S: Service> EventLoop<S> {
         self.observation.sleeps(now);
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
+            && self.connections.lost.is_empty()
             && !self.disk.poll_news()
             && !self.has_incoming()
             && !self.core().has_arrivals()
@@ -295,7 +307,7 @@ impl<S: Service> EventLoop<S> {
 
     /// Starts the service, and accepts connections once those of all cores are ready for them.
     fn begin(&mut self) -> bool {
-        if !matches!(self.accepting, Accepting::Waiting) {
+        if self.ready && !matches!(self.accepting, Accepting::Waiting) {
             return false;
         }
         if !self.started {
@@ -311,13 +323,22 @@ impl<S: Service> EventLoop<S> {
                 self.node.arrive(|progress| &progress.ready_count);
             }
         }
-        let all_are_ready = self.ready && self.node.all_arrived(|progress| &progress.ready_count);
-        let Some(listener) = self.listener.as_ref().filter(|_| all_are_ready) else {
+        let is_waiting = matches!(self.accepting, Accepting::Waiting) && self.may_accept();
+        let Some(listener) = self.listener.as_ref().filter(|_| is_waiting) else {
             return false;
         };
         self.ring.accept(listener.as_fd(), LISTENER);
         self.accepting = Accepting::Armed;
         true
+    }
+
+    /// Whether connections may be accepted: once requests are served; among other nodes before
+    /// that, for no view starts without them.
+    pub(super) fn may_accept(&self) -> bool {
+        match self.node.network {
+            Some(_) => self.node.all_arrived(|progress| &progress.started_count),
+            None => self.ready && self.node.all_arrived(|progress| &progress.ready_count),
+        }
     }
 
     /// Lets the scheduler run what finishes synced writes, often enough while there are any.
@@ -354,6 +375,7 @@ impl<S: Service> EventLoop<S> {
                 service.written(self.now, write, result, output);
                 return failure.map_or(Ok(()), Err);
             }
+            Completion::Connected { key, result } => self.connected(key, &result),
             Completion::Alarm => {}
         }
         Ok(())
@@ -483,6 +505,7 @@ impl<S: Service> EventLoop<S> {
             self.connections.deadlines.next_sweep(),
             resting,
             self.shutdown_by,
+            self.next_dial(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -501,6 +524,9 @@ impl<S: Service> EventLoop<S> {
             return Ok(false);
         };
         self.descend();
+        if self.is_drained() {
+            self.connections.cut_members(&mut self.metrics);
+        }
         if self.descent.quiet && self.all_are_quiet() {
             return Ok(true);
         }

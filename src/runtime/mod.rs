@@ -11,6 +11,8 @@
 //! `mesh`, `ring_turn`): a request whose partition another core owns is forwarded, its answer comes
 //! back, and the core that sleeps is woken (`doorbell`).
 //!
+//! Nodes of a cluster are connected shard by shard (`peers`), on the port of the clients.
+//!
 //! Only this room names glommio and `io_uring`, and only `uring`, `ring`, `buffer_pool` and `disk`
 //! are `unsafe`.
 
@@ -38,6 +40,7 @@ pub mod mesh;
 pub mod node_runtime;
 pub mod observation;
 pub mod pass;
+pub mod peers;
 pub mod published;
 pub mod publishing;
 pub mod rate_limit;

@@ -16,6 +16,7 @@ use super::executor::{self, Assignment, Idle, Report};
 use super::fatal::{Fatal, FatalReason};
 use super::listener::listen;
 use super::mesh::meshes;
+use super::peers::PeerNetwork;
 use super::segment_workshop::SegmentPlace;
 use super::service::Service;
 use super::steal;
@@ -94,12 +95,32 @@ impl Runtime {
         S: Service + 'static,
         F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
     {
+        Self::start_member(options, facts, None, make)
+    }
+
+    /// The same for a node that isn't alone.
+    ///
+    /// # Errors
+    /// As of [`Runtime::start`].
+    ///
+    /// # Panics
+    /// As of [`Runtime::start`].
+    pub fn start_member<S, F>(
+        options: Options,
+        facts: NodeFacts,
+        network: Option<Arc<PeerNetwork>>,
+        make: F,
+    ) -> Result<Self, Fatal>
+    where
+        S: Service + 'static,
+        F: Fn(usize) -> Result<S, Fatal> + Clone + Send + 'static,
+    {
         let Options { listen: address, cores, idle, segments } = options;
         assert!(segments.is_empty() || segments.len() == cores.len(), "one place for each core");
         let environment = |error| Fatal::new(FatalReason::Environment, error);
         let connection_count_max = connection_count_max(raise_descriptor_limit(), cores.len())?;
         let node = Node::new(cores.len(), connection_count_max).map_err(environment)?;
-        let node = Arc::new(node.with_facts(facts, &cores));
+        let node = Arc::new(node.with_facts(facts, &cores).with_network(network));
         let (listeners, address) =
             listen(address, cores.len()).map_err(|error| Fatal::new(FatalReason::Listen, error))?;
         let (bell, bell_rope) = UnixStream::pair().map_err(environment)?;

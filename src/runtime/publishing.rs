@@ -52,6 +52,7 @@ impl<S: Service> EventLoop<S> {
 
     /// Publishes everything but partitions.
     pub(super) fn publish(&mut self) {
+        self.measure_peers();
         let metrics = &mut self.metrics;
         metrics.connections = u64_from(self.connections.count());
         metrics.connections_waiting = u64_from(self.connections.waiting_count());

@@ -58,6 +58,10 @@ impl<S: Service> EventLoop<S> {
             tracing::warn!(slot = key.slot, "a client closed its side in the middle of a frame");
             self.metrics.drops.count(DropReason::CutMidFrame);
         }
+        let is_link = self.connections.of(key).link().is_some_and(|link| !link.is_leaving());
+        if is_link && self.connections.of(key).phase == Phase::Open {
+            self.connections.cut(key, DropReason::MemberLeft, &mut self.metrics);
+        }
         self.connections.mark_dirty(key.slot);
     }
 
@@ -96,6 +100,7 @@ impl<S: Service> EventLoop<S> {
             }
             Protocol::Raw => self.consume_raw(key, buffer),
             Protocol::Grpc(_) => self.consume_grpc(key, buffer),
+            Protocol::Peer(_) => self.consume_peer(key, buffer),
         }
     }
 
@@ -103,7 +108,12 @@ impl<S: Service> EventLoop<S> {
     fn consume_first(&mut self, key: Key, buffer: ReceivedBuffer) {
         if self.connections.of(key).held.is_empty() {
             match sniff(self.ring.buffers().bytes(&buffer)) {
-                Sniffed::Raw => {
+                Sniffed::Hello if self.peers.network().is_some() => {
+                    self.expect_greeting(key);
+                    return self.consume_peer(key, buffer);
+                }
+                // Who is alone refuses a greeting as it refuses any frame that clients don't send.
+                Sniffed::Raw | Sniffed::Hello => {
                     self.connections.of(key).recognise(Protocol::Raw);
                     return self.consume_raw(key, buffer);
                 }
@@ -118,7 +128,7 @@ impl<S: Service> EventLoop<S> {
         self.ring.buffers_mut().give_back(buffer);
         match sniff(&self.connections.of(key).held) {
             Sniffed::Undecided => {}
-            Sniffed::Raw => {
+            Sniffed::Raw | Sniffed::Hello => {
                 self.connections.of(key).recognise(Protocol::Raw);
                 self.resume(key);
             }

@@ -23,6 +23,18 @@ pub fn append(status: &WireStatus, output: &mut BytesMut) {
     frame::encode(output, Flag::Message, &message);
 }
 
+/// What such a frame's payload says; `None`: it isn't one.
+#[must_use]
+pub fn text(payload: &[u8]) -> Option<String> {
+    let message = Message::decode(payload).ok()?;
+    let Some(message::Message::CommandResponse(response)) = message.message else { return None };
+    let outcome = Outcome::decode(response.value).ok()?;
+    match outcome.outcome {
+        Some(result::Outcome::Error(error)) => Some(error.message),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +47,8 @@ mod tests {
         let status = WireStatus { code: StatusCode::ResourceExhausted, message: "too long".into() };
         append(&status, &mut output);
         assert_eq!(output[0], 0);
+        assert_eq!(text(&output[5..]).as_deref(), Some("too long"));
+        assert_eq!(text(b"nonsense"), None);
         let message = Message::decode(&output[5..]).expect("a message");
         let Some(message::Message::CommandResponse(response)) = message.message else {
             panic!("a command response was expected")

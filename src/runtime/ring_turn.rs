@@ -336,8 +336,7 @@ impl<S: Service> EventLoop<S> {
     /// Whether the other cores have got on in a way that this one waits for.
     pub(super) fn progress_is_news(&self) -> bool {
         let Descent { closing, closed, quiet } = self.descent;
-        let all_are_ready = || self.node.all_arrived(|progress| &progress.ready_count);
-        matches!(self.accepting, Accepting::Waiting) && self.ready && all_are_ready()
+        matches!(self.accepting, Accepting::Waiting) && self.may_accept()
             || closing && !closed && self.all_are_closing()
             || quiet && self.all_are_quiet()
     }

@@ -3,19 +3,22 @@
 //! A service is driven with inputs and answers through an [`Output`] within the same call. It does
 //! no I/O, reads no clock and never blocks.
 
-use bytes::BytesMut;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
 
 use super::connections::Connections;
 use super::core::Node;
 use super::disk::Disk;
 use super::disk::PrepareError;
 use super::mesh::Mesh;
+use super::peers::table::Peers;
 use super::scrub::ScrubNews;
-use crate::base::ids::{AskId, Origin, PartitionId, SegmentId, ShardId};
+use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::TURN_REQUEST_COUNT_MAX;
-use crate::base::time::{Monotonic, Now};
+use crate::base::time::{Monotonic, Now, Timestamp};
 use crate::metrics::histogram::Histogram;
-use crate::metrics::{LoopMetrics, ServiceMetrics};
+use crate::metrics::{DropReason, LoopMetrics, ServiceMetrics};
 use crate::shard::{PartitionState, SegmentBlocks};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
@@ -23,6 +26,7 @@ use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::StatusCode;
+use crate::wire::peer::hello::{Lane, PartitionState as PeerPartition};
 
 /// A whole frame of some stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,39 @@ pub trait Service {
     /// The answer to what [`Output::ask`] asked for.
     fn share_answered(&mut self, _now: Now, _ask: AskId, _answer: &[u8], _output: &mut Output<'_>) {
     }
+
+    /// What is said to another node when a connection to it begins: how the partitions stand that
+    /// both hold.
+    fn greeting(&self, _node: NodeId) -> Vec<PeerPartition> {
+        Vec::new()
+    }
+
+    /// A shard of another node is connected and has said how its partitions stand, or has said so
+    /// anew.
+    fn peer_connected(
+        &mut self,
+        _now: Now,
+        _node: NodeId,
+        _clock: Timestamp,
+        _partitions: &[PeerPartition],
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    /// The shard of another node that has these partitions isn't connected any more; `refused`: its
+    /// process is gone.
+    fn peer_disconnected(
+        &mut self,
+        _now: Now,
+        _node: NodeId,
+        _partitions: Range<u32>,
+        _refused: bool,
+        _output: &mut Output<'_>,
+    ) {
+    }
+
+    /// A message of another node that is connected.
+    fn peer_frame(&mut self, _now: Now, _from: NodeId, _payload: Bytes, _output: &mut Output<'_>) {}
 
     /// A write ended. After a failed one the node stops: this is the last call.
     fn written(
@@ -190,6 +227,7 @@ pub struct Output<'a> {
     pub(super) connections: &'a mut Connections,
     pub(super) disk: &'a mut Disk,
     pub(super) mesh: &'a mut Mesh,
+    pub(super) peers: &'a Peers,
     pub(super) weight: &'a mut usize,
     pub(super) metrics: &'a mut LoopMetrics,
 }
@@ -270,6 +308,27 @@ impl Output<'_> {
     pub fn close(&mut self, origin: Origin, status: &WireStatus) {
         assert_eq!(origin.home, self.mesh.me(), "the home shard parses first");
         self.connections.close_stream(origin, status, self.metrics);
+    }
+
+    /// The buffer to which one encoded frame to another node is to be appended, about a partition
+    /// of this shard. `None`: it isn't connected, or too much waits for it already.
+    pub fn peer_buffer(
+        &mut self,
+        to: NodeId,
+        partition: PartitionId,
+        lane: Lane,
+    ) -> Option<&mut BytesMut> {
+        let key = self.peers.key(to, partition, lane)?;
+        self.connections.peer_buffer(key, self.metrics)
+    }
+
+    /// Cuts the connections to a node that sends what no member can.
+    pub fn refuse_peer(&mut self, node: NodeId) {
+        for key in self.peers.keys(node) {
+            if self.connections.find(key).is_some() {
+                self.connections.cut(key, DropReason::MemberMalformed, self.metrics);
+            }
+        }
     }
 
     /// Writes to a segment that was prepared; [`Service::written`] says when it is durable.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::connection::{Phase, Protocol, Receive};
 use super::connections::Connections;
 use super::uring::{Key, Uring};
-use crate::base::limits::{LINGER_NS_MAX, UNREAD_FULL_NS_MAX, UNREAD_NS_MAX};
+use crate::base::limits::{LINGER_NS_MAX, PEER_UNREAD_NS_MAX, UNREAD_FULL_NS_MAX, UNREAD_NS_MAX};
 use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
 
@@ -41,6 +41,13 @@ impl Connections {
         if connection.phase == Phase::Broken && !connection.is_in_use() {
             return self.remove(slot, metrics);
         }
+        if connection.phase == Phase::Open
+            && !connection.is_in_use()
+            && connection.link().is_some_and(|link| link.is_leaving())
+        {
+            self.leaving.push(key);
+        }
+        let connection = self.of(key);
         match connection.deadline() {
             Some(deadline) => self.deadlines.set(slot, deadline),
             None => self.deadlines.clear(slot),
@@ -59,7 +66,11 @@ impl Connections {
         }
         let bytes = std::mem::take(&mut connection.output);
         connection.sending_size = bytes.len();
-        connection.read_by = Some(now.after_ns(UNREAD_NS_MAX));
+        let unread_ns = match connection.protocol {
+            Protocol::Peer(_) => PEER_UNREAD_NS_MAX,
+            Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => UNREAD_NS_MAX,
+        };
+        connection.read_by = Some(now.after_ns(unread_ns));
         ring.send(connection.socket.as_fd(), key, bytes);
     }
 
@@ -142,6 +153,9 @@ impl Connections {
 
     fn on_deadline(&mut self, key: Key, now: Monotonic, metrics: &mut LoopMetrics) {
         let connection = self.of(key);
+        if matches!(connection.protocol, Protocol::Peer(_)) && connection.phase == Phase::Open {
+            return self.on_peer_deadline(key, now, metrics);
+        }
         if connection.read_by.is_some_and(|by| by <= now) {
             tracing::warn!(slot = key.slot, "a client left its answers unread: it is cut");
             return self.cut(key, DropReason::Unread, metrics);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::disk::PrepareError;
 use super::scrub::ScrubNews;
@@ -13,12 +13,14 @@ use super::status;
 use crate::base::ids::{AskId, Index, NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::{PASS_COUNT_MAX, STATUS_WEIGHT_COUNT};
 use crate::base::shards::ShardMap;
-use crate::base::time::{Monotonic, Now};
+use crate::base::time::{Monotonic, Now, Timestamp};
 use crate::map::operation::QueryOperation;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
-use crate::shard::{Effects, Input, PartitionState, RoutedRequest, SegmentBlocks, Shard};
+use crate::shard::{
+    Effects, Input, PartitionLives, PartitionState, RoutedRequest, SegmentBlocks, Shard,
+};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
@@ -26,6 +28,7 @@ use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::wire::error::WireError;
 use crate::wire::peer::PeerError;
+use crate::wire::peer::hello::{Lane, PartitionState as PeerPartition};
 use crate::wire::request::{
     Acceptance, Body, ColdRequest, Kind, Refusal, Request, decode_cold, decode_hot,
 };
@@ -299,6 +302,38 @@ impl Service for ShardService {
         self.shard.handle(now, Input::ShareAnswered { ask, answer }, output);
     }
 
+    fn greeting(&self, node: NodeId) -> Vec<PeerPartition> {
+        self.shard.greeting(node)
+    }
+
+    fn peer_connected(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        clock: Timestamp,
+        partitions: &[PeerPartition],
+        output: &mut Output<'_>,
+    ) {
+        let lives: Vec<PartitionLives> = partitions.iter().map(PartitionLives::from).collect();
+        self.shard.handle(now, Input::PeerConnected { node, clock, lives: &lives }, output);
+    }
+
+    fn peer_disconnected(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        partitions: Range<u32>,
+        refused: bool,
+        output: &mut Output<'_>,
+    ) {
+        let input = Input::PeerDisconnected { node, partitions, refused };
+        self.shard.handle(now, input, output);
+    }
+
+    fn peer_frame(&mut self, now: Now, from: NodeId, payload: Bytes, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::Peer { from, payload }, output);
+    }
+
     fn written(
         &mut self,
         now: Now,
@@ -407,13 +442,17 @@ impl Effects for Output<'_> {
         Output::ask(self, to, ask, request);
     }
 
-    fn peer_buffer(&mut self, _: NodeId, _: PartitionId) -> Option<&mut BytesMut> {
-        // This release connects no nodes.
-        None
+    fn peer_buffer(&mut self, to: NodeId, partition: PartitionId) -> Option<&mut BytesMut> {
+        Output::peer_buffer(self, to, partition, Lane::Protocol)
+    }
+
+    fn bulk_peer_buffer(&mut self, to: NodeId, partition: PartitionId) -> Option<&mut BytesMut> {
+        Output::peer_buffer(self, to, partition, Lane::Bulk)
     }
 
     fn refuse_peer(&mut self, node: NodeId, error: &PeerError) {
         tracing::error!(%node, %error, "another node sends what no member can");
+        Output::refuse_peer(self, node);
     }
 
     fn write(&mut self, write: SegmentWrite) {

@@ -8,8 +8,10 @@ use crate::metrics::DropReason;
 pub enum Sniffed {
     /// Not enough to tell.
     Undecided,
-    /// Raw frames, of a client or a member.
+    /// Raw frames, of a client.
     Raw,
+    /// A member's greeting.
+    Hello,
     /// HTTP/2, so gRPC.
     Http2,
     /// Something that we don't speak.
@@ -54,7 +56,8 @@ const HTTP1_ANSWER: &str = concat!(
 pub fn sniff(bytes: &[u8]) -> Sniffed {
     match bytes.first() {
         None => return Sniffed::Undecided,
-        Some(0..=2) => return Sniffed::Raw,
+        Some(0..=1) => return Sniffed::Raw,
+        Some(2) => return Sniffed::Hello,
         Some(_) => {}
     }
     if bytes.starts_with(HTTP2_PREFACE) {
@@ -96,9 +99,8 @@ mod tests {
 
     #[test]
     fn one_byte_decides_for_raw_frames() {
-        for first in 0..=2 {
-            assert_eq!(sniff(&[first]), Sniffed::Raw);
-        }
+        assert_eq!([0, 1].map(|first| sniff(&[first])), [Sniffed::Raw; 2]);
+        assert_eq!(sniff(&[2]), Sniffed::Hello);
     }
 
     #[test]

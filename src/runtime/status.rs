@@ -49,6 +49,7 @@ fn node_status(node: &Node, query: StatusQuery) -> NodeStatus {
         partitions,
         next_partition,
         distributions: Stage::ALL.iter().map(|stage| distribution(node, *stage)).collect(),
+        commit: env!("P2PMAP_COMMIT").to_owned(),
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -20,6 +21,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::net::SocketAddrAny;
+use rustix::net::addr::SocketAddrArg as _;
 use slab::Slab;
 
 use super::buffer_pool::{BUFFER_GROUP, BufferPool, ReceivedBuffer};
@@ -95,6 +98,13 @@ pub enum Completion {
         /// How many were sent.
         result: io::Result<usize>,
     },
+    /// A connection was made, or wasn't.
+    Connected {
+        /// Who asked for it.
+        key: Key,
+        /// Why not.
+        result: io::Result<()>,
+    },
     /// A write to a file ended; possibly short.
     Written {
         /// The writer.
@@ -141,6 +151,8 @@ fn key_of(user_data: u64) -> Key {
 enum Loan {
     Bytes(Key, BytesMut),
     Blocks(Key, Vec<Block>),
+    /// Nobody reads it but the kernel.
+    Address(Key, #[allow(dead_code)] Box<SocketAddrAny>),
 }
 
 /// All memory that the kernel may use.
@@ -280,6 +292,19 @@ impl Uring {
         unsafe { self.push(entry) }
     }
 
+    /// Connects a socket. A shut down of the socket ends the attempt.
+    pub fn connect(&mut self, socket: BorrowedFd<'_>, key: Key, address: SocketAddr) {
+        let address = Box::new(address.as_any());
+        let (start, len) = (address.as_ptr().cast(), address.addr_len());
+        let loan = self.memory.loans.insert(Loan::Address(key, address));
+        let entry = opcode::Connect::new(Fd(socket.as_raw_fd()), start, len)
+            .build()
+            .user_data(user_data(Kind::Loan, loan_key(loan)));
+        self.in_flight += 1;
+        // SAFETY: as for `send`: the address lies in a box, which rests in `loans` meanwhile.
+        unsafe { self.push(entry) }
+    }
+
     /// Writes `blocks` to a file at `offset` bytes.
     pub fn write(&mut self, file: BorrowedFd<'_>, key: Key, blocks: Vec<Block>, offset: u64) {
         let start = blocks.as_ptr().cast::<u8>();
@@ -401,6 +426,7 @@ impl Uring {
             return Some(match loan {
                 Loan::Bytes(key, bytes) => Completion::Sent { key, bytes, result },
                 Loan::Blocks(key, blocks) => Completion::Written { key, blocks, result },
+                Loan::Address(key, _) => Completion::Connected { key, result: result.map(|_| ()) },
             });
         }
         if kind == Kind::Accept as u64 {

@@ -8,7 +8,6 @@ use super::{Core, Effects};
 use crate::base::ids::{AppendId, PartitionId, SegmentId};
 use crate::storage::block::{Block, offset_of};
 use crate::storage::carry::{Carrier, SegmentRead};
-use crate::storage::record::Record;
 
 /// Blocks of a segment as they were read.
 #[derive(Debug)]
@@ -95,22 +94,16 @@ impl Core {
         }
         // What a partition has become since the plan was made.
         under_way.carrier.give_up(|carried| !log.may_carry(carried.partition));
-        let mut count = 0;
         let result = match &read.blocks {
             None => Err(None),
-            Some(blocks) => under_way
-                .carrier
-                .on_read(blocks, |slot| {
-                    if log.needs(slot.partition, slot.index) {
-                        under_way.appended = log.append(&Record::Carry(slot));
-                        count += 1;
-                    }
-                })
-                .map_err(Some),
+            Some(blocks) => under_way.carrier.on_read(log, blocks).map_err(Some),
         };
-        self.counters.carried += count;
         match result {
-            Ok(()) => self.carrying.under_way = Some(under_way),
+            Ok(carried) => {
+                self.counters.carried += carried.count;
+                under_way.appended = under_way.appended.max(carried.last);
+                self.carrying.under_way = Some(under_way);
+            }
             Err(damage) => {
                 let plan = under_way.carrier.plan();
                 for carried in &plan.partitions {

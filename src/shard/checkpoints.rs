@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 
 use super::partition::Partition;
 use super::{Effects, Shard};
+use crate::base::cast::u64_from;
 use crate::base::ids::{Index, PartitionId};
 use crate::base::limits::{
     CHECKPOINT_CHUNK_SIZE_BYTES, CHECKPOINT_RETRY_NS, CHECKPOINT_SLICE_COUNT,
@@ -41,6 +42,8 @@ pub(super) struct Checkpoints {
     under_way: Option<UnderWay>,
     /// Files that no recovery needs, once what this boot has written is durable.
     stale: Vec<CheckpointId>,
+    /// Files that a later one has replaced, of a log that is never written: it can't say so.
+    replaced: Vec<CheckpointId>,
     /// Nothing is begun before: a file could not be written.
     rests_until: Option<Monotonic>,
     /// When the map was walked last: slices keep their distance, so that a turn of many passes
@@ -49,6 +52,8 @@ pub(super) struct Checkpoints {
     /// The state of the log's books for which it was asked who keeps a segment that it wants back:
     /// whoever that is has its checkpoint due, or under way.
     pin_asked_at: Option<u64>,
+    /// The state of the log's books that members were told of last.
+    truncated_at: u64,
     /// Memory of chunks that were written.
     spare: Vec<Vec<Block>>,
 }
@@ -94,6 +99,18 @@ impl Checkpoints {
     pub(super) fn on_replaced(&mut self, partition: PartitionId) {
         if let Some(under_way) = &mut self.under_way {
             under_way.is_void |= under_way.encoder.id().partition == partition;
+        }
+    }
+
+    /// A checkpoint is recorded in the place of an earlier one (0: there was none).
+    pub(super) fn on_recorded(
+        &mut self,
+        partition: PartitionId,
+        former: Index,
+        durability: Durability,
+    ) {
+        if durability == Durability::None && former > Index(0) {
+            self.replaced.push(CheckpointId { partition, index: former });
         }
     }
 
@@ -170,8 +187,15 @@ impl Shard {
 
     /// Notes that a partition has logged enough to be worth a checkpoint.
     pub(super) fn consider_checkpoint(&mut self, partition: PartitionId) {
-        let logged_size_bytes = self.core.log.size_bytes_since_checkpoint(partition);
         let place = self.place(partition);
+        let logged_size_bytes = match self.core.config.durability {
+            // What no log holds is in memory.
+            Durability::None => {
+                let log = self.partitions[place].member.replica().log();
+                u64_from(log.retained_size_bytes())
+            }
+            _ => self.core.log.size_bytes_since_checkpoint(partition),
+        };
         let last_size_bytes = self.partitions[place].view.checkpoint_size_bytes;
         let interval = self.core.config.checkpoint_interval_size_bytes;
         if logged_size_bytes >= interval.max(last_size_bytes) {
@@ -181,10 +205,14 @@ impl Shard {
 
     /// Goes on with what is under way, or begins what is due: a bounded piece of work.
     pub(super) fn checkpoint(&mut self, effects: &mut impl Effects) {
-        if self.core.config.durability == Durability::None || self.core.closing {
+        // Without a log checkpoints are for members that have to copy what no log holds.
+        let is_wanted =
+            self.core.config.durability != Durability::None || self.core.config.is_replicated();
+        if !is_wanted || self.core.closing {
             return;
         }
         self.remove_superseded(effects);
+        self.tell_truncated();
         self.require_checkpoints();
         if self.core.checkpoints.under_way.as_ref().is_some_and(|under_way| under_way.is_void) {
             self.give_checkpoint_up();
@@ -202,6 +230,21 @@ impl Shard {
         self.record_checkpoint();
     }
 
+    /// Once some of the log was let go, its members are told from where on it is still there: what
+    /// they say of it, votes above all, must be what they can give (W6, K3).
+    fn tell_truncated(&mut self) {
+        let changes = self.core.log.changes_count();
+        if self.core.checkpoints.truncated_at == changes {
+            return;
+        }
+        self.core.checkpoints.truncated_at = changes;
+        for Partition { member, view } in &mut self.partitions {
+            if let Some(first) = self.core.log.first_slot(view.group.partition()) {
+                member.on_truncated(first);
+            }
+        }
+    }
+
     /// Lets those take checkpoints who keep segments that the log wants back, and those whose
     /// segments are damaged: what is in memory makes good for them.
     fn require_checkpoints(&mut self) {
@@ -210,6 +253,13 @@ impl Shard {
             self.core.checkpoints.pin_asked_at = Some(changes);
             if let Some(pinned) = self.core.log.pinned() {
                 self.require_checkpoint(pinned.partition);
+            }
+            // Those that were damaged when the process started: whoever isn't part of a view now
+            // is asked again.
+            for segment in self.core.log.damaged_segments().to_vec() {
+                for partition in self.core.log.partitions_up_to(segment) {
+                    self.require_checkpoint(partition);
+                }
             }
         }
         while let Some(partition) = self.core.checkpoints_wanted.pop_front() {
@@ -232,6 +282,11 @@ impl Shard {
         let now = self.core.now.monotonic;
         while let Some((partition, index)) = self.core.log.superseded_checkpoint() {
             let id = CheckpointId { partition, index };
+            if self.core.serving.on_superseded(now, id) {
+                effects.checkpoint(CheckpointStep::Remove(id));
+            }
+        }
+        while let Some(id) = self.core.checkpoints.replaced.pop() {
             if self.core.serving.on_superseded(now, id) {
                 effects.checkpoint(CheckpointStep::Remove(id));
             }
@@ -343,6 +398,9 @@ impl Shard {
         let digest = under_way.digest;
         view.checkpoint_size_bytes = size_bytes;
         self.core.log.carry_whole(partition, false);
+        let former = self.core.log.state().partition(partition).map(|state| state.checkpoint);
+        let durability = self.core.config.durability;
+        self.core.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
         self.core.checkpoint_metrics.checkpoints_count += 1;
         self.core.checkpoint_metrics.checkpoint_size_bytes += size_bytes;
@@ -357,7 +415,8 @@ impl Shard {
         let partition = under_way.encoder.id().partition;
         let place = self.place(partition);
         let view = &mut self.partitions[place].view;
-        if under_way.stage == Stage::Walking {
+        // A map that was put in the place of the one that was walked knows nothing of it.
+        if under_way.stage == Stage::Walking && view.map.checkpoint_index().is_some() {
             view.map.abort_checkpoint(&mut self.core.arena);
             // What was kept for it is freed little by little.
             if !std::mem::replace(&mut view.sweeping, true) {

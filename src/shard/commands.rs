@@ -1,8 +1,11 @@
 //! A client's command on its way to a slot.
 
+use bytes::Bytes;
+
 use super::admission::Refused;
 use super::execute::{Parsed, World};
-use super::partition::{Asker, Partition, Waiter};
+use super::forwarding::Passable;
+use super::partition::{Asker, Partition, Recipient, Waiter};
 use super::{Effects, RoutedRequest, Shard};
 use crate::base::ids::PartitionId;
 use crate::base::limits::{OPERATION_TIMEOUT_NS_DEFAULT, OPERATION_TIMEOUT_NS_MAX};
@@ -24,8 +27,8 @@ impl Shard {
         hash: Option<KeyHash>,
         effects: &mut impl Effects,
     ) {
-        let waiter = Waiter::Client(Asker {
-            origin: request.origin,
+        let waiter = Waiter::Asker(Asker {
+            to: Recipient::Client(request.origin),
             correlation: request.request.correlation,
             kind: Kind::Command,
             deadline: self.deadline(command.timeout_ms),
@@ -49,14 +52,19 @@ impl Shard {
             admitted.and_then(|()| self.core.admit_growth(&self.partitions[place], command, hash));
         let Partition { member, view } = &mut self.partitions[place];
         if let Err(refused) = admitted {
-            refused.count(&mut self.core.counters);
             let sequencer = member.sequencer();
+            let is_elsewhere = sequencer.is_some_and(|member| member != view.group.me());
             let mut world = World::new(view, &mut self.core, effects);
-            match refused {
-                Refused::NoView => world.refuse_to_lead(waiter, sequencer),
-                _ => world.fail(waiter, refused.code(), refused.message()),
+            if is_elsewhere && matches!(refused, Refused::NoView | Refused::Closing) {
+                let request = || Passable {
+                    kind: Kind::Command,
+                    value: Bytes::copy_from_slice(bytes),
+                    no_forward: command.no_forward,
+                };
+                return world.pass_on(waiter, request, sequencer);
             }
-            return;
+            refused.count(&mut world.core.counters);
+            return world.fail(waiter, refused.code(), refused.message());
         }
         self.core.counters.commands += 1;
         let index = member.next_index().expect("an admitted command is stamped");
@@ -99,6 +107,7 @@ impl Shard {
             }
         }
         waiting |= self.give_up_round_reads(effects);
+        waiting |= self.give_up_late_forwards(effects);
         waiting |= self.core.give_up_shares(effects);
         waiting |= self.give_up_asked_streams(effects);
         if waiting || !self.core.waiting_reads.is_empty() {

@@ -27,6 +27,12 @@ pub trait Effects {
     /// there is no connection to it: what is not said now is said again later.
     fn peer_buffer(&mut self, to: NodeId, partition: PartitionId) -> Option<&mut BytesMut>;
 
+    /// The same for what is long and can wait: what it says needn't arrive in order with the rest.
+    /// A host without a second connection has it go with the rest.
+    fn bulk_peer_buffer(&mut self, to: NodeId, partition: PartitionId) -> Option<&mut BytesMut> {
+        self.peer_buffer(to, partition)
+    }
+
     /// Says that a node sends what no member can, and ends the connection to it.
     fn refuse_peer(&mut self, node: NodeId, error: &PeerError);
 

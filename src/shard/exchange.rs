@@ -14,6 +14,7 @@ use super::old_slots::{SlotAnswer, SlotAsk, SlotsEnd};
 use super::partition::{Partition, PartitionView};
 use super::transfer::{CheckpointReceiver, PartAnswer, Received};
 use super::{Awaiting, Core, Effects, Shard};
+use crate::base::cast::{u64_from, usize_from};
 use crate::base::ids::{Index, MemberId, PartitionId};
 use crate::base::limits::PEER_READ_COUNT_MAX;
 use crate::map::partition::PartitionMap;
@@ -24,6 +25,7 @@ use crate::storage::checkpoint::{
 };
 use crate::storage::old_slots::SlotRequest;
 use crate::storage::record::{Adopted, Record};
+use crate::storage::wal::Durability;
 
 /// Chunks of a received checkpoint in the hands of the host's writer.
 const CHUNKS_IN_FLIGHT_MAX: usize = 2;
@@ -88,7 +90,7 @@ impl Exchange {
     }
 
     /// A chunk was written.
-    pub(super) fn on_written(&mut self) {
+    fn on_written(&mut self) {
         if let Some(receiving) = &mut self.receiving {
             receiving.chunks_in_flight = receiving.chunks_in_flight.saturating_sub(1);
         }
@@ -98,6 +100,9 @@ impl Exchange {
 impl Shard {
     /// Does what members wait for: a bounded piece of work.
     pub(super) fn exchange(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         while !self.core.exchange.reads.is_empty()
             && let Some(answer) = self.core.old_slots.next_answer()
         {
@@ -121,7 +126,7 @@ impl Shard {
 
     /// Sends slots that were read back, and in the end what is to follow them.
     fn send_slots(&mut self, answer: SlotAnswer, effects: &mut impl Effects) {
-        let token = crate::base::cast::usize_from(answer.ask.token);
+        let token = usize_from(answer.ask.token);
         let Some(read) = self.core.exchange.reads.get_mut(token) else { return };
         let (partition, to) = (read.partition, read.to);
         let entries = answer.entries.into_iter().map(|entry| Entry {
@@ -151,6 +156,7 @@ impl Shard {
                     world.send(to, then);
                 } else if answer.end == Some(SlotsEnd::Gone) {
                     // Only a checkpoint has them.
+                    world.core.want_unlogged_checkpoint(partition);
                     let (reply, index) = (with_entries(&read.reply, Vec::new()), Index(0));
                     world.send_stored(to, Stored::Chunk { reply, index, number: 0 });
                 }
@@ -159,7 +165,7 @@ impl Shard {
     }
 
     fn send_part(&mut self, answer: PartAnswer, effects: &mut impl Effects) {
-        let token = crate::base::cast::usize_from(answer.ask.token);
+        let token = usize_from(answer.ask.token);
         let Some(read) = self.core.exchange.reads.try_remove(token) else { return };
         let place = self.place(read.partition);
         let mut world = World::new(&mut self.partitions[place].view, &mut self.core, effects);
@@ -205,7 +211,7 @@ impl Shard {
     }
 
     /// What came so far is of no use.
-    pub(super) fn fail_receiving(&mut self, partition: PartitionId) {
+    fn fail_receiving(&mut self, partition: PartitionId) {
         self.core.discard_receiving();
         self.core.exchange.outcomes.push_back((partition, ChunkOutcome::Failed));
     }
@@ -227,7 +233,7 @@ impl Shard {
     }
 
     /// The file of a checkpoint that came from another member is durable; whether it was one.
-    pub(super) fn on_received(&mut self, id: CheckpointId) -> bool {
+    fn on_received(&mut self, id: CheckpointId) -> bool {
         let is_it = |found: &mut Receiving| found.is_finishing && found.receiver.id() == Some(id);
         let Some(receiving) = self.core.exchange.receiving.take_if(is_it) else { return false };
         let outcome = match receiving.receiver.finish(&mut self.core.arena) {
@@ -268,19 +274,29 @@ impl Core {
                 let rest = VecDeque::new();
                 let read = PeerRead { partition, to, reply, rest, then: None };
                 let token = self.exchange.reads.insert(read);
-                let asked = crate::base::cast::u64_from(token);
+                let asked = u64_from(token);
                 let newest = (partition, checkpoint_size_bytes);
                 if self.ask_part(asked, newest, index, number).is_err() {
                     self.exchange.reads.remove(token);
                     self.counters.peer_unsent += 1;
+                    self.want_unlogged_checkpoint(partition);
                 }
             }
         }
     }
 
+    /// Lets a partition take a checkpoint that somebody asks for: without a log none is taken for
+    /// the log's sake.
+    fn want_unlogged_checkpoint(&mut self, partition: PartitionId) {
+        let is_known = self.checkpoints_wanted.contains(&partition);
+        if self.config.durability == Durability::None && !is_known {
+            self.checkpoints_wanted.push_back(partition);
+        }
+    }
+
     fn ask_slots(&mut self, token: usize, partition: PartitionId, range: SlotRange) {
         let request = SlotRequest { partition, first: range.first, last: range.last };
-        let ask = SlotAsk { token: crate::base::cast::u64_from(token), request };
+        let ask = SlotAsk { token: u64_from(token), request };
         if self.old_slots.ask(ask).is_err() {
             self.exchange.reads.remove(token);
             self.counters.peer_unsent += 1;
@@ -340,18 +356,9 @@ impl Core {
         view.installed =
             Some(Installed { index, size_bytes: file_size_bytes, digest: head.digest });
     }
-}
 
-/// Frees what a map keeps besides its entries.
-fn free(map: &mut PartitionMap, core: &mut Core) {
-    map.abort_checkpoint(&mut core.arena);
-    map.undo_to(&mut core.arena, map.committed());
-    while map.sweep(&mut core.arena, usize::MAX) {}
-}
-
-impl Core {
     /// Forgets a checkpoint that was received and not put in its place.
-    pub(super) fn drop_received(&mut self, partition: PartitionId) {
+    fn drop_received(&mut self, partition: PartitionId) {
         if let Some(received) = self.exchange.received.remove(&partition) {
             received.map.discard(&mut self.arena);
         }
@@ -368,6 +375,9 @@ impl Core {
         let Installed { index, size_bytes, digest } = installed;
         let partition = view.group.partition();
         let last = self.log.state().partition(partition).map_or(index, |state| state.last);
+        let former = self.log.state().partition(partition).map(|state| state.checkpoint);
+        let durability = self.config.durability;
+        self.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
         let kept = adopted.map_or(last, |(kept, _)| kept).max(index);
         let record = Record::Install {
             partition,
@@ -385,6 +395,15 @@ impl Core {
             self.awaiting.push_back(Awaiting { append, partition, persisted, since });
         }
     }
+}
+
+/// Frees what a map keeps besides its entries.
+fn free(map: &mut PartitionMap, core: &mut Core) {
+    if map.checkpoint_index().is_some() {
+        map.abort_checkpoint(&mut core.arena);
+    }
+    map.undo_to(&mut core.arena, map.committed());
+    while map.sweep(&mut core.arena, usize::MAX) {}
 }
 
 /// A reply with these slots.

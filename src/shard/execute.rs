@@ -7,12 +7,13 @@ use super::{Awaiting, Core, Effects};
 use crate::base::chain::Chain;
 use crate::base::ids::{AppendId, Index, MemberId, PartitionId, TermId};
 use crate::base::limits::SWEEP_COUNT_MAX;
+use crate::base::mutant::{self, Mutant};
 use crate::base::payload::ResultBytes;
 use crate::map::hasher::KeyHash;
-use crate::map::operation::{Command, QueryOperation, decode_query, with_command};
+use crate::map::operation::{Command, Operation, Ttl, decode_query, with_command};
 use crate::map::outcome::{Failure, Outcome};
 use crate::map::partition::{Execution, Undo};
-use crate::map::reads::AsOf;
+use crate::metrics::ShardCounters;
 use crate::nopaxos::message::{CheckpointPart, Message};
 use crate::nopaxos::replica::log::Slot;
 use crate::nopaxos::{self, GivenBack, Persist, Persisted, Round, Stored, ViewStarted};
@@ -56,40 +57,46 @@ impl<'a, E: Effects> World<'a, E> {
     }
 
     /// Answers whoever waits for a command.
-    fn answer_waiter(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
+    pub(super) fn answer_waiter(&mut self, waiter: Waiter, index: Index, result: &[u8]) {
         match waiter {
-            Waiter::Client(asker) => self.reply(asker, index, result),
+            Waiter::Asker(asker) => {
+                self.core.counters.answers += 1;
+                let Some(buffer) = asker.buffer(self.view, self.effects) else { return };
+                asker.reply(buffer, &self.view.prefix, index, result);
+            }
             Waiter::Gather { gather, .. } => self.core.gathered(gather, result, self.effects),
+            Waiter::Stream { stream, .. } => self.go_on_with_result(stream, index, result),
             Waiter::Nobody => {}
         }
     }
 
-    /// Answers a client.
-    pub(super) fn reply(&mut self, asker: Asker, index: Index, result: &[u8]) {
-        self.core.counters.answers += 1;
-        asker.reply(&self.view.prefix, index, result, self.effects);
-    }
-
-    /// Answers a read that has waited for its round.
+    /// Answers a read whose index is reached.
     pub(super) fn answer_read(&mut self, read: &WaitingRead, index: Index) {
         if index < read.min_index {
             let message = "min_index is not reached; try again";
-            return self.fail(Waiter::Client(read.asker), Code::Unavailable, message);
+            return self.fail(read.waiter, Code::Unavailable, message);
         }
-        let query = read.query();
-        let key = query.operation.key().unwrap_or_default();
-        let hash = self.core.hasher.hash(query.map, key);
-        self.core.counters.answers += 1;
         self.core.counters.reads += 1;
-        let asked = (query.map, &query.operation);
-        let at = AsOf { index, time: self.core.now.wall };
-        let outcome = self.view.map.answer(&self.core.arena, at, asked, hash);
-        read.asker.reply_with(&self.view.prefix, index, &outcome, self.effects);
+        match read.waiter {
+            Waiter::Asker(asker) => {
+                self.core.counters.answers += 1;
+                let Some(buffer) = asker.buffer(self.view, self.effects) else { return };
+                let outcome = self.core.evaluate(self.view, index, &read.query(), None);
+                asker.reply_with(buffer, &self.view.prefix, index, &outcome);
+            }
+            Waiter::Stream { stream, .. } => self.go_on_with_page(stream, index),
+            Waiter::Gather { .. } | Waiter::Nobody => {
+                let mut result = ResultBytes::new();
+                let outcome = self.core.evaluate(self.view, index, &read.query(), None);
+                outcome.encode(&mut result);
+                self.answer_waiter(read.waiter, index, &result);
+            }
+        }
     }
 
     /// Tells whoever waits that another member stamps, or that there is no view.
     pub(super) fn refuse_to_lead(&mut self, waiter: Waiter, sequencer: Option<MemberId>) {
-        let Waiter::Client(asker) = waiter else {
+        let Waiter::Asker(asker) = waiter else {
             return self.fail(waiter, Code::Unavailable, "another member leads the partition");
         };
         let Some(sequencer) = sequencer.filter(|member| *member != self.view.group.me()) else {
@@ -97,9 +104,11 @@ impl<'a, E: Effects> World<'a, E> {
             return self.fail(waiter, Code::Unavailable, message);
         };
         self.core.counters.failures += 1;
-        let Some(buffer) = self.effects.reply_buffer(asker.origin, true) else { return };
+        let Some(buffer) = asker.buffer(self.view, self.effects) else { return };
         let member = self.view.group.name(sequencer);
-        let hint = Some(Hint { term: self.view.term, member, address: "" });
+        let node = self.view.nodes[usize::from(sequencer.0)];
+        let address = &self.core.addresses[usize::from(node.0)];
+        let hint = Some(Hint { term: self.view.term, member, address });
         let message = "another member leads the partition";
         let error = ErrorOutcome { code: Code::Unavailable, message, hint };
         let Asker { correlation, kind, .. } = asker;
@@ -109,19 +118,24 @@ impl<'a, E: Effects> World<'a, E> {
     /// Tells whoever waits that nothing came of it, or that nobody knows what did.
     pub(super) fn fail(&mut self, waiter: Waiter, code: Code, message: &str) {
         match waiter {
-            Waiter::Client(asker) => {
-                self.core.fail(asker, &self.view.prefix, code, message, self.effects);
+            Waiter::Asker(asker) => {
+                self.core.counters.failures += 1;
+                let Some(buffer) = asker.buffer(self.view, self.effects) else { return };
+                let error = ErrorOutcome { code, message, hint: None };
+                let Asker { correlation, kind, .. } = asker;
+                response::encode_error(buffer, &self.view.prefix, correlation, kind, error);
             }
             Waiter::Gather { gather, .. } => {
                 self.core.gather_failed(gather, code, message, self.effects);
             }
+            Waiter::Stream { stream, .. } => self.fail_waiting_stream(stream, code, message),
             Waiter::Nobody => {}
         }
     }
 }
 
 impl Core {
-    /// Answers a client with an error.
+    /// Answers a client of this node with an error.
     pub(super) fn fail(
         &mut self,
         asker: Asker,
@@ -131,7 +145,7 @@ impl Core {
         effects: &mut impl Effects,
     ) {
         self.counters.failures += 1;
-        if let Some(buffer) = effects.reply_buffer(asker.origin, true) {
+        if let Some(buffer) = asker.client_buffer(true, effects) {
             let error = ErrorOutcome { code, message, hint: None };
             response::encode_error(buffer, prefix, asker.correlation, asker.kind, error);
         }
@@ -150,7 +164,11 @@ impl Core {
         let hash = hash.unwrap_or_else(|| {
             self.hasher.hash(command.map, command.operation.key().unwrap_or_default())
         });
-        let run = Execution { index, time: slot.timestamp, undo };
+        let time = match mutant::is(Mutant::ExpiryByOwnClock) && may_expire(command) {
+            true => self.now.wall,
+            false => slot.timestamp,
+        };
+        let run = Execution { index, time, undo };
         let mut result = ResultBytes::new();
         view.map.execute(&mut self.arena, run, command, hash, &mut result);
         self.expect_expiry(&view.map);
@@ -175,9 +193,12 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
         let (append, persisted) = match record {
             Persist::Slot(index, slot) => {
                 let append = self.core.log.append(&slot_record(partition, index, slot));
-                // Without `sync` nobody waits for the device.
-                let sync = self.core.config.durability == Durability::Sync;
-                (if sync { append } else { AppendId(0) }, Persisted::Slots(index))
+                // Without `sync` nobody waits for the device, but at the very start: should that be
+                // lost, the next start would take an earlier boot's clean end for this one's.
+                let waits = (self.core.config.durability == Durability::Sync
+                    && !mutant::is(Mutant::ReplyBeforeDurable))
+                    || !self.core.log.is_open();
+                (if waits { append } else { AppendId(0) }, Persisted::Slots(index))
             }
             Persist::View(term) => {
                 (self.core.log.append(&Record::View { partition, term }), Persisted::View(term))
@@ -284,7 +305,7 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
         for (_, read) in std::mem::take(&mut self.view.round_reads) {
             self.core.round_reads_count -= 1;
             let message = "the partition is between two views; try again";
-            self.fail(Waiter::Client(read.asker), Code::Unavailable, message);
+            self.fail(read.waiter, Code::Unavailable, message);
         }
     }
 
@@ -292,14 +313,10 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
         let mut result = ResultBytes::new();
         // What another member has stamped was checked there, but by another release perhaps.
         match decode_query(query) {
-            Some(query) if !matches!(query.operation, QueryOperation::Entries { .. }) => {
-                let key = query.operation.key().unwrap_or_default();
-                let hash = self.core.hasher.hash(query.map, key);
-                let asked = (query.map, &query.operation);
-                let at = AsOf { index, time: self.core.now.wall };
-                self.view.map.answer(&self.core.arena, at, asked, hash).encode(&mut result);
+            Some(query) => {
+                self.core.evaluate(self.view, index, &query, None).encode(&mut result);
             }
-            _ => {
+            None => {
                 let message = "the leader can't answer this query";
                 let failure = Failure { code: Code::Unimplemented, message, current: None };
                 Outcome::Failed(failure).encode(&mut result);
@@ -314,12 +331,21 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
 
     fn send(&mut self, to: MemberId, message: Message) {
         let node = self.view.nodes[usize::from(to.0)];
-        if !self.core.peers[usize::from(node.0)].is_connected {
+        if !self.view.links[usize::from(to.0)].is_connected {
             self.core.counters.peer_unsent += 1;
             return;
         }
+        count_kind(&mut self.core.counters, &message);
         let partition = self.view.group.partition();
-        let Some(buffer) = self.effects.peer_buffer(node, partition) else {
+        let buffer = match message {
+            // What carries a log or a checkpoint, or closes it.
+            Message::ViewChangeRepairResponse { .. }
+            | Message::ViewRepairResponse { .. }
+            | Message::SyncRepairResponse { .. }
+            | Message::RecoverResponse { .. } => self.effects.bulk_peer_buffer(node, partition),
+            _ => self.effects.peer_buffer(node, partition),
+        };
+        let Some(buffer) = buffer else {
             self.core.counters.peer_unsent += 1;
             return;
         };
@@ -348,13 +374,37 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
     }
 
     fn view_started(&mut self, started: ViewStarted) {
+        self.core.counters.views_started += 1;
         let view = &mut self.view;
         view.term = started.term;
         view.prefix = prefix(&self.core.config, &view.group, started.term);
         self.mark_changed();
     }
 
-    fn view_left(&mut self) {}
+    fn view_left(&mut self) {
+        self.core.counters.views_left += 1;
+    }
+}
+
+/// Counts what tells of trouble.
+fn count_kind(counters: &mut ShardCounters, message: &Message) {
+    match message {
+        Message::SlotLookup { .. } => counters.slot_lookups += 1,
+        Message::GapCommitRequest { .. } => counters.gap_commits += 1,
+        Message::SyncRepair { .. }
+        | Message::ViewRepair { .. }
+        | Message::ViewChangeRepair { .. } => counters.repairs += 1,
+        _ => {}
+    }
+}
+
+/// Whether something expires by a command, or will because of it.
+const fn may_expire(command: &Command<'_>) -> bool {
+    match command.operation {
+        Operation::Put { ttl, .. } => !matches!(ttl, Ttl::Unlimited),
+        Operation::Tick => true,
+        _ => false,
+    }
 }
 
 /// What all responses of a partition in a term begin with.
@@ -364,7 +414,9 @@ pub(super) fn prefix(
     term: TermId,
 ) -> ResponsePrefix {
     let view = View { leader: group.name(group.leader(term)), term };
-    ResponsePrefix::new(&config.cluster, Some(group.partition()), config.member(), Some(view))
+    // Members take no view with the term 0.
+    let view = (term > TermId(0)).then_some(view);
+    ResponsePrefix::new(&config.cluster, Some(group.partition()), config.member(), view)
 }
 
 fn slot_record(partition: PartitionId, index: Index, slot: &Slot) -> Record<'_> {

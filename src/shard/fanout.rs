@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use prost::Message as _;
 
 use super::entries::Reader;
-use super::partition::{Asker, Waiter};
+use super::partition::{self, Asker, Waiter};
 use super::share::{ShareAnswer, ShareRequest};
 use super::{Core, Effects, RoutedRequest, Shard};
 use crate::base::cast::{u32_from, usize_from_u32};
@@ -15,8 +15,9 @@ use crate::base::ids::{AskId, Index, Origin, PartitionId, ShardId};
 use crate::base::limits::{GATHER_COUNT_MAX, SHARE_COUNT_MAX};
 use crate::base::payload::ResultBytes;
 use crate::base::time::Monotonic;
+use crate::map::operation::cold::encode_query;
 use crate::map::operation::{
-    Command, Consistency, Operation, Query, QueryOperation, decode_query, with_command,
+    Command, Operation, Query, QueryOperation, decode_query, with_command,
 };
 use crate::map::outcome::Outcome;
 use crate::proto::p2pmap::v1::error::Code;
@@ -68,7 +69,7 @@ impl Shard {
     /// A client's request of a whole map.
     pub(super) fn fan_out(&mut self, request: &RoutedRequest<'_>, effects: &mut impl Effects) {
         let asker = Asker {
-            origin: request.origin,
+            to: partition::Recipient::Client(request.origin),
             correlation: request.request.correlation,
             kind: request.request.kind(),
             deadline: self.deadline(request.request.timeout_ms()),
@@ -184,10 +185,19 @@ impl Shard {
     fn sum_sizes(&mut self, to: Recipient, query: &Query<'_>, effects: &mut impl Effects) {
         let deadline = self.deadline(query.timeout_ms);
         let gather = self.core.begin_gather(to, Whole::Size, deadline);
+        if self.needs_round(query.consistency) {
+            self.core.gathers[gather].remaining = self.partitions.len();
+            self.core.ask_others(gather, &ShareRequest::Query(&encode_query(query)), effects);
+            for partition in self.core.config.partitions.clone() {
+                let waiter = Waiter::Gather { gather, deadline };
+                self.read_in_round(PartitionId(partition), waiter, query, effects);
+            }
+            return;
+        }
         self.core.gathers[gather].remaining = 1;
         match self.sum_own_sizes(query) {
             Ok((entries, size_bytes)) => {
-                self.core.ask_others(gather, &ShareRequest::Query(&encoded_query(query)), effects);
+                self.core.ask_others(gather, &ShareRequest::Query(&encode_query(query)), effects);
                 let gather = &mut self.core.gathers[gather];
                 gather.entries += entries;
                 gather.size_bytes += size_bytes;
@@ -276,7 +286,7 @@ impl Core {
         }
     }
 
-    /// One partition's answer to a command to all of them.
+    /// One partition's answer to something asked of all of them.
     pub(super) fn gathered(&mut self, place: usize, result: &[u8], effects: &mut impl Effects) {
         let gather = &mut self.gathers[place];
         match v1::Result::decode(result).map(|result| result.outcome) {
@@ -284,10 +294,15 @@ impl Core {
                 gather.done += 1;
                 gather.entries += cleared.entries;
             }
+            Ok(Some(result::Outcome::Size(size))) => {
+                gather.entries += size.entries;
+                gather.size_bytes += size.bytes;
+            }
             Ok(Some(result::Outcome::Error(error))) => {
                 gather.failed = Some((error.code(), error.message));
             }
-            other => panic!("a clear has no such result: {other:?}"),
+            // Another node has said so: of a later release, perhaps.
+            _ => gather.fail(Code::Internal, "a partition has answered with something else"),
         }
         self.gathered_one(place, effects);
     }
@@ -398,7 +413,9 @@ impl Core {
     /// Answers for all partitions: with index 0, for there is no one log to speak of.
     fn reply_whole(&mut self, asker: Asker, result: &[u8], effects: &mut impl Effects) {
         self.counters.answers += 1;
-        asker.reply(&self.prefix, Index(0), result, effects);
+        if let Some(buffer) = asker.client_buffer(true, effects) {
+            asker.reply(buffer, &self.prefix, Index(0), result);
+        }
     }
 }
 
@@ -426,43 +443,11 @@ impl Gather {
 
 /// A command to all partitions in the usual encoding, whatever the client's was.
 fn encoded_command(command: &Command<'_>) -> Vec<u8> {
-    let Command { map, session, timeout_ms, operation } = *command;
+    let Command { map, session, timeout_ms, no_forward, operation } = *command;
     assert!(session.is_none(), "the router refuses it: a session belongs to one partition");
     assert!(operation == Operation::Clear, "only this is asked of all partitions");
     let operation = Some(v1::command::Operation::Clear(v1::Clear {}));
-    let message =
-        v1::Command { map: map.to_owned(), timeout_ms, operation, ..v1::Command::default() };
-    message.encode_to_vec()
-}
-
-/// A query of all partitions in the usual encoding.
-pub(super) fn encoded_query(query: &Query<'_>) -> Vec<u8> {
-    let Query { map, consistency, min_index, timeout_ms, operation } = *query;
-    let consistency = match consistency {
-        Consistency::Linearizable => v1::Consistency::Linearizable,
-        Consistency::Stale => v1::Consistency::Stale,
-    };
-    let operation = match operation {
-        QueryOperation::Size => v1::query::Operation::Size(v1::Size {}),
-        QueryOperation::Entries { prefix, start_after, limit, keys_only } => {
-            v1::query::Operation::Entries(v1::Entries {
-                prefix: prefix.to_vec().into(),
-                start_after: start_after.to_vec().into(),
-                limit,
-                keys_only,
-            })
-        }
-        QueryOperation::Get { .. } | QueryOperation::Exists { .. } => {
-            unreachable!("a key has one partition")
-        }
-    };
-    let message = v1::Query {
-        map: map.to_owned(),
-        consistency: consistency.into(),
-        min_index: min_index.0,
-        timeout_ms,
-        operation: Some(operation),
-        ..v1::Query::default()
-    };
+    let map = map.to_owned();
+    let message = v1::Command { map, timeout_ms, no_forward, operation, ..v1::Command::default() };
     message.encode_to_vec()
 }

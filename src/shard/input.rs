@@ -1,9 +1,11 @@
 //! What a host tells a shard.
 
-use super::carry::SegmentBlocks;
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::PartitionLives;
+use super::carry::SegmentBlocks;
 use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId};
 use crate::base::time::Timestamp;
 use crate::storage::block::SegmentWrite;
@@ -56,8 +58,10 @@ pub enum Input<'a> {
         /// The frame's payload.
         payload: Bytes,
     },
-    /// A connection to the shards of another node that hold partitions of this one is there: what
-    /// is said from here on arrives, in order, until it is gone.
+    /// A connection to a shard of another node is there: what is said from here on of the
+    /// partitions that both hold arrives, in order, until it is gone. Said again when the other
+    /// shard has said anew what it knows of lives; before another connection takes its place,
+    /// [`Input::PeerDisconnected`] says that it is gone.
     PeerConnected {
         /// The node.
         node: NodeId,
@@ -66,13 +70,28 @@ pub enum Input<'a> {
         /// What it has said of the partitions that both hold.
         lives: &'a [PartitionLives],
     },
-    /// The connection to another node is gone.
+    /// The connection to a shard of another node is gone.
     PeerDisconnected {
         /// The node.
         node: NodeId,
+        /// The partitions of the shard there.
+        partitions: Range<u32>,
         /// Its host says that the process is gone, too.
         refused: bool,
     },
+    /// A partition that this node leads is to be led by another node. Nothing happens if it isn't
+    /// led here, or that node isn't there or doesn't hold it; who leads then is seen in
+    /// [`Shard::take_changed`](super::Shard::take_changed).
+    TransferLeadership {
+        /// The partition.
+        partition: PartitionId,
+        /// Who is to lead it.
+        to: NodeId,
+    },
+    /// The node is about to go down: it hands over what it leads, and goes on serving. Once
+    /// [`Shard::to_be_handed_over_count`](super::Shard::to_be_handed_over_count) is 0, or after a
+    /// while, comes [`Input::Close`].
+    Retire,
     /// Time has passed: the shard's deadline is due. It is at once while somebody waits for what
     /// is done little by little, so that a host does as much of that in a turn as in any other.
     Deadline,

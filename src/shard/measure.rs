@@ -5,8 +5,9 @@ use super::{Partition, Shard};
 use crate::base::cast::u64_from;
 use crate::base::ids::{Index, PartitionId, TermId};
 use crate::metrics::histogram::Histogram;
-use crate::metrics::{ServiceMetrics, ShardGauges};
-use crate::nopaxos::Status;
+use crate::metrics::{IgnoredMetrics, MemberGauges, ServiceMetrics, ShardGauges};
+use crate::nopaxos::replica::Replica;
+use crate::nopaxos::{IgnoreReason, Status};
 
 /// How a partition stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,10 @@ impl Shard {
         let reserved = map.records_reserved_bytes + map.tables_reserved_bytes;
         metrics.counters = core.counters;
         metrics.checkpoints = core.checkpoint_metrics;
+        if core.config.is_replicated() {
+            metrics.ignored = self.ignored();
+            metrics.member = self.member_gauges();
+        }
         metrics.gauges = ShardGauges {
             awaiting: u64_from(core.awaiting.len()),
             unsynced_size_bytes: u64_from(core.unsynced_size_bytes),
@@ -54,9 +59,48 @@ impl Shard {
         };
     }
 
+    /// What other members said in vain.
+    fn ignored(&self) -> IgnoredMetrics {
+        let mut counts = [0; IgnoreReason::ALL.len()];
+        for Partition { member, .. } in &self.partitions {
+            for (sum, (_, count)) in counts.iter_mut().zip(member.ignored().each()) {
+                *sum += count;
+            }
+        }
+        let mut counts = counts.into_iter().chain(self.core.peer_drops);
+        let mut ignored = IgnoredMetrics::default();
+        ignored.fill(&mut || counts.next().expect("there is a row for each reason"));
+        assert!(counts.next().is_none(), "there is a reason for each row");
+        ignored
+    }
+
+    fn member_gauges(&self) -> MemberGauges {
+        let forwards = u64_from(self.core.forwards.count());
+        let mut gauges = MemberGauges { forwards, ..MemberGauges::default() };
+        for Partition { member, view } in &self.partitions {
+            let replica = member.replica();
+            let unstable = replica.log().last().0.saturating_sub(replica.sync_point().0);
+            let unapplied = member.readable().0.saturating_sub(replica.applied().0);
+            gauges.partitions_led += u64::from(replica.is_leading());
+            gauges.term_max = gauges.term_max.max(view.term.0);
+            gauges.unstable_slots_max = gauges.unstable_slots_max.max(unstable);
+            gauges.unapplied_slots_max = gauges.unapplied_slots_max.max(unapplied);
+        }
+        gauges
+    }
+
     /// How long writes waited to be durable, counted when they were answered.
     pub fn commit_waits(&mut self) -> &mut Histogram {
         &mut self.core.commit_waits
+    }
+
+    /// The replica of a partition, to be looked at.
+    ///
+    /// # Panics
+    /// If the shard doesn't own the partition.
+    #[must_use]
+    pub fn replica(&self, partition: PartitionId) -> &Replica {
+        self.partitions[self.place(partition)].member.replica()
     }
 
     /// How many partitions have changed since they were taken by [`Shard::take_changed`].

@@ -20,7 +20,10 @@ mod entries;
 mod exchange;
 mod execute;
 mod fanout;
+mod forwarding;
+mod halt;
 mod input;
+mod leadership;
 mod measure;
 mod old_slots;
 mod partition;
@@ -39,21 +42,20 @@ use self::carry::Carrying;
 pub use self::carry::SegmentBlocks;
 use self::checkpoints::Checkpoints;
 pub use self::effects::Effects;
-use self::entries::{AskedStream, Streams};
+use self::entries::{AskedStream, EntryStream, Streams};
 use self::exchange::Exchange;
 use self::fanout::Gather;
+use self::forwarding::Forwards;
 pub use self::input::{Input, RoutedRequest};
+use self::leadership::Retiring;
 pub use self::measure::PartitionState;
-pub use self::old_slots::{OldSlots, SlotAnswer, SlotAsk, SlotsEnd};
+use self::old_slots::OldSlots;
 use self::partition::{Partition, Waiter};
 pub use self::peers::PartitionLives;
 use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
-pub use self::recovery::{InstallError, InstallReason, Installing, Loading};
-pub use self::transfer::{
-    CheckpointReceiver, CheckpointServer, PartAnswer, PartAsk, Received, TransferError,
-    TransferRefused,
-};
+pub use self::recovery::{InstallError, InstallReason, Installing, Loading, survival};
+use self::transfer::CheckpointServer;
 use crate::base::cast::usize_from_u32;
 use crate::base::cluster::Cluster;
 use crate::base::ids::{AppendId, PartitionId, ShardId, TermId};
@@ -149,8 +151,12 @@ struct Core {
     peers: Vec<Peer>,
     /// Frames of other nodes that were not taken, by reason.
     peer_drops: [u64; PeerDrop::ALL.len()],
+    /// What clients are told to find the nodes at, as far as it is known.
+    addresses: Vec<Box<str>>,
     timers: Timers,
     exchange: Exchange,
+    /// Requests that other nodes were given.
+    forwards: Forwards,
     /// What was handed to the log and isn't known durable yet, in the order of appends.
     awaiting: VecDeque<Awaiting>,
     carrying: Carrying,
@@ -173,6 +179,8 @@ struct Core {
     /// Something has happened that may end a wait of theirs.
     reads_due: bool,
     streams: Streams,
+    /// Streams that go on when a partition has answered.
+    waiting_streams: Slab<EntryStream>,
     checkpoints: Checkpoints,
     checkpoint_metrics: CheckpointMetrics,
     /// Streams with which another shard goes on.
@@ -194,6 +202,8 @@ struct Core {
     commit_waits: Histogram,
     /// Partitions that have changed since they were shown.
     changed: VecDeque<PartitionId>,
+    /// This node is to lead nothing any more.
+    retiring: Option<Retiring>,
     /// Nothing more is taken in.
     closing: bool,
     /// The log has ended.
@@ -213,6 +223,15 @@ struct Awaiting {
 const SWEEP_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 
 impl Shard {
+    /// Says where clients find the nodes, in their order: what a hint says. Empty: it isn't known.
+    ///
+    /// # Panics
+    /// If there are more or fewer than nodes.
+    pub fn know_addresses(&mut self, addresses: Vec<Box<str>>) {
+        assert_eq!(addresses.len(), self.core.config.nodes.count(), "each node has one");
+        self.core.addresses = addresses;
+    }
+
     /// Handles one input.
     pub fn handle(&mut self, now: Now, input: Input<'_>, effects: &mut impl Effects) {
         self.core.now = now;
@@ -239,9 +258,13 @@ impl Shard {
             Input::PeerConnected { node, clock, lives } => {
                 self.on_peer_connected(node, clock, lives, effects);
             }
-            Input::PeerDisconnected { node, refused } => {
-                self.on_peer_disconnected(node, refused, effects);
+            Input::PeerDisconnected { node, partitions, refused } => {
+                self.on_peer_disconnected(node, partitions, refused, effects);
             }
+            Input::TransferLeadership { partition, to } => {
+                self.transfer_leadership(partition, to, effects);
+            }
+            Input::Retire => self.retire(effects),
             Input::Deadline => {}
             Input::Close => self.core.closing = true,
         }
@@ -289,14 +312,18 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let core = &self.core;
-        let goes_on =
-            self.keeps_somebody_waiting() || !core.sweeping.is_empty() || core.exchange.is_due();
+        let exchanges = core.exchange.is_due() && !core.closing;
+        let goes_on = self.keeps_somebody_waiting() || !core.sweeping.is_empty() || exchanges;
         let at_once = goes_on.then_some(core.now.monotonic);
         let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
         let tick = core.tick_due.filter(|_| !core.closing);
         let log = core.log.next_deadline();
-        let timer = core.timers.next();
-        [at_once, core.sweep_due, timer, tick, checkpoint, log].into_iter().flatten().min()
+        let timer = core.timers.next().filter(|_| !core.closing);
+        let handover = core.handover_due();
+        [at_once, core.sweep_due, timer, tick, handover, checkpoint, log]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether every partition is part of a view and can be written to.
@@ -438,6 +465,9 @@ impl Shard {
         }
         if self.core.tick_due.is_some_and(|due| due <= now) {
             self.tick(effects);
+        }
+        if self.core.handover_due().is_some() {
+            self.hand_all_over(effects);
         }
     }
 

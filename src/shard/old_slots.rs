@@ -4,10 +4,10 @@
 
 use std::collections::VecDeque;
 
-use super::{Effects, SegmentBlocks, Shard};
+use super::{Effects, SegmentBlocks};
 use crate::base::ids::SegmentId;
 use crate::base::limits::{
-    OLD_SLOT_REQUEST_COUNT_MAX, OLD_SLOTS_PART_SIZE_BYTES_MAX, OLD_SLOTS_SIZE_BYTES_MAX,
+    OLD_SLOT_REQUEST_COUNT_MAX, PEER_MESSAGE_SIZE_BYTES, REPAIR_SIZE_BYTES_MAX,
 };
 use crate::storage::block::offset_of;
 use crate::storage::carry::SegmentRead;
@@ -17,27 +17,27 @@ use crate::storage::wal::Wal;
 
 /// A request for old slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotAsk {
+pub(super) struct SlotAsk {
     /// What the asker calls it; unique among those that wait.
-    pub token: u64,
+    pub(super) token: u64,
     /// What is wanted.
-    pub request: SlotRequest,
+    pub(super) request: SlotRequest,
 }
 
 /// A part of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotAnswer {
+pub(super) struct SlotAnswer {
     /// What was asked for.
-    pub ask: SlotAsk,
+    pub(super) ask: SlotAsk,
     /// The next slots, ascending and without a hole.
-    pub entries: Vec<LoggedEntry>,
+    pub(super) entries: Vec<LoggedEntry>,
     /// Why nothing follows; `None`: another part does.
-    pub end: Option<SlotsEnd>,
+    pub(super) end: Option<SlotsEnd>,
 }
 
 /// Why an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotsEnd {
+pub(super) enum SlotsEnd {
     /// All slots were given, or as many as one request gets: whoever wants more asks again.
     Given,
     /// What follows isn't in the log any more: only a checkpoint has it.
@@ -48,14 +48,14 @@ pub enum SlotsEnd {
 
 /// The requests of a shard.
 #[derive(Debug, Default)]
-pub struct OldSlots {
+pub(super) struct OldSlots {
     waiting: VecDeque<SlotAsk>,
     under_way: Option<UnderWay>,
     answers: VecDeque<SlotAnswer>,
     /// Bytes of the values in `answers`.
     answers_size_bytes: usize,
-    /// What the host reads, and whether it is wanted still.
-    reading: Option<(SegmentRead, bool)>,
+    /// What the host reads.
+    reading: Option<SegmentRead>,
 }
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl OldSlots {
     ///
     /// # Errors
     /// If too many wait: it is given back.
-    pub fn ask(&mut self, ask: SlotAsk) -> Result<(), SlotAsk> {
+    pub(super) fn ask(&mut self, ask: SlotAsk) -> Result<(), SlotAsk> {
         if self.waiting.len() >= OLD_SLOT_REQUEST_COUNT_MAX {
             return Err(ask);
         }
@@ -77,29 +77,16 @@ impl OldSlots {
         Ok(())
     }
 
-    /// Nobody waits for a request any more.
-    pub fn cancel(&mut self, token: u64) {
-        self.waiting.retain(|ask| ask.token != token);
-        self.answers.retain(|answer| answer.ask.token != token);
-        self.answers_size_bytes = self.answers.iter().map(SlotAnswer::size_bytes).sum();
-        if self.under_way.as_ref().is_some_and(|under_way| under_way.ask.token == token) {
-            self.under_way = None;
-            if let Some((_, wanted)) = &mut self.reading {
-                *wanted = false;
-            }
-        }
-    }
-
     /// The next part of an answer.
-    pub fn next_answer(&mut self) -> Option<SlotAnswer> {
+    pub(super) fn next_answer(&mut self) -> Option<SlotAnswer> {
         let answer = self.answers.pop_front()?;
         self.answers_size_bytes -= answer.size_bytes();
         Some(answer)
     }
 
     /// Goes on, if there is anything to be read and the answers are being taken.
-    pub fn go_on(&mut self, log: &Wal, effects: &mut impl Effects) {
-        while self.reading.is_none() && self.answers_size_bytes < OLD_SLOTS_SIZE_BYTES_MAX {
+    pub(super) fn go_on(&mut self, log: &Wal, effects: &mut impl Effects) {
+        while self.reading.is_none() && self.answers_size_bytes < REPAIR_SIZE_BYTES_MAX {
             let under_way = match &mut self.under_way {
                 Some(under_way) => under_way,
                 None => {
@@ -110,7 +97,7 @@ impl OldSlots {
             };
             let end = match under_way.reader.step(log) {
                 SlotStep::Read(read) => {
-                    self.reading = Some((read, true));
+                    self.reading = Some(read);
                     effects.read_segment(read);
                     return;
                 }
@@ -126,20 +113,18 @@ impl OldSlots {
 
     /// Whether this is what was asked for.
     #[must_use]
-    pub fn awaits(&self, read: &SegmentRead) -> bool {
-        self.reading.as_ref().is_some_and(|(reading, _)| reading == read)
+    pub(super) fn awaits(&self, read: &SegmentRead) -> bool {
+        self.reading.as_ref() == Some(read)
     }
 
     /// Blocks were read. Says where they are damaged, if they are.
     ///
     /// # Panics
     /// If they weren't asked for ([`OldSlots::awaits`]).
-    pub fn on_read(&mut self, log: &Wal, read: &SegmentBlocks) -> Option<(SegmentId, u64)> {
-        let reading = self.reading.take().filter(|(reading, _)| *reading == read.read);
-        let (_, is_wanted) = reading.expect("what was asked for is read");
-        if !is_wanted || !log.counts(read.read.segment) {
-            // Nobody waits any more, or the file may have become another segment's: what is needed
-            // is looked for again.
+    pub(super) fn on_read(&mut self, log: &Wal, read: &SegmentBlocks) -> Option<(SegmentId, u64)> {
+        assert_eq!(self.reading.take(), Some(read.read), "what was asked for is read");
+        if !log.counts(read.read.segment) {
+            // The file may have become another segment's: what is needed is looked for again.
             return None;
         }
         let UnderWay { ask, mut reader } = self.under_way.take()?;
@@ -172,7 +157,7 @@ impl OldSlots {
                 Some(part)
                     if part.ask == ask
                         && part.end.is_none()
-                        && part.size_bytes() + size_bytes <= OLD_SLOTS_PART_SIZE_BYTES_MAX =>
+                        && part.size_bytes() + size_bytes <= PEER_MESSAGE_SIZE_BYTES =>
                 {
                     part.entries.push(entry);
                 }
@@ -192,27 +177,6 @@ impl OldSlots {
 impl SlotAnswer {
     fn size_bytes(&self) -> usize {
         self.entries.iter().map(size_bytes).sum()
-    }
-}
-
-impl Shard {
-    /// Asks for old slots of a partition: those that left memory when they became stable. They come
-    /// by [`Shard::take_old_slots`], after inputs to come.
-    ///
-    /// # Errors
-    /// If too many requests wait: it is given back.
-    pub fn ask_old_slots(&mut self, ask: SlotAsk) -> Result<(), SlotAsk> {
-        self.core.old_slots.ask(ask)
-    }
-
-    /// The next part of an answer to [`Shard::ask_old_slots`].
-    pub fn take_old_slots(&mut self) -> Option<SlotAnswer> {
-        self.core.old_slots.next_answer()
-    }
-
-    /// Nobody waits for old slots any more.
-    pub fn cancel_old_slots(&mut self, token: u64) {
-        self.core.old_slots.cancel(token);
     }
 }
 

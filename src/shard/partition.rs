@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use bytes::BytesMut;
+
 use super::Effects;
 use super::exchange::Installed;
 use super::reads::WaitingRead;
-use crate::base::ids::{Incarnation, Index, NodeId, Origin, TermId};
+use crate::base::ids::{Incarnation, Index, MemberId, NodeId, Origin, TermId};
 use crate::base::time::Monotonic;
 use crate::map::outcome::Outcome;
 use crate::map::partition::PartitionMap;
@@ -52,6 +54,8 @@ pub(super) struct PartitionView {
     pub(super) encoder: PeerEncoder,
     /// Which life of each of them is at the other end of its connection.
     pub(super) lives: Vec<Incarnation>,
+    /// The connection to each of them.
+    pub(super) links: Vec<PeerLink>,
     /// When something is due, as it stands in the shard's table.
     pub(super) timer: Option<Monotonic>,
     /// A checkpoint of another member was put in the place of the map; the log doesn't know yet.
@@ -62,15 +66,22 @@ pub(super) struct PartitionView {
     pub(super) round_reads: VecDeque<(Round, WaitingRead)>,
 }
 
-/// Who waits for a command.
+/// Who waits for what comes of a command or query: told exactly once, one way or the other.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Waiter {
-    /// A client.
-    Client(Asker),
-    /// A command to all partitions: its place in the table of gathers.
+    /// A client, of this node or of another.
+    Asker(Asker),
+    /// An operation on all partitions: its place in the table of gathers.
     Gather {
         /// The place.
         gather: usize,
+        /// When it gives up.
+        deadline: Monotonic,
+    },
+    /// A streamed answer that goes on with it: its place in the table of those that wait.
+    Stream {
+        /// The place.
+        stream: usize,
         /// When it gives up.
         deadline: Monotonic,
     },
@@ -78,11 +89,11 @@ pub(super) enum Waiter {
     Nobody,
 }
 
-/// A client that waits for the answer to one request.
+/// Somebody who waits for the answer to one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     /// Where the answer goes.
-    pub(super) origin: Origin,
+    pub(super) to: Recipient,
     /// What the answer repeats.
     pub(super) correlation: u64,
     /// Of which kind it is.
@@ -91,16 +102,72 @@ pub(super) struct Asker {
     pub(super) deadline: Monotonic,
 }
 
+/// Where an answer goes. It is encoded the same way for both.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Recipient {
+    /// To a client of this node.
+    Client(Origin),
+    /// To another member's node, which has passed the request on.
+    Member {
+        /// The member.
+        member: MemberId,
+        /// Which of the connections to it: the next one may be to another process, that has given
+        /// the correlation id to another request.
+        connection: u32,
+    },
+}
+
+/// The connection to a member, as its partition sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PeerLink {
+    /// There is one.
+    pub(super) is_connected: bool,
+    /// How many have broken; it wraps around.
+    pub(super) breaks_count: u32,
+}
+
 impl Asker {
-    /// Gives the client its answer, if it is still there.
+    /// Where the answer goes, if anybody is there still.
+    pub(super) fn buffer<'a>(
+        &self,
+        view: &PartitionView,
+        effects: &'a mut impl Effects,
+    ) -> Option<&'a mut BytesMut> {
+        match self.to {
+            Recipient::Client(origin) => effects.reply_buffer(origin, true),
+            Recipient::Member { member, connection } => {
+                let place = usize::from(member.0);
+                let PeerLink { is_connected, breaks_count } = view.links[place];
+                let is_there = is_connected && breaks_count == connection;
+                if !is_there {
+                    return None;
+                }
+                effects.peer_buffer(view.nodes[place], view.group.partition())
+            }
+        }
+    }
+
+    /// Where the next frame for a client of this node goes; `last`: the answer ends with it. Other
+    /// nodes are given nothing of several frames, and nothing of a whole map.
+    pub(super) fn client_buffer<'a>(
+        &self,
+        last: bool,
+        effects: &'a mut impl Effects,
+    ) -> Option<&'a mut BytesMut> {
+        match self.to {
+            Recipient::Client(origin) => effects.reply_buffer(origin, last),
+            Recipient::Member { .. } => None,
+        }
+    }
+
+    /// Gives an answer.
     pub(super) fn reply(
         &self,
+        buffer: &mut BytesMut,
         prefix: &ResponsePrefix,
         index: Index,
         result: &[u8],
-        effects: &mut impl Effects,
     ) {
-        let Some(buffer) = effects.reply_buffer(self.origin, true) else { return };
         let encode = match self.kind {
             Kind::Command => response::encode_command_response,
             Kind::Query => response::encode_query_response,
@@ -111,12 +178,11 @@ impl Asker {
     /// As [`Asker::reply`], with an outcome that isn't encoded yet.
     pub(super) fn reply_with(
         &self,
+        buffer: &mut BytesMut,
         prefix: &ResponsePrefix,
         index: Index,
         outcome: &Outcome<'_>,
-        effects: &mut impl Effects,
     ) {
-        let Some(buffer) = effects.reply_buffer(self.origin, true) else { return };
         let (size, write) = (outcome.encoded_size_bytes(), |out: &mut _| outcome.encode(out));
         let correlation = self.correlation;
         match self.kind {
@@ -143,9 +209,18 @@ impl Asker {
 impl Waiter {
     pub(super) fn deadline(&self) -> Monotonic {
         match self {
-            Self::Client(asker) => asker.deadline,
-            Self::Gather { deadline, .. } => *deadline,
+            Self::Asker(asker) => asker.deadline,
+            Self::Gather { deadline, .. } | Self::Stream { deadline, .. } => *deadline,
             Self::Nobody => Monotonic(u64::MAX),
+        }
+    }
+
+    /// Whether this node may pass on what it waits for: another one's was passed on already.
+    pub(super) fn is_of_this_node(&self) -> bool {
+        match self {
+            Self::Asker(asker) => matches!(asker.to, Recipient::Client(_)),
+            Self::Gather { .. } | Self::Stream { .. } => true,
+            Self::Nobody => false,
         }
     }
 }

@@ -5,17 +5,23 @@
 //! a member of a partition goes to that shard of that node, over the connection between the two.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
-use crate::base::ids::{Incarnation, MemberId, NodeId, PartitionId};
+use crate::base::cast::usize_from_u32;
+use crate::base::ids::{Incarnation, Index, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
+use crate::storage::record::PartitionSnapshot;
+use crate::storage::recovery::FormerLife;
+use crate::storage::wal::Durability;
 use crate::wire::peer::decode::Link;
+use crate::wire::peer::hello::PartitionState;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
 
 /// What a member knows of the lives of a partition's members: what is said when a connection
@@ -26,6 +32,12 @@ pub struct PartitionLives {
     pub partition: PartitionId,
     /// The highest life known of each member, in the order of members; its own among them.
     pub lives: Vec<Incarnation>,
+}
+
+impl From<&PartitionState> for PartitionLives {
+    fn from(state: &PartitionState) -> Self {
+        Self { partition: state.partition, lives: state.lives.clone() }
+    }
 }
 
 /// When something is due in which partition.
@@ -69,6 +81,10 @@ impl Core {
         if view.installed.is_some() {
             self.record_installed(view, None);
         }
+        if self.config.durability == Durability::None && !view.group.is_alone() {
+            let state = self.log.state().partition(view.group.partition());
+            member.keep_after(state.map_or(Index(0), |state| state.checkpoint));
+        }
         let due = member.next_deadline();
         if due != view.timer {
             let before = std::mem::replace(&mut view.timer, due);
@@ -91,7 +107,7 @@ impl Shard {
         let own = &self.core.config.partitions;
         let group_of = |partition: PartitionId| {
             let place = partition.0.checked_sub(own.start).filter(|_| partition.0 < own.end)?;
-            Some(&partitions[crate::base::cast::usize_from_u32(place)].view.group)
+            Some(&partitions[usize_from_u32(place)].view.group)
         };
         let received = match peer::decode(payload, link, group_of) {
             Ok(received) => received,
@@ -101,8 +117,9 @@ impl Shard {
             Body::Message(message) => {
                 self.on_message(received.partition, received.sender, message, effects);
             }
-            // No node passes anything on for its clients yet.
-            Body::Forwarded(_) => self.core.drop_frame(PeerDrop::UnknownKind),
+            Body::Forwarded(forwarded) => {
+                self.on_forwarded(received.partition, received.sender, forwarded, effects);
+            }
         }
     }
 
@@ -130,10 +147,14 @@ impl Shard {
         message: Message,
         effects: &mut impl Effects,
     ) {
+        self.core.counters.peer_received += 1;
+        if !self.core.hears(&message) {
+            self.core.counters.peer_unheard += 1;
+            return;
+        }
         let now = self.core.now;
         let place = self.place(partition);
         let Partition { member, view } = &mut self.partitions[place];
-        self.core.counters.peer_received += 1;
         let life = &mut view.lives[usize::from(from.0)];
         if let Message::Recover { member, attempt } = &message
             && *member == from
@@ -147,7 +168,8 @@ impl Shard {
         self.stepped(place);
     }
 
-    /// A connection to a node is there; `lives`: what it said of the partitions that both hold.
+    /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
+    /// both hold.
     pub(super) fn on_peer_connected(
         &mut self,
         node: NodeId,
@@ -155,7 +177,10 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)] = Peer { is_connected: true, bad_senders_count: 0 };
+        if self.core.closing {
+            return;
+        }
+        self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
             let Some((place, from)) = self.member_of(*partition, node) else { continue };
@@ -164,6 +189,10 @@ impl Shard {
                 continue;
             }
             view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+            view.links[usize::from(from.0)].is_connected = true;
+            if self.core.closing {
+                continue;
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
             member.on_peer_clock(now, from, clock);
@@ -172,18 +201,27 @@ impl Shard {
         }
     }
 
-    /// The connection to a node is gone; `refused`: its process is, too.
+    /// The connection to the shard of a node that has these partitions is gone; `refused`: its
+    /// process is, too.
     pub(super) fn on_peer_disconnected(
         &mut self,
         node: NodeId,
+        partitions: Range<u32>,
         refused: bool,
         effects: &mut impl Effects,
     ) {
-        self.core.peers[usize::from(node.0)].is_connected = false;
+        self.give_up_forwards_to(node, &partitions, effects);
         let now = self.core.now;
-        for partition in self.core.config.partitions.clone().map(PartitionId) {
+        for partition in partitions.map(PartitionId) {
             let Some((place, from)) = self.member_of(partition, node) else { continue };
             let Partition { member, view } = &mut self.partitions[place];
+            let link = &mut view.links[usize::from(from.0)];
+            if std::mem::take(&mut link.is_connected) {
+                link.breaks_count = link.breaks_count.wrapping_add(1);
+            }
+            if self.core.closing {
+                continue;
+            }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_peer_disconnected(now, from, refused, &mut world);
             self.stepped(place);
@@ -201,6 +239,43 @@ impl Shard {
         lives.collect()
     }
 
+    /// The same, and how these partitions stand: what a host says for this shard.
+    #[must_use]
+    pub fn greeting(&self, node: NodeId) -> Vec<PartitionState> {
+        let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
+        let standing = shared.map(|found| {
+            let replica = found.member.replica();
+            PartitionState {
+                partition: found.view.group.partition(),
+                term: replica.view(),
+                last_normal: replica.last_normal(),
+                durable_last: replica.durable(),
+                lives: replica.crash_vector().to_vec(),
+            }
+        });
+        standing.collect()
+    }
+
+    /// A former life of this node that another one knows, though nothing is stored here: the data
+    /// directory isn't the one that it had. (With durability `none` that says nothing.) To be asked
+    /// of what a node says before
+    /// [`Input::PeerConnected`](super::Input::PeerConnected), unless an operator has said that the
+    /// node is to begin a new life in the place of the old one: with that input it does.
+    #[must_use]
+    pub fn former_life(&self, lives: &[PartitionLives]) -> Option<FormerLife> {
+        let mut states = self.core.log.state().partitions.iter();
+        let keeps = self.core.config.durability != Durability::None;
+        if !keeps || !states.all(PartitionSnapshot::is_blank) {
+            return None;
+        }
+        lives.iter().find_map(|found| {
+            let place = found.partition.0.checked_sub(self.core.config.partitions.start);
+            let Partition { member, view } = self.partitions.get(usize_from_u32(place?))?;
+            let known = found.lives.get(usize::from(view.group.me().0))?;
+            FormerLife::of(found.partition, member.replica().incarnation(), *known)
+        })
+    }
+
     /// Where a partition of this shard lies and which member of it a node is.
     fn member_of(&self, partition: PartitionId, node: NodeId) -> Option<(usize, MemberId)> {
         if !self.core.config.partitions.contains(&partition.0)
@@ -215,6 +290,9 @@ impl Shard {
 
     /// Does everything that is due in partitions.
     pub(super) fn run_timers(&mut self, effects: &mut impl Effects) {
+        if self.core.closing {
+            return;
+        }
         let now = self.core.now;
         // What is due at once again is for the next turn.
         for _ in 0..self.core.timers.0.len() {
@@ -240,13 +318,24 @@ impl Shard {
 /// Another node, as this shard sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
-    /// There is a connection to the shards there.
-    pub(super) is_connected: bool,
-    /// Messages that somebody else should have sent, since the connection began.
+    /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
 }
 
 impl Core {
+    /// Whether a message of another member is taken. While the node goes down only answers are, for
+    /// those who still wait for them: whatever else is said could have to be logged, and the log
+    /// would never come to its end, or has.
+    fn hears(&self, message: &Message) -> bool {
+        let is_answer = matches!(
+            message,
+            Message::CommandResponse { .. }
+                | Message::QueryResponse { .. }
+                | Message::GapCommitResponse { .. }
+        );
+        !self.closing || is_answer && !self.closed
+    }
+
     fn drop_frame(&mut self, reason: PeerDrop) {
         let place = PeerDrop::ALL.iter().position(|known| *known == reason);
         self.peer_drops[place.expect("all reasons are known")] += 1;

@@ -2,75 +2,48 @@
 //! a log write in flight and never shows what a restart could lose (3.7). A group of one needs no
 //! round of its members.
 
+use bytes::Bytes;
+
 use super::entries::Reader;
 use super::execute::World;
-use super::partition::{Asker, Partition, Waiter};
-use super::{Effects, RoutedRequest, Shard};
+use super::forwarding::Passable;
+use super::partition::{Asker, Partition, PartitionView, Recipient, Waiter};
+use super::{Core, Effects, RoutedRequest, Shard};
+use crate::base::cast::usize_from_u32;
 use crate::base::ids::{Index, PartitionId};
-use crate::base::limits::{PASS_COUNT_MAX, WAITING_READ_COUNT_MAX};
+use crate::base::limits::{
+    ENTRIES_SIZE_BYTES_MAX, ENTRIES_VISITED_COUNT_MAX, PASS_COUNT_MAX, WAITING_READ_COUNT_MAX,
+};
+use crate::base::time::Timestamp;
 use crate::map::hasher::KeyHash;
 use crate::map::operation::cold::encode_query;
-use crate::map::operation::{Consistency, Query, QueryOperation};
-use crate::map::reads::AsOf;
+use crate::map::operation::{Consistency, Query, QueryOperation, decode_query};
+use crate::map::outcome::Outcome;
+use crate::map::reads::{AsOf, Scan};
 use crate::nopaxos::{Round, Status};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::wire::request::Kind;
 use crate::wire::route::Route;
 
-/// A read of a key that must reflect an index that isn't reached yet.
+/// A read that must reflect an index that isn't reached yet, or waits for a round.
 #[derive(Debug)]
 pub(super) struct WaitingRead {
-    pub(super) asker: Asker,
+    pub(super) waiter: Waiter,
     partition: PartitionId,
     pub(super) min_index: Index,
     consistency: Consistency,
-    map: Box<str>,
-    key: Box<[u8]>,
-    wants: Wants,
-}
-
-/// What a waiting read asks for.
-#[derive(Clone, Copy, Debug)]
-enum Wants {
-    Entry,
-    Existence,
-    Size,
+    /// The query in the usual encoding.
+    query: Bytes,
 }
 
 impl WaitingRead {
-    /// A copy of a query; `None` if its answer is a stream.
-    fn new(asker: Asker, partition: PartitionId, query: &Query<'_>) -> Option<Self> {
-        let wants = match query.operation {
-            QueryOperation::Get { .. } => Wants::Entry,
-            QueryOperation::Exists { .. } => Wants::Existence,
-            QueryOperation::Size => Wants::Size,
-            QueryOperation::Entries { .. } => return None,
-        };
-        Some(Self {
-            asker,
-            partition,
-            min_index: query.min_index,
-            consistency: query.consistency,
-            map: query.map.into(),
-            key: query.operation.key().unwrap_or_default().into(),
-            wants,
-        })
+    fn new(waiter: Waiter, partition: PartitionId, query: &Query<'_>) -> Self {
+        let Query { min_index, consistency, .. } = *query;
+        Self { waiter, partition, min_index, consistency, query: encode_query(query) }
     }
 
     pub(super) fn query(&self) -> Query<'_> {
-        let key = &*self.key;
-        let operation = match self.wants {
-            Wants::Entry => QueryOperation::Get { key },
-            Wants::Existence => QueryOperation::Exists { key },
-            Wants::Size => QueryOperation::Size,
-        };
-        Query {
-            map: &self.map,
-            consistency: self.consistency,
-            min_index: self.min_index,
-            timeout_ms: 0,
-            operation,
-        }
+        decode_query(&self.query).expect("it is in the usual encoding")
     }
 }
 
@@ -112,31 +85,40 @@ impl Shard {
         effects: &mut impl Effects,
     ) {
         let asker = Asker {
-            origin: request.origin,
+            to: Recipient::Client(request.origin),
             correlation: request.request.correlation,
             kind: Kind::Query,
             deadline: self.deadline(query.timeout_ms),
         };
         self.core.counters.queries += 1;
-        if query.consistency == Consistency::Linearizable && self.core.config.is_replicated() {
-            return self.read_in_round(partition, asker, query, effects);
+        let is_list = matches!(query.operation, QueryOperation::Entries { .. });
+        if self.needs_round(query.consistency) {
+            if is_list {
+                let reader = Reader::Client(asker);
+                return self.stream_entries(reader, query, partition..=partition, effects);
+            }
+            return self.read_in_round(partition, Waiter::Asker(asker), query, effects);
         }
         let as_of = match self.as_of(partition, query.consistency) {
             Ok(index) if index >= query.min_index => index,
             Ok(_) => return self.wait(partition, asker, query, effects),
             Err(message) => {
-                let prefix = &self.partitions[self.place(partition)].view.prefix;
-                self.core.fail(asker, prefix, Code::Unavailable, message, effects);
-                return;
+                let (_, mut world) = self.partition(partition, effects);
+                return world.fail(Waiter::Asker(asker), Code::Unavailable, message);
             }
         };
-        if matches!(query.operation, QueryOperation::Entries { .. }) {
+        if is_list {
             let reader = Reader::Client(asker);
             self.stream_entries(reader, query, partition..=partition, effects);
         } else {
             self.core.counters.reads += 1;
             self.answer(partition, asker, query, hash, as_of, effects);
         }
+    }
+
+    /// Whether a quorum has to say, after a query came, that it is still in the view (3.7).
+    pub(super) fn needs_round(&self, consistency: Consistency) -> bool {
+        consistency == Consistency::Linearizable && self.core.config.is_replicated()
     }
 
     /// The index that a query's answer will reflect, or why there is none.
@@ -148,10 +130,10 @@ impl Shard {
         let partition = &self.partitions[self.place(partition)];
         let replica = partition.member.replica();
         match consistency {
-            Consistency::Stale => Ok(replica.sync_point()),
-            Consistency::Linearizable if self.core.config.is_replicated() => {
-                Err("ask one partition for this, by its number")
+            Consistency::Stale if replica.status() == Status::Recovering => {
+                Err("the node copies the partition from others; try another one")
             }
+            Consistency::Stale => Ok(replica.sync_point()),
             Consistency::Linearizable if replica.status() == Status::Normal => {
                 Ok(partition.member.readable())
             }
@@ -168,17 +150,12 @@ impl Shard {
         as_of: Index,
         effects: &mut impl Effects,
     ) {
-        let place = self.place(partition);
-        let Partition { view, .. } = &self.partitions[place];
-        let hash = hash.unwrap_or_else(|| {
-            self.core.hasher.hash(query.map, query.operation.key().unwrap_or_default())
-        });
-        let asked = (query.map, &query.operation);
+        let Partition { view, .. } = &self.partitions[self.place(partition)];
         self.core.counters.answers += 1;
-        let at = AsOf { index: as_of, time: self.core.now.wall };
-        let outcome = view.map.answer(&self.core.arena, at, asked, hash);
+        let Some(buffer) = asker.buffer(view, effects) else { return };
+        let outcome = self.core.evaluate(view, as_of, query, hash);
         // Straight to where it goes: a value is copied once.
-        asker.reply_with(&view.prefix, as_of, &outcome, effects);
+        asker.reply_with(buffer, &view.prefix, as_of, &outcome);
     }
 
     /// Keeps a query until the index that it asks for is reached.
@@ -202,24 +179,22 @@ impl Shard {
                 Some((Code::Unavailable, "min_index is not reached yet; try again"))
             }
         };
-        let prefix = &self.partitions[self.place(partition)].view.prefix;
         if let Some((code, message)) = refusal {
-            self.core.fail(asker, prefix, code, message, effects);
-            return;
+            let (_, mut world) = self.partition(partition, effects);
+            return world.fail(Waiter::Asker(asker), code, message);
         }
         self.core.sweep_later();
         self.core.reads_due |= self.core.closed;
-        if let Some(read) = WaitingRead::new(asker, partition, query) {
-            self.core.waiting_reads.push_back(read);
-        }
+        let read = WaitingRead::new(Waiter::Asker(asker), partition, query);
+        self.core.waiting_reads.push_back(read);
     }
 
     /// Keeps a linearizable query until a quorum has said, after it came, that it is still in the
-    /// view (3.7).
-    fn read_in_round(
+    /// view (3.7); or passes it on to the node that can ask one.
+    pub(super) fn read_in_round(
         &mut self,
         partition: PartitionId,
-        asker: Asker,
+        waiter: Waiter,
         query: &Query<'_>,
         effects: &mut impl Effects,
     ) {
@@ -229,16 +204,12 @@ impl Shard {
         let Partition { member, view } = &mut self.partitions[place];
         let me = view.group.me();
         let mut world = World::new(view, &mut self.core, effects);
-        let waiter = Waiter::Client(asker);
         if !has_room {
             let message = "too many reads wait for their round";
             return world.fail(waiter, Code::ResourceExhausted, message);
         }
-        let Some(read) = WaitingRead::new(asker, partition, query) else {
-            let message = "entries are listed from a stale state only: set the consistency";
-            return world.fail(waiter, Code::Unimplemented, message);
-        };
         if let Some(round) = member.barrier(now, &mut world) {
+            let read = WaitingRead::new(waiter, partition, query);
             let (done, index) = world.view.round_done;
             if round <= done {
                 // A quorum of one's own ends a round at once.
@@ -249,10 +220,15 @@ impl Shard {
             }
             self.core.sweep_later();
         } else if member.sequencer() == Some(me) {
-            member.query(now, encode_query(&read.query()), waiter, &mut world);
+            member.query(now, encode_query(query), waiter, &mut world);
             self.core.sweep_later();
         } else {
-            world.refuse_to_lead(waiter, member.sequencer());
+            let request = || Passable {
+                kind: Kind::Query,
+                value: encode_query(query),
+                no_forward: query.no_forward,
+            };
+            world.pass_on(waiter, request, member.sequencer());
         }
         self.core.after_step(&mut self.partitions[place]);
     }
@@ -265,7 +241,7 @@ impl Shard {
         let now = self.core.now.monotonic;
         for Partition { view, .. } in &mut self.partitions {
             let waiting = std::mem::take(&mut view.round_reads);
-            let is_late = |read: &WaitingRead| read.asker.deadline <= now;
+            let is_late = |read: &WaitingRead| read.waiter.deadline() <= now;
             let (late, waiting) = waiting.into_iter().partition(|(_, read)| is_late(read));
             view.round_reads = waiting;
             let late: std::collections::VecDeque<(Round, WaitingRead)> = late;
@@ -273,7 +249,7 @@ impl Shard {
             let mut world = World::new(view, &mut self.core, effects);
             for (_, read) in late {
                 let message = "a quorum has not answered in time; try again";
-                world.fail(Waiter::Client(read.asker), Code::Unavailable, message);
+                world.fail(read.waiter, Code::Unavailable, message);
             }
         }
         self.core.round_reads_count > 0
@@ -290,23 +266,60 @@ impl Shard {
                 return;
             }
             let Some(read) = self.core.waiting_reads.pop_front() else { return };
-            let query = read.query();
-            match self.as_of(read.partition, read.consistency) {
-                Ok(as_of) if as_of >= read.min_index => {
-                    answers_left -= 1;
-                    self.answer(read.partition, read.asker, &query, None, as_of, effects);
-                }
-                _ if closed || read.asker.deadline <= now => {
-                    answers_left -= 1;
-                    let prefix = &self.partitions[self.place(read.partition)].view.prefix;
+            let late = closed || read.waiter.deadline() <= now;
+            let as_of = self.as_of(read.partition, read.consistency);
+            let as_of = as_of.ok().filter(|as_of| *as_of >= read.min_index);
+            if as_of.is_none() && !late {
+                self.core.waiting_reads.push_back(read);
+                continue;
+            }
+            answers_left -= 1;
+            let (_, mut world) = self.partition(read.partition, effects);
+            match as_of {
+                Some(as_of) => world.answer_read(&read, as_of),
+                None => {
                     let message = match closed {
                         true => "the node is going down",
                         false => "min_index was not reached in time",
                     };
-                    self.core.fail(read.asker, prefix, Code::Unavailable, message, effects);
+                    world.fail(read.waiter, Code::Unavailable, message);
                 }
-                _ => self.core.waiting_reads.push_back(read),
             }
         }
+    }
+}
+
+impl Core {
+    /// As of an index, and by no other time than the log's. This node's clock hides nothing: a tick
+    /// makes final what has expired, and until that is durable another node, or this one after a
+    /// start with an earlier clock, could show again what was absent.
+    pub(super) fn at(&self, index: Index) -> AsOf {
+        AsOf { index, time: Timestamp(0), asked: self.now.wall }
+    }
+
+    /// What the state of a partition as of an index answers to a query.
+    pub(super) fn evaluate<'a>(
+        &'a self,
+        view: &'a PartitionView,
+        as_of: Index,
+        query: &Query<'_>,
+        hash: Option<KeyHash>,
+    ) -> Outcome<'a> {
+        let at = self.at(as_of);
+        if let QueryOperation::Entries { prefix, start_after, limit, keys_only } = query.operation {
+            let scan = Scan {
+                prefix,
+                start_after,
+                limit: usize_from_u32(limit),
+                keys_only,
+                size_bytes_max: ENTRIES_SIZE_BYTES_MAX,
+                visited_count_max: ENTRIES_VISITED_COUNT_MAX,
+                cursor_tag: &view.cursor_tag,
+            };
+            return Outcome::Page(view.map.entries(&self.arena, at, query.map, &scan));
+        }
+        let key = query.operation.key().unwrap_or_default();
+        let hash = hash.unwrap_or_else(|| self.hasher.hash(query.map, key));
+        view.map.answer(&self.arena, at, (query.map, &query.operation), hash)
     }
 }

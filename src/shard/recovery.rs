@@ -11,7 +11,8 @@ use super::carry::Carrying;
 use super::checkpoints::Checkpoints;
 use super::exchange::Exchange;
 use super::execute::prefix;
-use super::partition::{Partition, PartitionView};
+use super::forwarding::Forwards;
+use super::partition::{Partition, PartitionView, PeerLink};
 use super::peers::{Peer, Timers};
 use super::{CheckpointServer, Config, Core, Effects, OldSlots, Shard};
 use crate::base::cast::u64_from;
@@ -30,7 +31,7 @@ use crate::map::partition::{Execution, PartitionMap, Undo};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{Group, Member, Restored, Round, Settings};
+use crate::nopaxos::{Group, Member, Restored, Round, Settings, Survival};
 use crate::storage::block::Block;
 use crate::storage::checkpoint::{
     CHUNK_BLOCK_COUNT, CheckpointChunk, CheckpointDecoder, CheckpointEncoder, CheckpointError,
@@ -39,7 +40,7 @@ use crate::storage::checkpoint::{
 use crate::storage::record::PartitionSnapshot;
 use crate::storage::recovery::Salvage;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
-use crate::storage::wal::Wal;
+use crate::storage::wal::{Durability, Wal};
 use crate::wire::peer::{PeerDrop, PeerEncoder};
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
@@ -366,7 +367,7 @@ impl Shard {
     #[must_use]
     pub fn new(
         loading: Loading,
-        mut recovered: Vec<RecoveredPartition>,
+        recovered: Vec<RecoveredPartition>,
         mut log: Wal,
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
@@ -378,19 +379,11 @@ impl Shard {
         for (partition, loaded) in &partitions {
             log.know_checkpoint_size(*partition, loaded.checkpoint_size_bytes);
         }
-        let partitions: Vec<Partition> = partitions
-            .into_iter()
-            .map(|(partition, loaded)| {
-                let cursor_tag = router.tag_of(partition);
-                let place = recovered.iter().position(|found| found.state.partition == partition);
-                let found = place.map(|place| recovered.swap_remove(place));
-                restore(&config, (partition, cursor_tag), loaded, found)
-            })
-            .collect();
+        let partitions = restore_all(&config, &router, partitions, recovered);
         let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();
         let unsynced = partitions.iter().map(|partition| partition.view.unsynced_size_bytes).sum();
         let own_size_bytes = partitions.iter().map(|partition| partition.view.own_size_bytes).sum();
-        let config_nodes_count = config.nodes.count();
+        let node_count = config.nodes.count();
         let serving = CheckpointServer::new(config.checkpoint_salt);
         let core = Core {
             config,
@@ -400,10 +393,12 @@ impl Shard {
             hasher,
             arena,
             log,
-            peers: vec![Peer::default(); config_nodes_count],
+            peers: vec![Peer::default(); node_count],
             peer_drops: [0; PeerDrop::ALL.len()],
+            addresses: vec![Box::default(); node_count],
             timers: Timers::default(),
             exchange: Exchange::default(),
+            forwards: Forwards::new(node_count),
             awaiting: VecDeque::new(),
             carrying: Carrying::default(),
             old_slots: OldSlots::default(),
@@ -417,6 +412,7 @@ impl Shard {
             round_reads_count: 0,
             reads_due: false,
             streams: VecDeque::new(),
+            waiting_streams: Slab::new(),
             checkpoints: Checkpoints::new(stale_checkpoints),
             checkpoint_metrics: CheckpointMetrics::default(),
             asked_streams: Slab::new(),
@@ -429,6 +425,7 @@ impl Shard {
             counters: ShardCounters::default(),
             commit_waits: Histogram::default(),
             changed,
+            retiring: None,
             closing: false,
             closed: false,
         };
@@ -449,6 +446,30 @@ impl Shard {
         }
         self.settle(effects);
         self.pump_log(effects);
+    }
+}
+
+fn restore_all(
+    config: &Config,
+    router: &Router,
+    loaded: BTreeMap<PartitionId, LoadedPartition>,
+    mut recovered: Vec<RecoveredPartition>,
+) -> Vec<Partition> {
+    let restored = loaded.into_iter().map(|(partition, loaded)| {
+        let place = recovered.iter().position(|found| found.state.partition == partition);
+        let found = place.map(|place| recovered.swap_remove(place));
+        restore(config, (partition, router.tag_of(partition)), loaded, found)
+    });
+    restored.collect()
+}
+
+/// What of a member's promises a restart keeps, by when its log is written.
+#[must_use]
+pub const fn survival(durability: Durability) -> Survival {
+    match durability {
+        Durability::Sync => Survival::Always,
+        Durability::Async => Survival::Clean,
+        Durability::None => Survival::Never,
     }
 }
 
@@ -483,6 +504,7 @@ fn restore(
         changed: true,
         encoder: PeerEncoder::new(&config.cluster, &group),
         lives: vec![Incarnation(0); group.count()],
+        links: vec![PeerLink::default(); group.count()],
         nodes,
         timer: None,
         installed: None,
@@ -517,6 +539,8 @@ fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
         no_ops,
         incarnation,
         crash_vector,
-        is_lost: found.state.is_recovering,
+        // Whoever has promised nothing may have a new disk in the place of one on which it had:
+        // the other members know (R1), or nobody does, and then the group is new (R6).
+        is_lost: found.state.is_recovering || view == TermId(0),
     }
 }

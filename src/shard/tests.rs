@@ -15,6 +15,7 @@ use crate::base::limits::{
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_S, Timestamp};
 use crate::proto::atomix::map::{CommandRequest, Indexed, Message, QueryRequest, message};
+use crate::proto::atomix::primitive::Name;
 use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{self, command, query};
@@ -24,14 +25,20 @@ use crate::storage::checkpoint::{
     CHUNK_BLOCK_COUNT, CheckpointBlocks, CheckpointChunk, CheckpointId, CheckpointProgress,
     CheckpointSource, CheckpointStep,
 };
+use crate::storage::error::StorageError;
 use crate::storage::record::LiveSegment;
-use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, recover};
-use crate::storage::wal::{SegmentWanted, WalConfig, WalStart};
+use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, Suspect, recover_partly};
+use crate::storage::wal::{SegmentWanted, WalConfig};
 use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
 
 mod cluster;
+mod forwarding;
+mod halt;
+mod leadership;
+mod replacement;
 mod several;
+mod truncation;
 
 mod measure;
 mod ticks;
@@ -59,6 +66,8 @@ struct Asked {
     asks: VecDeque<(ShardId, AskId, BytesMut)>,
     /// Frames for other nodes.
     sent: BTreeMap<NodeId, BytesMut>,
+    /// Nodes that sent what no member can, if somebody counts them.
+    refused: Option<Vec<NodeId>>,
     /// Answers to other shards' requests, by place, and whether they have ended.
     guests: BTreeMap<u32, (BytesMut, bool)>,
 }
@@ -85,7 +94,10 @@ impl Effects for Asked {
     }
 
     fn refuse_peer(&mut self, node: NodeId, error: &PeerError) {
-        panic!("node {node} sends what no member can: {error}");
+        match &mut self.refused {
+            Some(refused) => refused.push(node),
+            None => panic!("node {node} sends what no member can: {error}"),
+        }
     }
 
     fn write(&mut self, write: SegmentWrite) {
@@ -192,6 +204,13 @@ impl SegmentSource for Source<'_> {
     }
 }
 
+/// Where a shard runs.
+struct Place {
+    nodes: Cluster,
+    sequencer_offset: u8,
+    log_segment_count: u64,
+}
+
 /// A shard with its disk and its clock.
 struct Host {
     shard: Shard,
@@ -241,18 +260,33 @@ impl Host {
     /// A shard of a node of a cluster. It isn't ready yet.
     fn boot_member(
         nodes: Cluster,
-        (me, shard_count): (ShardId, u16),
+        shard: (ShardId, u16),
         disk: Disk,
         (durability, boot): (Durability, u64),
         memory_size_bytes_max: u64,
     ) -> Self {
+        let place = Place { nodes, sequencer_offset: 0, log_segment_count: LOG_SEGMENT_COUNT };
+        let booted = Self::boot_from(place, shard, disk, (durability, boot), memory_size_bytes_max);
+        let (host, suspects) = booted.expect("the log is this shard's");
+        assert!(suspects.is_empty(), "{suspects:?}");
+        host
+    }
+
+    /// The same with what may be wrong: the partitions that can't go on from what the disk holds.
+    fn boot_from(
+        Place { nodes, sequencer_offset, log_segment_count }: Place,
+        (me, shard_count): (ShardId, u16),
+        disk: Disk,
+        (durability, boot): (Durability, u64),
+        memory_size_bytes_max: u64,
+    ) -> Result<(Self, Vec<Suspect>), StorageError> {
         let key = LogKey { shard: me, salt: SALT };
         let own = ShardMap::new(PARTITION_COUNT, shard_count).partitions_of(me);
         let config = Config {
             cluster: "test".into(),
             seed: boot * 100 + u64::from(nodes.me().0),
             nodes,
-            sequencer_offset: 0,
+            sequencer_offset,
             settings: Settings::default(),
             shard: me,
             partitions: own.clone(),
@@ -266,32 +300,34 @@ impl Host {
             memory_size_bytes_max,
         };
         let partitions: Vec<PartitionId> = own.map(PartitionId).collect();
-        let names: Vec<SegmentId> = disk.segments.keys().copied().collect();
-        let size_bytes = u64_from(SEGMENT_SIZE);
-        let files: Vec<SegmentFile> =
-            names.iter().map(|&name| SegmentFile { name, size_bytes }).collect();
+        let file = |(name, blocks): (&SegmentId, &Vec<Block>)| SegmentFile {
+            name: *name,
+            size_bytes: u64_from(size_of_val(&blocks[..])),
+        };
+        let files: Vec<SegmentFile> = disk.segments.iter().map(file).collect();
         let folder = LogFolder {
             key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
             partitions: &partitions,
             files: &files,
+            serves_peers: true,
         };
         let mut loading = Loading::new(config);
         let mut source = Source(disk.segments.values().collect());
         let mut checkpoints = Checkpoints(disk.checkpoints.clone());
         let mut installing = Installing::new(&mut loading, &mut checkpoints, SALT);
-        let recovered = recover(&folder, &mut source, &mut installing).expect("nothing is damaged");
+        let recovered = recover_partly(&folder, &mut source, &mut installing)?;
         installing.finish().expect("every checkpoint that is needed is there");
         let log = WalConfig {
             key,
             boot_epoch: BootEpoch(boot),
             segment_size_bytes: SEGMENT_SIZE,
-            log_size_bytes_max: LOG_SEGMENT_COUNT * u64_from(SEGMENT_SIZE),
+            log_size_bytes_max: log_segment_count * u64_from(SEGMENT_SIZE),
             writes_in_flight: 2,
             durability,
         };
-        let start = WalStart { serves_peers: true, ..recovered.start };
+        let start = recovered.start;
         let needed = |id: &CheckpointId| {
             let partition = start.state.partition(id.partition).expect("it is the shard's");
             partition.checkpoint == id.index || start.superseded.contains(&(id.partition, id.index))
@@ -303,7 +339,7 @@ impl Host {
         let mut host =
             Self { shard, asked: Asked { me, ..Asked::default() }, disk, now, next_correlation: 0 };
         host.shard.start(host.now, &mut host.asked);
-        host
+        Ok((host, recovered.suspects))
     }
 
     /// Prepares segments and completes writes until nothing more is asked.
@@ -326,10 +362,10 @@ impl Host {
         self.advance(1_000);
         if let Some(SegmentWanted { segment, from }) = self.asked.segments.pop_front() {
             let former = from.and_then(|free| self.disk.segments.remove(&free.segment));
-            let blocks = match former.filter(|_| from.is_some_and(|free| !free.wipe)) {
-                Some(former) => former,
-                None => vec![block(); SEGMENT_SIZE / size_of::<Block>()],
-            };
+            let former = former.filter(|_| from.is_some_and(|free| !free.wipe));
+            let mut blocks = former.unwrap_or_default();
+            // Somebody may have cut the file that is used again.
+            blocks.resize(SEGMENT_SIZE / size_of::<Block>(), block());
             self.disk.segments.insert(segment, blocks);
             self.handle(Input::SegmentPrepared(segment));
             return true;
@@ -392,11 +428,19 @@ impl Host {
     fn command(&mut self, operation: command::Operation) -> u64 {
         let command =
             v1::Command { map: "m".into(), operation: Some(operation), ..v1::Command::default() };
-        self.request(message::Message::Command(CommandRequest {
+        self.send_command(None, &command)
+    }
+
+    /// A command of which all is said; `partition`: to which it goes by its target.
+    fn send_command(&mut self, partition: Option<PartitionId>, command: &v1::Command) -> u64 {
+        let target =
+            partition.map(|partition| Name { name: format!("#{partition}"), ..Name::default() });
+        let request = CommandRequest {
             message_id: self.next_correlation + 1,
             value: command.encode_to_vec().into(),
             ..CommandRequest::default()
-        }))
+        };
+        self.request_to(target, message::Message::Command(request))
     }
 
     fn query(&mut self, operation: query::Operation) -> u64 {
@@ -414,8 +458,12 @@ impl Host {
     }
 
     fn request(&mut self, message: message::Message) -> u64 {
+        self.request_to(None, message)
+    }
+
+    fn request_to(&mut self, target: Option<Name>, message: message::Message) -> u64 {
         self.next_correlation += 1;
-        let payload = Message { target: None, message: Some(message) }.encode_to_vec();
+        let payload = Message { target, message: Some(message) }.encode_to_vec();
         let cold = decode_cold(&payload).expect("it is well-formed");
         let acceptance = Acceptance { cluster: "test", value_size_bytes_max: 1 << 20 };
         let request = cold.request(acceptance).expect("it is valid");
@@ -463,6 +511,12 @@ impl Host {
     /// Loses power: of the writes in flight any blocks may be on the disk. Then starts again.
     fn crash(mut self, prng: &mut Prng, boot: u64) -> Self {
         self.disk.unfinished = None;
+        self.tear(prng);
+        Self::boot(self.disk, Durability::Sync, boot)
+    }
+
+    /// Of the writes in flight any blocks come to be on the disk.
+    fn tear(&mut self, prng: &mut Prng) {
         for write in std::mem::take(&mut self.asked.writes) {
             for (place, block) in write.blocks.iter().enumerate() {
                 if prng.one_in(2) {
@@ -473,7 +527,6 @@ impl Host {
                 }
             }
         }
-        Self::boot(self.disk, Durability::Sync, boot)
     }
 
     fn digests(&self) -> Vec<StateDigest> {

@@ -1,13 +1,14 @@
 //! Ticks: what expires in a partition that nobody writes to is removed all the same, and stays
 //! hidden whatever clock is asked later.
 
-use super::partition::Waiter;
+use super::partition::{Partition, Waiter};
 use super::{Core, Effects, Shard};
 use crate::base::cast::u32_from;
 use crate::base::ids::PartitionId;
 use crate::base::limits::{TICK_INTERVAL_NS, TICKS_PER_TURN_COUNT_MAX};
 use crate::map::operation::{Command, Operation, TICK};
 use crate::map::partition::PartitionMap;
+use crate::mark;
 
 impl Core {
     /// Makes sure that somebody looks when the next entry or session of a partition expires.
@@ -28,10 +29,17 @@ impl Shard {
         self.core.tick_due = None;
         let first = self.core.config.partitions.start;
         let mut left = TICKS_PER_TURN_COUNT_MAX;
-        let tick = Command { map: "", session: None, timeout_ms: 0, operation: Operation::Tick };
+        let tick = Command {
+            map: "",
+            session: None,
+            timeout_ms: 0,
+            no_forward: true,
+            operation: Operation::Tick,
+        };
         for place in 0..self.partitions.len() {
             let partition = PartitionId(first + u32_from(place));
             while left > 0 && self.has_expired(place) && self.may_tick(place) {
+                mark!("tick");
                 self.submit(partition, Waiter::Nobody, TICK, &tick, None, effects);
                 left -= 1;
             }
@@ -39,9 +47,12 @@ impl Shard {
         }
     }
 
+    /// Whether a tick would remove something: by the time that it would have, which isn't this
+    /// node's if its clock is ahead of the others'.
     fn has_expired(&self, place: usize) -> bool {
-        let expiry = self.partitions[place].view.map.next_expiry();
-        expiry.is_some_and(|expiry| expiry <= self.core.now.wall)
+        let Partition { member, view } = &self.partitions[place];
+        let time = member.stamp_time(self.core.now.wall);
+        view.map.next_expiry().zip(time).is_some_and(|(expiry, time)| expiry <= time)
     }
 
     /// Whether a tick would be taken. If it isn't, the next look comes soon enough.

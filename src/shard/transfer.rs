@@ -10,42 +10,19 @@
 mod receiving;
 mod serving;
 
-pub use self::receiving::{CheckpointReceiver, Received, TransferError};
-pub use self::serving::{CheckpointServer, PartAnswer, PartAsk};
+#[cfg(test)]
+pub(super) use self::receiving::TransferError;
+pub(super) use self::receiving::{CheckpointReceiver, Received};
+pub(super) use self::serving::{CheckpointServer, PartAnswer, PartAsk};
 
-use super::{Core, Shard};
+use super::Core;
 use crate::base::ids::{Index, PartitionId};
 use crate::storage::checkpoint::CheckpointId;
 
-impl Shard {
-    /// Asks for a part of a partition's checkpoint: of the newest one (`index` 0), or of the one
-    /// that is being given away already. It comes by [`Shard::take_checkpoint_part`], after inputs
-    /// to come.
-    ///
-    /// # Errors
-    /// If there is none, or too many requests wait.
-    ///
-    /// # Panics
-    /// If the shard doesn't own the partition.
-    pub fn ask_checkpoint_part(
-        &mut self,
-        token: u64,
-        partition: PartitionId,
-        index: Index,
-        number: u64,
-    ) -> Result<(), TransferRefused> {
-        let newest_size_bytes = self.partitions[self.place(partition)].view.checkpoint_size_bytes;
-        self.core.ask_part(token, (partition, newest_size_bytes), index, number)
-    }
-
-    /// The next answer to [`Shard::ask_checkpoint_part`].
-    pub fn take_checkpoint_part(&mut self) -> Option<PartAnswer> {
-        self.core.serving.next_answer()
-    }
-}
-
 impl Core {
-    /// As [`Shard::ask_checkpoint_part`]; with the size of the partition's newest checkpoint.
+    /// Asks for a part of a partition's checkpoint: of the newest one (`index` 0), whose file has
+    /// this size, or of the one that is being given away already. It comes by
+    /// [`CheckpointServer::next_answer`], after inputs to come.
     pub(super) fn ask_part(
         &mut self,
         token: u64,
@@ -72,7 +49,7 @@ impl Core {
 
 /// Why a part of a checkpoint can't be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransferRefused {
+pub(super) enum TransferRefused {
     /// The partition hasn't this one, or not any more.
     NoCheckpoint,
     /// Too many wait.

@@ -1,7 +1,7 @@
 //! Many runs, on many cores: each run is one thread's, so how many there are changes nothing.
 
 use std::cell::Cell;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cluster::{Options, run};
@@ -27,7 +27,8 @@ pub fn run_seed(seed: u64, options: Options) -> Report {
     report
 }
 
-/// Runs all seeds of a range on so many threads. `observe` is told of each run when it is over.
+/// Runs all seeds of a range on so many threads. `observe` is told of each run when it is over,
+/// and says whether others shall begin: all lower seeds than one that was run are run.
 ///
 /// # Panics
 /// If a run does.
@@ -35,7 +36,7 @@ pub fn run_seeds(
     seeds: Range<u64>,
     jobs: usize,
     options: Options,
-    observe: impl Fn(&Report) + Sync,
+    observe: impl Fn(&Report) -> ControlFlow<()> + Sync,
 ) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let work = || {
@@ -46,8 +47,11 @@ pub fn run_seeds(
                 return summary;
             }
             let report = run_seed(seed, options);
-            observe(&report);
+            let is_enough = observe(&report).is_break();
             summary.add(&report);
+            if is_enough {
+                next.store(seeds.end, Ordering::Relaxed);
+            }
         }
     };
     let mut whole = Summary::default();
@@ -66,8 +70,19 @@ mod tests {
 
     #[test]
     fn summary_does_not_depend_on_the_number_of_threads() {
-        let summary = |jobs| format!("{:?}", run_seeds(0..4, jobs, Options::default(), |_| {}));
+        let observe = |_: &Report| ControlFlow::Continue(());
+        let summary = |jobs| format!("{:?}", run_seeds(0..4, jobs, Options::default(), observe));
         assert_eq!(summary(1), summary(3));
         assert_eq!(seed_of_this_thread(), None);
+    }
+
+    #[test]
+    fn no_seed_is_begun_after_one_that_is_enough() {
+        let observe = |report: &Report| match report.seed {
+            1 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        };
+        let summary = run_seeds(0..1_000, 1, Options::default(), observe);
+        assert_eq!(summary.runs_count, 2);
     }
 }

@@ -67,6 +67,20 @@ pub enum Freshness {
     Stale(Index),
 }
 
+/// What becomes of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionStep {
+    /// It is opened.
+    Open {
+        /// How long it outlives its last command.
+        ttl_ms: u64,
+    },
+    /// It is kept alive.
+    Keep,
+    /// It is closed.
+    Close,
+}
+
 /// What a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -118,6 +132,13 @@ pub enum Action {
         /// All of it?
         scope: Scope,
     },
+    /// Opens, keeps or closes a session of the client.
+    Session {
+        /// Where.
+        partition: PartitionId,
+        /// Which of these.
+        step: SessionStep,
+    },
     /// Asks for entries.
     Entries {
         /// The map.
@@ -133,7 +154,10 @@ impl Action {
     /// Whether it may change something.
     #[must_use]
     pub const fn is_write(&self) -> bool {
-        matches!(self, Self::Put { .. } | Self::Remove { .. } | Self::Clear { .. })
+        matches!(
+            self,
+            Self::Put { .. } | Self::Remove { .. } | Self::Clear { .. } | Self::Session { .. }
+        )
     }
 
     /// The key that it is about, if it is about one.
@@ -144,7 +168,10 @@ impl Action {
             | Self::Remove { key, .. }
             | Self::Get { key, .. }
             | Self::Exists { key, .. } => Some(key),
-            Self::Clear { .. } | Self::Size { .. } | Self::Entries { .. } => None,
+            Self::Clear { .. }
+            | Self::Size { .. }
+            | Self::Session { .. }
+            | Self::Entries { .. } => None,
         }
     }
 }
@@ -223,6 +250,13 @@ pub enum Outcome {
         entries: u64,
         /// So many bytes of keys and values.
         size_bytes: u64,
+    },
+    /// A session was opened, kept or closed.
+    Session {
+        /// The slot.
+        index: Index,
+        /// Which session.
+        id: u64,
     },
     /// Entries.
     Listed(Vec<PageSeen>),
@@ -312,8 +346,12 @@ pub struct History {
     pub universe: Universe,
     /// The operations, in the order in which they were invoked.
     pub operations: Vec<Operation>,
+    /// The log's time of slots, in ms, as far as anybody has seen them.
+    pub slot_times: BTreeMap<(PartitionId, Index), u64>,
     /// How long the values are, by number.
     value_sizes: Vec<usize>,
+    /// How long those of them are present that expire, in ms.
+    value_ttls: BTreeMap<ValueId, u64>,
     next_moment: u64,
 }
 
@@ -321,13 +359,37 @@ impl History {
     /// A history without operations.
     #[must_use]
     pub const fn new(universe: Universe) -> Self {
-        Self { universe, operations: Vec::new(), value_sizes: Vec::new(), next_moment: 0 }
+        Self {
+            universe,
+            operations: Vec::new(),
+            slot_times: BTreeMap::new(),
+            value_sizes: Vec::new(),
+            value_ttls: BTreeMap::new(),
+            next_moment: 0,
+        }
     }
 
     /// A value that nobody has written yet, so many bytes long.
     pub fn new_value(&mut self, size_bytes: usize) -> ValueId {
         self.value_sizes.push(size_bytes.max(size_of::<u64>()));
         ValueId(u64_from(self.value_sizes.len()) - 1)
+    }
+
+    /// Whoever puts a value lets it expire so long after.
+    pub fn set_ttl(&mut self, value: ValueId, ttl_ms: u64) {
+        self.value_ttls.insert(value, ttl_ms);
+    }
+
+    /// How long a value is present; `None`: until it is removed.
+    #[must_use]
+    pub fn ttl_ms(&self, value: ValueId) -> Option<u64> {
+        self.value_ttls.get(&value).copied()
+    }
+
+    /// Whether any value expires.
+    #[must_use]
+    pub fn has_ttls(&self) -> bool {
+        !self.value_ttls.is_empty()
     }
 
     /// How long a value is.
@@ -385,6 +447,7 @@ impl History {
                 Scope::Partition(partition) => Some(partition),
                 Scope::Whole => None,
             },
+            Action::Session { partition, .. } => Some(partition),
             Action::Put { key, .. }
             | Action::Remove { key, .. }
             | Action::Get { key, .. }

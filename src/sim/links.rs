@@ -1,52 +1,62 @@
-//! A member's connections to others: dialled, opened with a `Hello`, dialled again when they break,
-//! with what is to be sent waiting meanwhile, in bounded number. What frames mean is their sender's
-//! and receiver's business.
+//! A process's connections to those of other nodes: dialled, dialled again when they break, and cut
+//! into frames. What the frames mean is their sender's and receiver's business.
 //!
-//! One connection for each pair of shards and lane, from the one that has something to say; what
-//! is answered may go back on it. A connection that breaks loses what was on its way: whoever needs
-//! an answer asks again. After a reconnection some of what was sent last is sent once more
-//! ([`Network::resend`]), for a sender can't know what has arrived.
+//! Two nodes may have different numbers of shards, so a shard here has a connection to each shard
+//! there that holds partitions which both have. Which those are, nobody knows before they have
+//! talked: a shard dials for one of its partitions, hears which others come with it, and dials for
+//! those that are left. Of two nodes the one with the lower id dials.
+//!
+//! A connection that breaks loses what was on its way: whoever needs an answer asks again. After a
+//! reconnection some of what was sent last is sent once more ([`Network::resend`]), for a sender
+//! can't know what has arrived.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::network::{Endpoint, Lane, Network, Side};
 use super::{ConnectionId, NodeId};
-use crate::base::limits::SIMULATED_WAITING_COUNT_MAX;
+use crate::base::ids::{PartitionId, ShardId};
 use crate::base::time::{Monotonic, NS_PER_MS};
 use crate::wire::frame::{self, Flag, FrameError};
 
-/// Before a member dials again, at least.
+/// Before a shard dials again, at least.
 const BACKOFF_NS_MIN: u64 = NS_PER_MS;
 /// The same at most.
 const BACKOFF_NS_MAX: u64 = 100 * NS_PER_MS;
 
-/// To whom, and on which lane.
-type Way = (NodeId, Lane);
-
-/// How a way stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    /// It is dialled then.
-    Down(Monotonic),
-    Dialing(ConnectionId),
-    Open(ConnectionId),
-}
-
+/// A shard's way to a node that it dials.
 #[derive(Debug)]
-struct Outgoing {
-    line: Line,
+struct Way {
+    /// The partitions that the shard and the node share.
+    shared: Vec<PartitionId>,
+    /// The partitions of the shards at the other end of each connection.
+    covered: BTreeMap<ConnectionId, Range<u32>>,
+    /// A connection of which it isn't known yet where it leads.
+    begun: Option<ConnectionId>,
+    due: Monotonic,
     backoff_ns: u64,
-    /// Frames that wait for the line.
-    waiting: VecDeque<Vec<u8>>,
 }
 
+impl Way {
+    /// A partition for which there is no connection.
+    fn uncovered(&self) -> Option<PartitionId> {
+        let is_covered =
+            |partition: &&PartitionId| self.covered.values().any(|all| all.contains(&partition.0));
+        self.shared.iter().find(|partition| !is_covered(partition)).copied()
+    }
+}
+
+/// A connection to another node.
 #[derive(Debug)]
-struct Incoming {
-    way: Way,
-    /// Which side of the connection this member is.
-    side: Side,
+pub struct Link {
+    /// The shard here.
+    pub shard: ShardId,
+    /// The node there.
+    pub node: NodeId,
+    /// Which side of the connection this process is.
+    pub side: Side,
     /// What came and isn't a whole frame yet.
     received: BytesMut,
 }
@@ -60,136 +70,115 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
-/// The connections of one member to the others.
+/// What became of a connection that is gone.
+#[derive(Debug)]
+pub enum Gone {
+    /// It was open.
+    Open(Link),
+    /// It never was: nobody listens there, or nothing gets through.
+    Dialed(ShardId, NodeId),
+}
+
+/// The connections of one process to the others.
 #[derive(Debug)]
 pub struct Links {
     me: NodeId,
-    outgoing: BTreeMap<Way, Outgoing>,
-    /// All connections that are open, whoever has dialled them.
-    open: BTreeMap<ConnectionId, Incoming>,
-    /// Frames that were given up because too many waited.
-    dropped_count: u64,
+    ways: BTreeMap<(ShardId, NodeId), Way>,
+    open: BTreeMap<ConnectionId, Link>,
 }
 
 impl Links {
-    /// A member without connections.
+    /// A process without connections.
     #[must_use]
     pub const fn new(me: NodeId) -> Self {
-        Self { me, outgoing: BTreeMap::new(), open: BTreeMap::new(), dropped_count: 0 }
+        Self { me, ways: BTreeMap::new(), open: BTreeMap::new() }
     }
 
-    /// Sends a frame, now or when the line is open; the oldest of too many that wait is given up.
-    pub fn send(
-        &mut self,
-        now: Monotonic,
-        network: &mut Network,
-        (to, lane): (NodeId, Lane),
-        frame: Vec<u8>,
-    ) {
-        let outgoing = self.outgoing.entry((to, lane)).or_insert_with(|| Outgoing {
-            line: Line::Down(now),
-            backoff_ns: BACKOFF_NS_MIN,
-            waiting: VecDeque::new(),
-        });
-        if let Line::Open(connection) = outgoing.line {
-            network.send(now, connection, Side::Dialer, frame);
-            return;
+    /// A shard here wants to be connected to those of a node that hold these partitions. Of two
+    /// nodes only the one with the lower id wants it; for the other this does nothing.
+    pub fn want(&mut self, shard: ShardId, node: NodeId, shared: Vec<PartitionId>) {
+        if self.me < node && !shared.is_empty() {
+            let way = Way {
+                shared,
+                covered: BTreeMap::new(),
+                begun: None,
+                due: Monotonic(0),
+                backoff_ns: BACKOFF_NS_MIN,
+            };
+            self.ways.insert((shard, node), way);
         }
-        outgoing.waiting.push_back(frame);
-        if outgoing.waiting.len() > SIMULATED_WAITING_COUNT_MAX {
-            outgoing.waiting.pop_front();
-            self.dropped_count += 1;
-        }
-        self.dial(now, network);
-    }
-
-    /// Sends a frame back on the connection that brought what it answers. False: that is gone.
-    pub fn answer(
-        &self,
-        now: Monotonic,
-        network: &mut Network,
-        connection: ConnectionId,
-        frame: Vec<u8>,
-    ) -> bool {
-        let Some(open) = self.open.get(&connection) else { return false };
-        network.send(now, connection, open.side, frame);
-        true
     }
 
     /// When [`Links::dial`] has something to do.
     #[must_use]
     pub fn next_dial(&self) -> Option<Monotonic> {
-        let due = |outgoing: &Outgoing| match outgoing.line {
-            Line::Down(due) => Some(due),
-            Line::Dialing(_) | Line::Open(_) => None,
-        };
-        self.outgoing.values().filter_map(due).min()
+        let is_idle = |way: &&Way| way.begun.is_none() && way.uncovered().is_some();
+        self.ways.values().filter(is_idle).map(|way| way.due).min()
     }
 
     /// Dials what is due.
     pub fn dial(&mut self, now: Monotonic, network: &mut Network) {
-        for (&(to, lane), outgoing) in &mut self.outgoing {
-            if let Line::Down(due) = outgoing.line
-                && due <= now
+        for (&(shard, node), way) in &mut self.ways {
+            if way.begun.is_none()
+                && way.due <= now
+                && let Some(partition) = way.uncovered()
             {
-                let (me, to) = (Endpoint::Node(self.me), Endpoint::Node(to));
-                outgoing.line = Line::Dialing(network.dial(now, me, to, lane));
+                let (me, to) = (Endpoint::Node(self.me), Endpoint::Node(node));
+                way.begun = Some(network.dial(now, me, to, Lane::Peer(shard, partition)));
             }
         }
     }
 
-    /// A line is open: `hello` goes first, then perhaps what was sent last on the one before it,
-    /// then what waits.
-    pub fn on_opened(
-        &mut self,
-        now: Monotonic,
-        network: &mut Network,
-        connection: ConnectionId,
-        hello: Vec<u8>,
-    ) {
-        let found = self.outgoing.iter_mut().find(|(_, o)| o.line == Line::Dialing(connection));
-        let Some((&way, outgoing)) = found else { return };
-        outgoing.line = Line::Open(connection);
-        outgoing.backoff_ns = BACKOFF_NS_MIN;
-        let waiting = std::mem::take(&mut outgoing.waiting);
-        network.send_once(now, connection, Side::Dialer, hello);
-        network.resend(now, connection, Side::Dialer);
-        for frame in waiting {
-            network.send(now, connection, Side::Dialer, frame);
+    /// A connection that was dialled is open; the shard that wanted it. `None`: it is not wanted
+    /// any more.
+    pub fn on_opened(&mut self, connection: ConnectionId) -> Option<ShardId> {
+        let found = self.ways.iter().find(|(_, way)| way.begun == Some(connection));
+        let (&(shard, node), _) = found?;
+        let received = BytesMut::new();
+        self.open.insert(connection, Link { shard, node, side: Side::Dialer, received });
+        Some(shard)
+    }
+
+    /// Another node has dialled for a partition of a shard here, and was accepted.
+    pub fn on_accepted(&mut self, connection: ConnectionId, shard: ShardId, node: NodeId) {
+        let received = BytesMut::new();
+        self.open.insert(connection, Link { shard, node, side: Side::Acceptor, received });
+    }
+
+    /// The shard at the other end has said which partitions it has.
+    pub fn on_greeted(&mut self, now: Monotonic, connection: ConnectionId, all: Range<u32>) {
+        let Some(link) = self.open.get(&connection) else { return };
+        if let Some(way) = self.ways.get_mut(&(link.shard, link.node))
+            && way.begun.take_if(|begun| *begun == connection).is_some()
+        {
+            way.covered.insert(connection, all);
+            (way.due, way.backoff_ns) = (now, BACKOFF_NS_MIN);
         }
-        let incoming = Incoming { way, side: Side::Dialer, received: BytesMut::new() };
-        self.open.insert(connection, incoming);
     }
 
-    /// Another member has dialled, and was accepted: `hello` goes back.
-    pub fn on_accepted(
-        &mut self,
-        now: Monotonic,
-        network: &mut Network,
-        connection: ConnectionId,
-        (way, hello): (Way, Vec<u8>),
-    ) {
-        network.send_once(now, connection, Side::Acceptor, hello);
-        let incoming = Incoming { way, side: Side::Acceptor, received: BytesMut::new() };
-        self.open.insert(connection, incoming);
-    }
-
-    /// A connection is gone, or was never made.
-    pub fn on_closed(&mut self, now: Monotonic, connection: ConnectionId) {
-        self.open.remove(&connection);
-        for outgoing in self.outgoing.values_mut() {
-            if outgoing.line == Line::Dialing(connection) || outgoing.line == Line::Open(connection)
-            {
-                outgoing.line = Line::Down(now.after_ns(outgoing.backoff_ns));
-                outgoing.backoff_ns = (2 * outgoing.backoff_ns).min(BACKOFF_NS_MAX);
+    /// A connection is gone, or was never made. What it was; `None`: nobody knows it.
+    pub fn on_closed(&mut self, now: Monotonic, connection: ConnectionId) -> Option<Gone> {
+        let link = self.open.remove(&connection);
+        for (&(shard, node), way) in &mut self.ways {
+            let was_begun = way.begun.take_if(|begun| *begun == connection).is_some();
+            if was_begun || way.covered.remove(&connection).is_some() {
+                way.due = now.after_ns(way.backoff_ns);
+                way.backoff_ns = (2 * way.backoff_ns).min(BACKOFF_NS_MAX);
+                return Some(link.map_or(Gone::Dialed(shard, node), Gone::Open));
             }
         }
+        link.map(Gone::Open)
     }
 
-    /// Whose connection it is, and on which lane; `None`: it isn't open.
+    /// A connection that is open.
     #[must_use]
-    pub fn way(&self, connection: ConnectionId) -> Option<(NodeId, Lane)> {
-        self.open.get(&connection).map(|open| open.way)
+    pub fn link(&self, connection: ConnectionId) -> Option<&Link> {
+        self.open.get(&connection)
+    }
+
+    /// All connections that are open.
+    pub fn open(&self) -> impl Iterator<Item = (ConnectionId, Side)> + '_ {
+        self.open.iter().map(|(connection, link)| (*connection, link.side))
     }
 
     /// Bytes came on a connection: the frames that are whole now.
@@ -201,21 +190,15 @@ impl Links {
         connection: ConnectionId,
         bytes: &[u8],
     ) -> Result<Vec<Frame>, FrameError> {
-        let Some(open) = self.open.get_mut(&connection) else { return Ok(Vec::new()) };
-        open.received.extend_from_slice(bytes);
+        let Some(link) = self.open.get_mut(&connection) else { return Ok(Vec::new()) };
+        link.received.extend_from_slice(bytes);
         let mut frames = Vec::new();
-        while let Some((header, payload)) = frame::next(&open.received)? {
-            let mut whole = open.received.split_to(payload.end);
+        while let Some((header, payload)) = frame::next(&link.received)? {
+            let mut whole = link.received.split_to(payload.end);
             whole.advance(payload.start);
             frames.push(Frame { flag: header.flag, payload: whole.freeze() });
         }
         Ok(frames)
-    }
-
-    /// How many frames were given up because too many waited.
-    #[must_use]
-    pub const fn dropped_count(&self) -> u64 {
-        self.dropped_count
     }
 }
 

@@ -21,6 +21,7 @@ pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod fault;
+pub mod greeting;
 pub mod history;
 mod host;
 pub mod links;

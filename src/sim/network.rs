@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::swarm::NetworkWeather;
 use super::{ClientId, ConnectionId, NodeId};
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::ShardId;
+use crate::base::ids::{PartitionId, ShardId};
 use crate::base::limits::SIMULATED_RESENT_COUNT_MAX;
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS};
@@ -36,10 +36,8 @@ pub enum Endpoint {
 pub enum Lane {
     /// A client's requests.
     Client,
-    /// Messages between two shards of two members: short ones.
-    Protocol(ShardId, ShardId),
-    /// The same: entries, logs and checkpoints.
-    Bulk(ShardId, ShardId),
+    /// What the dialer's shard and the other node's shard that holds a partition say to each other.
+    Peer(ShardId, PartitionId),
 }
 
 /// One of the two ends of a connection.
@@ -90,6 +88,8 @@ pub enum NetworkEvent {
         connection: ConnectionId,
         /// Which end learns it.
         end: Endpoint,
+        /// It was never open, and the other end's host has said so.
+        refused: bool,
     },
     /// Two ends can reach each other again in this direction.
     Unblocked {
@@ -216,7 +216,8 @@ impl Network {
         let Some((from, to)) = self.way(id, Side::Acceptor) else { return };
         let due = now.after_ns(self.delay_ns(from, to, now));
         self.drop_connection(id);
-        self.tell_closed(id, to, due);
+        let event = NetworkEvent::Closed { connection: id, end: to, refused: true };
+        self.outbox.push((due, event));
     }
 
     /// Sends bytes. Nobody learns now whether they arrive.
@@ -327,6 +328,11 @@ impl Network {
         }
     }
 
+    /// A process is gone, and nobody remembers what it has sent.
+    pub fn forget_sent(&mut self, end: Endpoint) {
+        self.sent.retain(|(sender, ..), _| *sender != end);
+    }
+
     /// Nothing gets from one end to another until `until`.
     pub fn block(&mut self, from: Endpoint, to: Endpoint, until: Monotonic) {
         let blocked_until = self.blocks.entry((from, to)).or_insert(until);
@@ -414,7 +420,7 @@ impl Network {
     }
 
     fn tell_closed(&mut self, connection: ConnectionId, end: Endpoint, due: Monotonic) {
-        self.outbox.push((due, NetworkEvent::Closed { connection, end }));
+        self.outbox.push((due, NetworkEvent::Closed { connection, end, refused: false }));
     }
 
     fn is_blocked(&self, from: Endpoint, to: Endpoint, now: Monotonic) -> bool {

@@ -4,6 +4,31 @@ use std::collections::BTreeMap;
 
 use super::checker::Violation;
 use super::fault::Fault;
+use crate::base::mark;
+
+/// What a run may come by in the simulator itself; the marks of the code under test are listed by
+/// [`mark`].
+pub const PLACES: [&str; 19] = [
+    "checkpoint failed",
+    "checkpoint installed at a start",
+    "checkpoint recorded",
+    "damage refused at a start",
+    "damage reported while running",
+    "garbage segment removed",
+    "interrupted while partitions were moved",
+    "log allowed to be larger",
+    "partition suspect at a start",
+    "partitions moved to another number of shards",
+    "scrub found damage",
+    "segment recycled",
+    "segment refused",
+    "sent again after a reconnection",
+    "slots carried over",
+    "start after a clean end",
+    "start failed and tried again",
+    "torn tail cut",
+    "write error ended the node",
+];
 
 /// What came of a run.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +64,11 @@ impl Report {
     }
 
     /// The run came by a place, so many times.
+    ///
+    /// # Panics
+    /// If the place isn't listed: nobody would miss it.
     pub fn mark(&mut self, place: &'static str, count: u64) {
+        assert!(PLACES.contains(&place) || mark::ALL.contains(&place), "{place} is listed");
         if count > 0 {
             *self.marks.entry(place).or_default() += count;
         }
@@ -72,6 +101,12 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// The places that no run came by.
+    pub fn never_hit(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let places = PLACES.into_iter().chain(mark::ALL);
+        places.filter(|place| !self.marks.contains_key(place))
+    }
+
     /// Adds a run.
     pub fn add(&mut self, report: &Report) {
         self.runs_count += 1;
@@ -132,7 +167,7 @@ mod tests {
             .map(|seed| {
                 let mut report = Report { seed, virtual_ns: seed * 10, ..Report::default() };
                 report.fault(if seed % 2 == 0 { Fault::Kill } else { Fault::Break });
-                report.mark("somewhere", seed % 3);
+                report.mark("segment recycled", seed % 3);
                 if seed == 4 {
                     report.violation = Some(Violation::new(Checker::Search, "wrong"));
                 }
@@ -149,7 +184,10 @@ mod tests {
         merged.merge(of(&reports[..4]));
         assert_eq!(format!("{whole:?}"), format!("{merged:?}"));
         assert_eq!(whole.faults[&Fault::Kill], (3, 3));
-        assert_eq!(whole.marks["somewhere"], (6, 4));
+        assert_eq!(whole.marks["segment recycled"], (6, 4));
+        let count = PLACES.len() + mark::ALL.len();
+        assert_eq!(whole.never_hit().count(), count - 1);
+        assert!(whole.never_hit().all(|place| place != "segment recycled"));
         assert_eq!(whole.violations.keys().copied().collect::<Vec<_>>(), [4]);
     }
 }

@@ -1,27 +1,31 @@
 //! Slots out of an old segment, so that they can be appended again: the partition that keeps it has
 //! so little above its checkpoint, or can't take one.
 //!
-//! What is carried over must be what its slot holds *now*. A slot above its sync point can be
-//! written again by a later record: by a no-op, or when a view is adopted that dropped or staged
-//! it. So a partition of which that happened above its checkpoint isn't carried over (the ledger
-//! knows, and it is asked again with each slot): its next checkpoint makes an end of it. Of all
-//! others each slot was written once, so any record of it, the first or one carried over before, is
-//! its content. What is appended later wins in a replay as ever, and a carried slot never comes
-//! after a record that gave it another content: that record would have stopped the carrying. Staged
-//! slots aren't carried over; they keep their segment until it is known whether they are adopted.
+//! What is carried over must be what its slot holds *now*. Most partitions have written each slot
+//! above their checkpoint once: any record of it, the first or one carried over before, is its
+//! content. But a slot above its sync point can be written again by a later record: by a no-op, or
+//! when a view is adopted that dropped or staged it (the ledger knows that it happened). Then the
+//! index of slots says which record holds ([`super::slot_index`]), and as there, the last one of a
+//! run is meant: what is found of a run waits until all of it was read. Where there is no index, in
+//! a group of one, such a partition isn't carried over: its next checkpoint makes an end of it.
+//!
+//! What is appended later wins in a replay as ever, and when a carried slot is appended its content
+//! is the one that holds. A crash between two of them leaves the segment they came from, and a slot
+//! that was appended again says the same at both places. What was staged and adopted may then be
+//! gone while its `Adopt` is still there: a replay leaves the slot open until it comes as a carried
+//! one ([`super::replay`]). What is staged and not adopted isn't carried over: it keeps its segment
+//! until the view is adopted or a higher one promised.
 
-use super::block::{Block, BlockState, LogKey};
-use super::codec::decode;
+use std::collections::BTreeMap;
+
+use super::block::{Block, LogKey};
 use super::error::Damage;
 use super::record::{Entry, Record};
-use super::scan::expected_block;
-use super::wal::{CarriedPartition, CarryPlan};
-use crate::base::ids::SegmentId;
-use crate::base::limits::WRITE_BATCH_SIZE_BYTES_MAX;
+use super::record_stream::RecordStream;
+use super::replay::LoggedEntry;
+use super::wal::{CarriedPartition, CarryPlan, Wal};
+use crate::base::ids::{AppendId, Index, PartitionId, SegmentId, TermId};
 use crate::base::time::Timestamp;
-
-/// Blocks that are read at once.
-const READ_BLOCK_COUNT: usize = WRITE_BATCH_SIZE_BYTES_MAX / size_of::<Block>();
 
 /// Blocks of a segment that the host should read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,23 +38,40 @@ pub struct SegmentRead {
     pub block_count: usize,
 }
 
-/// Decodes the slots of a plan out of its segment's blocks.
+/// What came of blocks that were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// How many slots were appended again, one after the other.
+    pub count: u64,
+    /// The last of these records.
+    pub last: AppendId,
+}
+
+/// Takes the slots of a plan out of its segment's blocks, and appends them again.
 #[derive(Debug)]
 pub struct Carrier {
-    key: LogKey,
     plan: CarryPlan,
-    next_block: usize,
-    /// Records that aren't whole yet; empty until the first record begins.
-    stream: Vec<u8>,
-    began: bool,
+    records: RecordStream,
+    /// Slots that were written more than once: what was found of them so far.
+    found: BTreeMap<(PartitionId, Index), Found>,
+}
+
+/// The last record that was found of a slot.
+#[derive(Debug)]
+struct Found {
+    entry: LoggedEntry,
+    /// The view for which it was staged; 0: it went to the log itself.
+    adopting: TermId,
+    /// No other one follows this block.
+    last_block: usize,
 }
 
 impl Carrier {
     /// Begins with a plan for a log.
     #[must_use]
     pub fn new(key: LogKey, plan: CarryPlan) -> Self {
-        let next_block = plan.blocks.start;
-        Self { key, plan, next_block, stream: Vec::new(), began: false }
+        let records = RecordStream::new(key, plan.segment, plan.blocks.clone());
+        Self { plan, records, found: BTreeMap::new() }
     }
 
     /// The segment, and whose slots are carried over.
@@ -62,13 +83,7 @@ impl Carrier {
     /// What is to be read next; `None`: all was read.
     #[must_use]
     pub fn wants(&self) -> Option<SegmentRead> {
-        let left = self.plan.blocks.end - self.next_block;
-        let read = SegmentRead {
-            segment: self.plan.segment,
-            first_block: self.next_block,
-            block_count: left.min(READ_BLOCK_COUNT),
-        };
-        (left > 0).then_some(read)
+        self.records.wants()
     }
 
     /// The partition's slots are no longer wanted.
@@ -76,72 +91,86 @@ impl Carrier {
         self.plan.partitions.retain(|partition| !unwanted(partition));
     }
 
-    /// The blocks that were asked for: `carry` gets each slot of the plan that ends in them.
+    /// The blocks that were asked for: the slots of the plan that are known with them are appended
+    /// to the log, if it still needs them.
     ///
     /// # Errors
     /// If they aren't what was written there, with the number of the block.
     ///
     /// # Panics
     /// If they aren't as many as were asked for.
-    pub fn on_read(
-        &mut self,
-        blocks: &[Block],
-        mut carry: impl FnMut(Entry<'_>),
-    ) -> Result<(), (usize, Damage)> {
-        let wanted = self.wants().map(|read| read.block_count);
-        assert_eq!(Some(blocks.len()), wanted, "what was asked for is read");
-        for block in blocks {
-            let number = self.next_block;
-            self.gather(number, block).map_err(|damage| (number, damage))?;
-            self.next_block += 1;
-        }
-        let mut begin = 0;
-        let last = self.next_block - 1;
-        while let Some((record, size)) =
-            decode(&self.stream[begin..]).map_err(|error| (last, Damage::Record(error)))?
+    pub fn on_read(&mut self, log: &mut Wal, blocks: &[Block]) -> Result<Carried, (usize, Damage)> {
+        let Self { plan, records, found } = self;
+        let mut carried = Carried::default();
+        records.on_read(blocks, |record| {
+            let slot = slot(record).filter(|(entry, _)| plan.wants(entry));
+            let Some((entry, adopting)) = slot else { return };
+            if log.is_written_once(entry.partition) {
+                // What is staged of it is of a view that came to nothing.
+                if adopting == TermId(0) {
+                    carried.append(log, entry);
+                }
+            } else if let Some(run) = log.find_slot(entry.partition, entry.index)
+                && (run.segment, run.adopting) == (plan.segment, adopting)
+            {
+                let last_block = *run.blocks().end();
+                let found_now = Found { entry: LoggedEntry::of(&entry), adopting, last_block };
+                found.insert((entry.partition, entry.index), found_now);
+            }
+        })?;
+        let next_block = records.wants().map_or(usize::MAX, |read| read.first_block);
+        for ((partition, index), found) in
+            found.extract_if(.., |_, found| found.last_block < next_block)
         {
-            begin += size;
-            if let Some(entry) = slot(&record).filter(|entry| self.plan.wants(entry)) {
-                carry(entry);
+            // Another record may hold the slot by now.
+            let is_held = log
+                .find_slot(partition, index)
+                .is_some_and(|run| (run.segment, run.adopting) == (plan.segment, found.adopting));
+            if is_held && plan.names(partition) {
+                carried.append(log, found.entry.as_entry(partition));
             }
         }
-        self.stream.drain(..begin);
-        Ok(())
+        Ok(carried)
     }
+}
 
-    /// Adds a block's payload to the stream, which begins where a record does.
-    fn gather(&mut self, number: usize, block: &Block) -> Result<(), Damage> {
-        let state = BlockState::of(block, self.key.salt);
-        let header = expected_block(self.key, self.plan.segment, number, state)?;
-        if self.began {
-            self.stream.extend_from_slice(header.payload(block));
-        } else if let Some(payload) = header.payload_from_record(block) {
-            self.stream.extend_from_slice(payload);
-            self.began = true;
+impl Carried {
+    fn append(&mut self, log: &mut Wal, entry: Entry<'_>) {
+        if log.needs(entry.partition, entry.index) {
+            self.last = log.append(&Record::Carry(entry));
+            self.count += 1;
         }
-        Ok(())
     }
 }
 
 impl CarryPlan {
+    fn names(&self, partition: PartitionId) -> bool {
+        self.partitions.iter().any(|wanted| wanted.partition == partition)
+    }
+
     fn wants(&self, entry: &Entry<'_>) -> bool {
         let wanted = self.partitions.iter().find(|wanted| wanted.partition == entry.partition);
         wanted.is_some_and(|wanted| entry.index > wanted.checkpoint)
     }
 }
 
-/// The slot that a record holds, as it is carried over.
-fn slot<'a>(record: &Record<'a>) -> Option<Entry<'a>> {
+/// The slot that a record holds, as it is carried over, and the view for which it was staged; 0: it
+/// went to the log itself.
+fn slot<'a>(record: &Record<'a>) -> Option<(Entry<'a>, TermId)> {
     match record {
-        Record::Entry(entry) | Record::Carry(entry) => Some(*entry),
-        Record::NoOp { partition, index, term, message_id } => Some(Entry {
-            partition: *partition,
-            index: *index,
-            term: *term,
-            message_id: *message_id,
-            timestamp: Timestamp(0),
-            value: &[],
-        }),
+        Record::Entry(entry) | Record::Carry(entry) => Some((*entry, TermId(0))),
+        Record::Stage { adopting, entry } => Some((*entry, *adopting)),
+        Record::NoOp { partition, index, term, message_id } => {
+            let entry = Entry {
+                partition: *partition,
+                index: *index,
+                term: *term,
+                message_id: *message_id,
+                timestamp: Timestamp(0),
+                value: &[],
+            };
+            Some((entry, TermId(0)))
+        }
         _ => None,
     }
 }

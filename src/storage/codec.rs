@@ -53,9 +53,10 @@ mod kind {
     pub(super) const CARRY: u8 = 9;
     pub(super) const OPEN_BOOT: u8 = 10;
     pub(super) const CLOSE_BOOT: u8 = 11;
-    // 12 was a snapshot without counts of records.
-    pub(super) const SNAPSHOT: u8 = 13;
+    // 12 was a snapshot without counts of records, 13 one that didn't say whether its boot acts
+    // early.
     pub(super) const INSTALL: u8 = 14;
+    pub(super) const SNAPSHOT: u8 = 15;
 }
 
 /// Why bytes are no record. They were whole when they were written (their blocks' checksums fit),
@@ -289,6 +290,7 @@ const fn kind_of(record: &Record<'_>) -> u8 {
 pub(super) fn encode_snapshot(snapshot: &ShardSnapshot, into: &mut Vec<u8>) {
     let begin = into.len();
     put_number(into, snapshot.boot_epoch.0);
+    into.push(snapshot.acts_early.into());
     put_number(into, u64_from(snapshot.segments.len()));
     for live in &snapshot.segments {
         put_number(into, live.segment.0);
@@ -521,6 +523,7 @@ impl<'a> Reader<'a> {
 
     fn snapshot(&mut self) -> Result<ShardSnapshot, RecordError> {
         let boot_epoch = self.number().map(BootEpoch)?;
+        let acts_early = self.flag()?;
         let segments = (0..self.count(2)?)
             .map(|_| {
                 Ok(LiveSegment {
@@ -531,7 +534,7 @@ impl<'a> Reader<'a> {
             .collect::<Result<_, _>>()?;
         let partitions =
             (0..self.count(29)?).map(|_| self.partition_snapshot()).collect::<Result<_, _>>()?;
-        Ok(ShardSnapshot { boot_epoch, segments, partitions })
+        Ok(ShardSnapshot { boot_epoch, acts_early, segments, partitions })
     }
 
     fn partition_snapshot(&mut self) -> Result<PartitionSnapshot, RecordError> {

@@ -13,19 +13,20 @@
 use std::fmt;
 
 use crate::base::cast::u16_from;
-use crate::base::checksum::crc32;
+use crate::base::checksum::{crc32, digest128};
+use crate::base::cluster::Cluster;
 use crate::base::ids::BootEpoch;
 use crate::base::limits::{BLOCK_SIZE_BYTES, MEMBER_NAME_SIZE_BYTES_MAX};
 
 /// The version of all formats of a data directory; another one is refused.
-pub const DATA_FORMAT_VERSION: u16 = 2;
+pub const DATA_FORMAT_VERSION: u16 = 3;
 /// The size of each of these files: two copies.
 pub const FILE_SIZE_BYTES: usize = 2 * BLOCK_SIZE_BYTES;
 
 const CONTENT_OFFSET: usize = 16;
 
 // Two names, a UUID, a key and numbers fit a copy.
-const _: () = assert!(CONTENT_OFFSET + 2 * MEMBER_NAME_SIZE_BYTES_MAX + 64 < BLOCK_SIZE_BYTES);
+const _: () = assert!(CONTENT_OFFSET + 2 * MEMBER_NAME_SIZE_BYTES_MAX + 96 < BLOCK_SIZE_BYTES);
 
 /// Whose data directory it is. Written once, when it is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +35,44 @@ pub struct Identity {
     pub cluster: String,
     /// The member.
     pub member: String,
+    /// The members of the cluster.
+    pub members: Members,
     /// Of this data directory, drawn when it was made.
     pub uuid: [u8; 16],
     /// How many partitions the cluster has.
     pub partition_count: u32,
     /// The key of the tables' hash: secret, so that no client can aim at one place of a table.
     pub hash_key: [u8; 16],
+}
+
+/// The members of a cluster, as a data directory remembers them: who they are can't be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// How many there are.
+    pub count: u8,
+    /// How many of them hold each partition.
+    pub replication_factor: u8,
+    /// The digest of their names.
+    pub digest: [u8; 16],
+}
+
+impl Members {
+    /// Those of a cluster.
+    #[must_use]
+    pub fn of(cluster: &Cluster) -> Self {
+        let mut names = Vec::new();
+        for node in cluster.nodes() {
+            let name = cluster.name(node);
+            names.extend_from_slice(&u16_from(name.len()).to_le_bytes());
+            names.extend_from_slice(name.as_bytes());
+        }
+        let few = |count| u8::try_from(count).expect("a cluster has few nodes");
+        Self {
+            count: few(cluster.count()),
+            replication_factor: few(cluster.replication_factor()),
+            digest: digest128(&names).to_le_bytes(),
+        }
+    }
 }
 
 /// How often the data directory was opened to be written.
@@ -111,6 +144,8 @@ impl Identity {
             content.extend_from_slice(&u16_from(name.len()).to_le_bytes());
             content.extend_from_slice(name.as_bytes());
         }
+        content.extend_from_slice(&[self.members.count, self.members.replication_factor]);
+        content.extend_from_slice(&self.members.digest);
         content.extend_from_slice(&self.uuid);
         content.extend_from_slice(&self.partition_count.to_le_bytes());
         content.extend_from_slice(&self.hash_key);
@@ -130,6 +165,7 @@ impl Identity {
         let identity = Self {
             cluster: reader.name()?,
             member: reader.name()?,
+            members: reader.members()?,
             uuid: reader.array()?,
             partition_count: u32::from_le_bytes(reader.array()?),
             hash_key: reader.array()?,
@@ -265,6 +301,11 @@ impl Reader<'_> {
         Some(*array)
     }
 
+    fn members(&mut self) -> Option<Members> {
+        let [count, replication_factor] = self.array()?;
+        Some(Members { count, replication_factor, digest: self.array()? })
+    }
+
     fn name(&mut self) -> Option<String> {
         let length = usize::from(u16::from_le_bytes(self.array()?));
         if length > MEMBER_NAME_SIZE_BYTES_MAX {
@@ -284,6 +325,7 @@ mod tests {
         Identity {
             cluster: "c".into(),
             member: "né".into(),
+            members: Members { count: 5, replication_factor: 3, digest: [4; 16] },
             uuid: [7; 16],
             partition_count: 64,
             hash_key: [9; 16],
@@ -304,6 +346,22 @@ mod tests {
         both[9] ^= 1;
         both[BLOCK_SIZE_BYTES + 900] ^= 1;
         assert_eq!(Identity::decode(&both), Err(IdentityError::Damaged));
+    }
+
+    #[test]
+    fn members_are_told_apart_by_their_names_and_counts() {
+        let of = |names: &[&str], factor| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let me = names[0].clone();
+            Members::of(&Cluster::new(names, &me, factor))
+        };
+        let members = of(&["a", "b", "c"], 3);
+        assert_eq!(members, of(&["a", "b", "c"], 3));
+        for other in [of(&["a", "b"], 2), of(&["a", "b", "d"], 3), of(&["a", "bc", "d"], 3)] {
+            assert_ne!(members.digest, other.digest);
+        }
+        assert_ne!(of(&["ab", "c"], 1).digest, of(&["a", "bc"], 1).digest);
+        assert_ne!(members, of(&["a", "b", "c"], 1));
     }
 
     #[test]

@@ -83,6 +83,8 @@ struct Logged {
     rewritten: Index,
     /// How long its newest checkpoint is.
     checkpoint_size_bytes: u64,
+    /// Slots up to here aren't carried over: they can't be read.
+    refused: Index,
     /// It can't take a checkpoint.
     carried_whole: bool,
     /// The view for which slots are staged, and the oldest segment in which they lie.
@@ -284,14 +286,19 @@ impl Ledger {
     /// Whether each slot above the checkpoint was written once, so that any record of it is its
     /// content.
     pub(super) fn is_written_once(&self, position: usize, checkpoint: Index) -> bool {
+        self.partitions[position].rewritten <= checkpoint
+    }
+
+    /// Whether nothing is staged, and the slots above the checkpoint were not given up.
+    pub(super) fn is_settled(&self, position: usize, checkpoint: Index) -> bool {
         let logged = &self.partitions[position];
-        logged.rewritten <= checkpoint && logged.staged.is_none()
+        logged.refused <= checkpoint && logged.staged.is_none()
     }
 
     /// The partition's slots may not be carried over before its next checkpoint.
     pub(super) fn refuse_carry(&mut self, position: usize) {
         let logged = &mut self.partitions[position];
-        logged.rewritten = logged.rewritten.max(logged.highest);
+        logged.refused = logged.refused.max(logged.highest);
         self.changes_count += 1;
     }
 

@@ -17,6 +17,7 @@
 //! | [`state`] | what a record does to where its partition stands |
 //! | [`wal`] | writing: records in, writes out, completions in, durability out |
 //! | [`ledger`] | which partition needs which segment, and how much it has logged |
+//! | `record_stream` | records out of blocks that are read once more |
 //! | [`carry`] | slots out of an old segment, to be appended again |
 //! | [`slot_index`] | where slots lie in the segments |
 //! | [`old_slots`] | old slots read back, for peers |
@@ -55,10 +56,12 @@ pub mod carry;
 pub mod checkpoint;
 pub mod codec;
 pub mod error;
+pub mod halt;
 pub mod identity;
 pub mod ledger;
 pub mod old_slots;
 pub mod record;
+mod record_stream;
 pub mod recovery;
 pub mod replay;
 mod scan;

@@ -7,21 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use super::block::{Block, BlockState, LogKey};
+use super::block::{Block, LogKey};
 use super::carry::SegmentRead;
-use super::codec::decode;
 use super::error::Damage;
 use super::record::Record;
+use super::record_stream::RecordStream;
 use super::replay::LoggedEntry;
-use super::scan::expected_block;
 use super::slot_index::Run;
 use super::state::StateError;
 use super::wal::Wal;
 use crate::base::ids::{Index, PartitionId, SegmentId, TermId};
-use crate::base::limits::{OLD_SLOTS_SIZE_BYTES_MAX, WRITE_BATCH_SIZE_BYTES_MAX};
-
-/// Blocks that are read at once.
-const READ_BLOCK_COUNT: usize = WRITE_BATCH_SIZE_BYTES_MAX / size_of::<Block>();
+use crate::base::limits::REPAIR_SIZE_BYTES_MAX;
 
 /// Old slots of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +59,7 @@ pub struct SlotReader {
 #[derive(Debug)]
 struct RunRead {
     run: Run,
-    next_block: usize,
-    /// Records that aren't whole yet; empty until the first record begins.
-    stream: Vec<u8>,
-    began: bool,
+    records: RecordStream,
     found: BTreeMap<Index, LoggedEntry>,
 }
 
@@ -92,7 +85,7 @@ impl SlotReader {
     /// The segment that is being read.
     #[must_use]
     pub fn segment(&self) -> Option<SegmentId> {
-        self.under_way.as_ref().map(|read| read.run.segment)
+        self.under_way.as_ref().map(|read| read.records.segment())
     }
 
     /// What is to be done next.
@@ -101,7 +94,7 @@ impl SlotReader {
         if self.under_way.as_ref().is_some_and(|read| !log.counts(read.run.segment)) {
             self.under_way = None;
         }
-        if self.next > self.request.last || self.size_bytes >= OLD_SLOTS_SIZE_BYTES_MAX {
+        if self.next > self.request.last || self.size_bytes >= REPAIR_SIZE_BYTES_MAX {
             return SlotStep::Done;
         }
         if self.under_way.is_none() {
@@ -111,9 +104,10 @@ impl SlotReader {
             if !log.can_read(&run) {
                 return SlotStep::Wait;
             }
-            self.under_way = Some(RunRead::new(run.up_to(self.request.last)));
+            self.under_way = Some(RunRead::new(self.key, run.up_to(self.request.last)));
         }
-        self.under_way.as_ref().map_or(SlotStep::Done, |read| SlotStep::Read(read.wants()))
+        let wanted = self.under_way.as_ref().and_then(|read| read.records.wants());
+        SlotStep::Read(wanted.expect("a run that was read to its end isn't under way"))
     }
 
     /// The blocks that were asked for; `give` gets the slots that are known now, in their order.
@@ -131,8 +125,8 @@ impl SlotReader {
         if !log.counts(read.run.segment) {
             return Ok(());
         }
-        read.on_read(self.key, partition, blocks)?;
-        if read.next_block <= *read.run.blocks().end() {
+        read.on_read(partition, blocks)?;
+        if read.records.wants().is_some() {
             self.under_way = Some(read);
             return Ok(());
         }
@@ -144,8 +138,7 @@ impl SlotReader {
         };
         let expected = self.next;
         for (index, entry) in read.found {
-            if index != self.next || !is_held(index) || self.size_bytes >= OLD_SLOTS_SIZE_BYTES_MAX
-            {
+            if index != self.next || !is_held(index) || self.size_bytes >= REPAIR_SIZE_BYTES_MAX {
                 break;
             }
             self.next = index.next();
@@ -163,61 +156,22 @@ impl SlotReader {
 }
 
 impl RunRead {
-    fn new(run: Run) -> Self {
-        let next_block = *run.blocks().start();
-        Self { run, next_block, stream: Vec::new(), began: false, found: BTreeMap::new() }
+    fn new(key: LogKey, run: Run) -> Self {
+        let blocks = *run.blocks().start()..*run.blocks().end() + 1;
+        Self { run, records: RecordStream::new(key, run.segment, blocks), found: BTreeMap::new() }
     }
 
-    fn wants(&self) -> SegmentRead {
-        let left = *self.run.blocks().end() + 1 - self.next_block;
-        SegmentRead {
-            segment: self.run.segment,
-            first_block: self.next_block,
-            block_count: left.min(READ_BLOCK_COUNT),
-        }
-    }
-
-    fn on_read(
-        &mut self,
-        key: LogKey,
-        partition: PartitionId,
-        blocks: &[Block],
-    ) -> Result<(), (usize, Damage)> {
-        assert_eq!(blocks.len(), self.wants().block_count, "what was asked for is read");
-        for block in blocks {
-            let number = self.next_block;
-            self.gather(key, number, block).map_err(|damage| (number, damage))?;
-            self.next_block += 1;
-        }
-        let mut begin = 0;
-        let last = self.next_block - 1;
-        while let Some((record, size)) =
-            decode(&self.stream[begin..]).map_err(|error| (last, Damage::Record(error)))?
-        {
-            begin += size;
+    fn on_read(&mut self, partition: PartitionId, blocks: &[Block]) -> Result<(), (usize, Damage)> {
+        let Self { run, records, found } = self;
+        records.on_read(blocks, |record| {
             if record.partition() == Some(partition)
-                && let Some(entry) = slot(&record, self.run.adopting)
-                && (self.run.first..=self.run.last).contains(&entry.index)
+                && let Some(entry) = slot(record, run.adopting)
+                && (run.first..=run.last).contains(&entry.index)
             {
                 // The last record of the run's kind holds.
-                self.found.insert(entry.index, entry);
+                found.insert(entry.index, entry);
             }
-        }
-        self.stream.drain(..begin);
-        Ok(())
-    }
-
-    /// Adds a block's payload to the stream, which begins where a record does.
-    fn gather(&mut self, key: LogKey, number: usize, block: &Block) -> Result<(), Damage> {
-        let state = BlockState::of(block, key.salt);
-        let header = expected_block(key, self.run.segment, number, state)?;
-        if self.began {
-            self.stream.extend_from_slice(header.payload(block));
-        } else if let Some(payload) = header.payload_from_record(block) {
-            self.stream.extend_from_slice(payload);
-            self.began = true;
-        }
-        Ok(())
+        })
     }
 }
 

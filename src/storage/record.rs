@@ -167,6 +167,9 @@ pub struct Entry<'a> {
 pub struct ShardSnapshot {
     /// The boot epoch that writes this segment.
     pub boot_epoch: BootEpoch,
+    /// That boot acts on records before they are durable (`async`): unless it is closed, it has
+    /// promised more than its log says.
+    pub acts_early: bool,
     /// The segments whose records count, this one not among them, oldest first, each with the last
     /// batch in it that counts. Whatever else lies in the folder is void.
     pub segments: Vec<LiveSegment>,
@@ -215,4 +218,36 @@ pub struct PartitionSnapshot {
     pub begins: SegmentId,
     /// It has lost what it had promised, and has adopted no view since: it must not take part.
     pub is_recovering: bool,
+}
+
+/// Records for tests, about nothing but slots and terms.
+#[cfg(test)]
+pub(super) mod sample {
+    use super::*;
+
+    pub(in crate::storage) fn adopt(
+        partition: PartitionId,
+        term: u64,
+        base: u64,
+        kept: u64,
+    ) -> Record<'static> {
+        let (term, base, kept) = (TermId(term), Index(base), Index(kept));
+        Record::Adopt { partition, term, base, kept, chain: [0; 16] }
+    }
+
+    /// `adopted`: a term and its base.
+    pub(in crate::storage) fn install(
+        partition: PartitionId,
+        index: u64,
+        kept: u64,
+        adopted: Option<(u64, u64)>,
+    ) -> Record<'static> {
+        let adopted = adopted.map(|(term, base)| Adopted {
+            term: TermId(term),
+            base: Index(base),
+            chain: [0; 16],
+        });
+        let (index, kept) = (Index(index), Index(kept));
+        Record::Install { partition, index, size_bytes: 9, digest: [1; 16], kept, adopted }
+    }
 }

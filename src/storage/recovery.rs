@@ -18,12 +18,14 @@
 //!   stays so because the next boot's snapshot counts only what was found.
 
 mod empty;
+mod member;
 mod salvage;
 
 use std::io;
 use std::ops::Range;
 
 use self::empty::begin_empty;
+pub use self::member::{FormerLife, recover_member};
 pub use self::salvage::{Salvage, Suspect, Suspicion, recover_partly};
 
 use super::block::{BATCH_BLOCK_COUNT_MAX, Block, LogKey, boot_of, first_batch, offset_of};
@@ -75,6 +77,9 @@ pub struct LogFolder<'a> {
     pub partitions: &'a [PartitionId],
     /// Its segments' files, in any order; the host knows each by its place here.
     pub files: &'a [SegmentFile],
+    /// Whether the partitions have other members, to whom old slots are given: then it is noted
+    /// where they lie.
+    pub serves_peers: bool,
 }
 
 /// What the log says.
@@ -498,7 +503,8 @@ impl<'a> Plan<'a> {
                 }
                 (Record::Snapshot(snapshot), replay) => {
                     let apply = progress.apply.take().expect("replay begins once");
-                    *replay = Some(Replay::begin(snapshot, &self.snapshot, apply)?);
+                    let newest = (&self.snapshot, self.folder.serves_peers);
+                    *replay = Some(Replay::begin(snapshot, newest, apply)?);
                 }
                 (record, Some(replay)) if !snapshot_due => {
                     placed.size = size;

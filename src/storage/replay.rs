@@ -14,7 +14,9 @@ use crate::base::cast::usize_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{BootEpoch, Index, MessageId, PartitionId, SegmentId, TermId};
 use crate::base::limits::ADOPTED_HOLE_COUNT_MAX;
+use crate::base::mutant::{self, Mutant};
 use crate::base::time::Timestamp;
+use crate::mark;
 
 /// Slots that a snapshot may promise to follow; more is no log but a defect.
 const SLOT_COUNT_MAX: u64 = 1 << 32;
@@ -69,7 +71,7 @@ pub(super) struct Replay<'a, A> {
     state: ShardSnapshot,
     partitions: Vec<PartitionReplay>,
     ledger: Ledger,
-    slots: SlotIndex,
+    slots: Option<SlotIndex>,
     /// All segments of the present boot are replayed: what it staged is known.
     boot_is_whole: bool,
     /// Something is missing since the last snapshot: the first of it.
@@ -90,8 +92,8 @@ pub(super) struct Replayed {
     pub(super) partitions: Vec<RecoveredPartition>,
     /// Which partition needs which segment.
     pub(super) ledger: Ledger,
-    /// Where the slots lie.
-    pub(super) slots: SlotIndex,
+    /// Where the slots lie, if they are kept for peers.
+    pub(super) slots: Option<SlotIndex>,
     /// The partitions of which something is missing, by their positions.
     pub(super) suspects: Vec<(usize, Place, Damage)>,
     /// Whether the last boot was closed.
@@ -126,10 +128,10 @@ struct PartitionReplay {
 
 impl<'a, A: Apply> Replay<'a, A> {
     /// Begins where the oldest segment does; `newest` is the last snapshot, whose checkpoints are
-    /// the ones to load.
+    /// the ones to load. `serves_peers`: whether it is noted where slots lie.
     pub(super) fn begin(
         oldest: ShardSnapshot,
-        newest: &ShardSnapshot,
+        (newest, serves_peers): (&ShardSnapshot, bool),
         apply: &'a mut A,
     ) -> Result<Self, Damage> {
         let mut partitions = Vec::with_capacity(oldest.partitions.len());
@@ -138,7 +140,7 @@ impl<'a, A: Apply> Replay<'a, A> {
             partitions.push(PartitionReplay::begin(state, known, apply)?);
         }
         let ledger = Ledger::new(partitions.len());
-        let slots = SlotIndex::new(partitions.len());
+        let slots = serves_peers.then(|| SlotIndex::new(partitions.len()));
         let (boot_is_whole, closed) = (false, false);
         let (hole, first_hole, record_count, state) = (None, None, 0, oldest);
         Ok(Self {
@@ -171,6 +173,7 @@ impl<'a, A: Apply> Replay<'a, A> {
         }
         self.hole = None;
         self.begin_boot(snapshot.boot_epoch);
+        self.state.acts_early = snapshot.acts_early;
         for (folded, said) in self.state.partitions.iter_mut().zip(&snapshot.partitions) {
             folded.first = said.first;
         }
@@ -203,7 +206,9 @@ impl<'a, A: Apply> Replay<'a, A> {
                 replay.suspect = Some(hole);
             }
         }
-        self.slots.forget(position, said.last);
+        if let Some(slots) = &mut self.slots {
+            slots.forget(position, said.last);
+        }
         folded.clone_from(said);
         Ok(())
     }
@@ -227,7 +232,9 @@ impl<'a, A: Apply> Replay<'a, A> {
         }
         self.state.boot_epoch = boot;
         self.ledger.on_boot();
-        self.slots.on_boot();
+        if let Some(slots) = &mut self.slots {
+            slots.on_boot();
+        }
         self.boot_is_whole = false;
         for partition in &mut self.partitions {
             // What was staged by a process that is gone is never adopted.
@@ -238,6 +245,7 @@ impl<'a, A: Apply> Replay<'a, A> {
 
     /// What follows from a record that doesn't fit those before it.
     fn mistrust(&mut self, position: usize, error: Damage) -> Result<(), Damage> {
+        mark!("replay-mistrust");
         let replay = &mut self.partitions[position];
         match (self.hole, replay.lost_staged) {
             (Some(_), _) => replay.is_unsure = true,
@@ -268,7 +276,9 @@ impl<'a, A: Apply> Replay<'a, A> {
             return Ok(());
         }
         self.ledger.on_record(position, last, record, placed);
-        self.slots.on_record(position, record, placed);
+        if let Some(slots) = &mut self.slots {
+            slots.on_record(position, record, placed);
+        }
         match self.replay(position, record) {
             Ok(()) => Ok(()),
             Err(error) => self.mistrust(position, refuse(error)),
@@ -283,8 +293,15 @@ impl<'a, A: Apply> Replay<'a, A> {
             Record::NoOp { index, term, message_id, .. } => {
                 replay.write(LoggedEntry::no_op(*index, *term, *message_id));
             }
-            Record::Stage { adopting, entry } => replay.stage(*adopting, LoggedEntry::of(entry)),
+            Record::Stage { adopting, entry } => {
+                mark!("replay-stage");
+                if mutant::is(Mutant::StagedWithoutAdoption) {
+                    replay.carry(LoggedEntry::of(entry));
+                }
+                replay.stage(*adopting, LoggedEntry::of(entry));
+            }
             Record::Adopt { term, base, kept, chain, .. } => {
+                mark!("replay-adopt");
                 let adopted = Adopted { term: *term, base: *base, chain: *chain };
                 replay.adopt(&adopted, *kept, self.boot_is_whole)?;
             }
@@ -292,6 +309,7 @@ impl<'a, A: Apply> Replay<'a, A> {
                 replay.advance(state.sync_point, self.apply);
             }
             Record::Install { index, kept, adopted, .. } => {
+                mark!("replay-install");
                 replay.install(*index, *kept, self.apply);
                 if let Some(adopted) = adopted {
                     let kept = (*kept).min(adopted.base);
@@ -300,6 +318,7 @@ impl<'a, A: Apply> Replay<'a, A> {
                 replay.advance(state.sync_point, self.apply);
             }
             Record::Carry(entry) => {
+                mark!("replay-carry");
                 replay.carry(LoggedEntry::of(entry));
                 replay.advance(state.sync_point, self.apply);
             }
@@ -535,6 +554,14 @@ impl LoggedEntry {
             timestamp: if value.is_some() { entry.timestamp } else { Timestamp(0) },
             value,
         }
+    }
+
+    /// The slot as a record has it.
+    #[must_use]
+    pub fn as_entry(&self, partition: PartitionId) -> Entry<'_> {
+        let Self { index, term, message_id, timestamp, ref value } = *self;
+        let value = value.as_deref().unwrap_or_default();
+        Entry { partition, index, term, message_id, timestamp, value }
     }
 
     fn extend(&self, chain: Chain) -> Chain {

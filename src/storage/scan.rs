@@ -9,6 +9,7 @@ use super::record::LiveSegment;
 use super::recovery::{SegmentSource, TornTail};
 use crate::base::ids::{BatchId, BootEpoch, SegmentId};
 use crate::base::limits::WRITES_IN_FLIGHT_MAX;
+use crate::base::mutant::{self, Mutant};
 
 /// How many chunks are announced before they are read.
 const READ_AHEAD_COUNT: usize = 8;
@@ -211,8 +212,9 @@ impl<'s, S: SegmentSource> Reader<'s, S> {
         let end = segment.block_count.min(first_block + BATCH_BLOCK_COUNT_MAX);
         for number in first_block..end {
             let header = self.own_header(segment, number)?.filter(|header| {
-                header.segment == segment.id
-                    && expected.is_none_or(|expected| expected == header.batch)
+                mutant::is(Mutant::OldBlocksAccepted)
+                    || header.segment == segment.id
+                        && expected.is_none_or(|expected| expected == header.batch)
             });
             let Some(header) = header else {
                 stream.truncate(begin);

@@ -98,6 +98,12 @@ impl PartitionSnapshot {
         Self { partition, first: Index(1), ..Self::default() }
     }
 
+    /// Whether nothing was ever logged of the partition: not even that it knows of another member.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        *self == Self::empty(self.partition)
+    }
+
     /// The partition after it was damaged: of what it held only a checkpoint is left, if one is;
     /// what lies in segments before `begins` is void. What it had promised is a lower bound.
     pub(super) fn anew(&self, checkpoint: Index, begins: SegmentId) -> Self {
@@ -274,6 +280,16 @@ impl PartitionSnapshot {
 }
 
 impl ShardSnapshot {
+    /// The same, but that no member has promised more than the view that it is in.
+    #[cold]
+    pub(super) fn without_promises(&self) -> Self {
+        let mut state = self.clone();
+        for partition in &mut state.partitions {
+            partition.view = partition.last_normal;
+        }
+        state
+    }
+
     /// Where a partition stands.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&PartitionSnapshot> {
@@ -314,6 +330,7 @@ impl ShardSnapshot {
 mod tests {
     use super::*;
     use crate::base::ids::MessageId;
+    use crate::storage::record::sample;
 
     const P: PartitionId = PartitionId(4);
 
@@ -336,28 +353,11 @@ mod tests {
     }
 
     fn adopt(term: u64, base: u64, kept: u64) -> Record<'static> {
-        Record::Adopt {
-            partition: P,
-            term: TermId(term),
-            base: Index(base),
-            kept: Index(kept),
-            chain: [0; 16],
-        }
+        sample::adopt(P, term, base, kept)
     }
 
     fn install(index: u64, kept: u64, adopted: Option<(u64, u64)>) -> Record<'static> {
-        Record::Install {
-            partition: P,
-            index: Index(index),
-            size_bytes: 1,
-            digest: [0; 16],
-            kept: Index(kept),
-            adopted: adopted.map(|(term, base)| Adopted {
-                term: TermId(term),
-                base: Index(base),
-                chain: [0; 16],
-            }),
-        }
+        sample::install(P, index, kept, adopted)
     }
 
     #[test]

@@ -117,14 +117,15 @@ impl Supply {
         self.written_count += 1;
     }
 
-    /// What is to be prepared now, if anything is, after `writing` and one ahead of `filling`. A
-    /// log as large as it may be gets one segment more if `would_release`: the snapshot with which
-    /// that begins lets others go, and without it none ever would, unless some are on their way.
+    /// What is to be prepared now, if anything is, after `writing` (or `first`, if nothing was
+    /// written yet) and one ahead of `filling`. A log as large as it may be gets one segment more
+    /// if `would_release`: the snapshot with which that begins lets others go, and without it none
+    /// ever would, unless some are on their way.
     pub(super) fn wants(
         &mut self,
         now: Monotonic,
         writing: Option<SegmentId>,
-        filling: SegmentId,
+        (first, filling): (SegmentId, SegmentId),
         would_release: impl FnOnce() -> bool,
     ) -> Option<SegmentWanted> {
         let waits = self.failed_at.is_some_and(|at| now.since_ns(at) < PREPARE_RETRY_NS);
@@ -134,7 +135,7 @@ impl Supply {
         let segment = match self.prepared.back().copied().or(writing) {
             Some(last) if last > filling => return None,
             Some(last) => last.next(),
-            None => filling,
+            None => first,
         };
         let from = self.free.pop_front();
         let room = (self.segment_count_max + 1).saturating_sub(self.file_count());

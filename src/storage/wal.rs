@@ -36,6 +36,7 @@ use crate::base::limits::{
     ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
     SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX,
 };
+use crate::base::mutant::{self, Mutant};
 use crate::base::time::Monotonic;
 
 /// No batch: the snapshot that ends with it isn't written yet.
@@ -102,6 +103,8 @@ pub struct Wal {
     checkpoint_is_damaged: bool,
     /// Clients are refused for want of room: nothing is kept that isn't needed.
     gives_way: bool,
+    /// The last batch of what the log begins with: a snapshot, the boot's opening, what is lost.
+    opening_end: BatchId,
     /// Counts the segments that were left and have become complete since.
     completed_count: u64,
     last_write_at: Monotonic,
@@ -137,10 +140,9 @@ impl Wal {
         ledger.on_boot();
         let live = || start.state.segments.iter().map(|live| live.segment);
         let mut slots = start.slots;
-        if slots == SlotIndex::default() {
-            slots = SlotIndex::new(start.state.partitions.len());
+        if let Some(slots) = &mut slots {
+            slots.on_boot();
         }
-        slots.on_boot();
         ledger.retain(|id| live().any(|live| live == id));
         assert!(ledger.segments().eq(live()), "the books are of the segments that count");
         let live_count = u64_from(start.state.segments.len());
@@ -150,7 +152,7 @@ impl Wal {
             segment_block_count: size / BLOCK_SIZE_BYTES,
             supply: Supply::new(u64_from(size), log_size_bytes_max, live_count, start.prepared),
             ledger,
-            slots: start.serves_peers.then_some(slots),
+            slots,
             snapshot_end: first_batch,
             superseded: superseded.collect(),
             state_size_bytes: 0,
@@ -158,7 +160,12 @@ impl Wal {
             checkpoint_is_damaged: false,
             gives_way: false,
             completed_count: 0,
-            state: ShardSnapshot { boot_epoch: config.boot_epoch, ..start.state },
+            opening_end: first_batch.previous(),
+            state: ShardSnapshot {
+                boot_epoch: config.boot_epoch,
+                acts_early: config.durability == Durability::Async,
+                ..start.state
+            },
             filling: start.next_segment,
             filled_block_count: 0,
             gathering: VecDeque::new(),
@@ -180,12 +187,32 @@ impl Wal {
         };
         assert!(wal.supply.next_prepared().is_none_or(|prepared| prepared == wal.filling));
         if wal.config.durability != Durability::None {
-            wal.begin_segment();
-            wal.supply.release_void(wal.snapshot_end, start.void);
-            let boot_epoch = wal.config.boot_epoch;
-            wal.put_frame(&frame(&Record::OpenBoot { boot_epoch, clean: start.clean }));
+            wal.begin_boot(start.clean, start.void, start.lost);
         }
         wal
+    }
+
+    fn begin_boot(&mut self, clean: bool, void: Vec<SegmentId>, lost: Vec<PartitionId>) {
+        self.begin_segment();
+        self.supply.release_void(self.snapshot_end, void);
+        let boot_epoch = self.config.boot_epoch;
+        self.put_frame(&frame(&Record::OpenBoot { boot_epoch, clean }));
+        for partition in lost {
+            let state = self.state.partition(partition).expect("who has lost something is known");
+            let (incarnation, crash_vector) = (state.incarnation, state.crash_vector.clone());
+            let is_recovering = true;
+            let record =
+                Record::CrashVector { partition, incarnation, crash_vector, is_recovering };
+            self.append(&record);
+        }
+        self.opening_end = self.back().id;
+    }
+
+    /// Whether what the log begins with is durable: no start after this one takes the boot before
+    /// it for the last. Until then nothing may be promised that rests on this boot alone.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.durable_batch >= self.opening_end
     }
 
     /// Appends a record; it becomes durable in its turn.
@@ -332,7 +359,10 @@ impl Wal {
         }
         let would_release = || self.ledger.releasable_count(&self.state.partitions) > 0;
         let writing = self.writing.map(|(segment, _)| segment);
-        self.supply.wants(now, writing, self.filling, would_release)
+        // A boot that has written nothing may be filling a later segment than its first by now.
+        let begun = self.gathering.front().and_then(|batch| batch.begins);
+        let first = begun.unwrap_or(self.filling);
+        self.supply.wants(now, writing, (first, self.filling), would_release)
     }
 
     /// A segment is prepared and durably named.
@@ -416,7 +446,11 @@ impl Wal {
         self.begin_batch(Some(self.filling));
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        encode_snapshot(&self.state, &mut scratch);
+        if mutant::is(Mutant::PromisesNotInSnapshot) {
+            encode_snapshot(&self.state.without_promises(), &mut scratch);
+        } else {
+            encode_snapshot(&self.state, &mut scratch);
+        }
         self.begin_record();
         self.put(&scratch);
         self.scratch = scratch;

@@ -16,6 +16,7 @@ use std::fmt;
 
 use super::wal::Standing;
 use crate::base::ids::{BootEpoch, Index, PartitionId, TermId};
+use crate::base::mutant::{self, Mutant};
 
 /// What a member says of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,10 @@ impl Witness {
         life: Life,
         standings: impl IntoIterator<Item = (PartitionId, Standing)>,
     ) -> Result<(), RolledBack> {
+        if mutant::is(Mutant::RollbackUnnoticed) {
+            self.life = Some(life);
+            return Ok(());
+        }
         if let Some(seen) = self.life {
             if life.boot_epoch < seen.boot_epoch {
                 let (seen, found) = (seen.boot_epoch, life.boot_epoch);

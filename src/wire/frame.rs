@@ -22,6 +22,8 @@ pub enum Flag {
     Message,
     /// A `p2pmap.v1.Hello`: the first frame of each direction between members.
     Hello,
+    /// A member asks whether the other one is there, or says so: [`crate::wire::peer::ping`].
+    Ping,
 }
 
 /// gRPC's flag of a compressed message.
@@ -35,6 +37,7 @@ impl Flag {
         match self {
             Self::Message => 0,
             Self::Hello => 2,
+            Self::Ping => 3,
         }
     }
 
@@ -42,6 +45,7 @@ impl Flag {
         match byte {
             0 => Ok(Self::Message),
             2 => Ok(Self::Hello),
+            3 => Ok(Self::Ping),
             COMPRESSED => Err(FrameError::Compressed),
             flag => Err(FrameError::FlagUnknown { flag }),
         }
@@ -92,7 +96,7 @@ impl fmt::Display for FrameError {
         match self {
             Self::Compressed => write!(f, "frame: compressed messages are not accepted"),
             Self::FlagUnknown { flag } => {
-                write!(f, "frame: flag {flag:#04x} is unknown (0: message, 2: hello)")
+                write!(f, "frame: flag {flag:#04x} is unknown (0: message, 2: hello, 3: ping)")
             }
             Self::TooLong { payload_size_bytes } => write!(
                 f,

@@ -171,8 +171,6 @@ pub const FORWARDED: CorrelationId = 1 << 63;
 const MESSAGE_TARGET: u8 = tag(1, WIRE_BYTES);
 const MESSAGE_COMMAND: u8 = tag(2, WIRE_BYTES);
 const MESSAGE_QUERY: u8 = tag(4, WIRE_BYTES);
-const NAME_NAME: u8 = tag(1, WIRE_BYTES);
-const NAME_NAMESPACE: u8 = tag(2, WIRE_BYTES);
 // `CommandRequest` and `QueryRequest` have the same fields.
 const REQUEST_TERM_ID: u8 = tag(1, WIRE_VARINT);
 const REQUEST_MESSAGE_ID: u8 = tag(2, WIRE_VARINT);
@@ -210,7 +208,7 @@ pub fn decode_hot<'a>(payload: &'a [u8], acceptance: Acceptance<'_>) -> Option<R
     };
     let mut request = Request { correlation, partition: None, body };
     if let Some(target) = target {
-        let name = hot_target(target, acceptance.cluster)?;
+        let name = target::hot_name(target, acceptance.cluster)?;
         request.partition = target::partition(name, request.map()).ok()?;
     }
     Some(request)
@@ -233,24 +231,6 @@ fn hot_request(bytes: &[u8]) -> Option<(CorrelationId, &[u8])> {
         }
     }
     (correlation & FORWARDED == 0).then_some((correlation, value))
-}
-
-/// The name in a target that is meant for this cluster.
-#[inline]
-fn hot_target<'a>(bytes: &'a [u8], cluster: &str) -> Option<&'a [u8]> {
-    let mut reader = Reader::new(bytes);
-    let mut seen = Seen::default();
-    let mut name: &[u8] = &[];
-    while let Some(tag) = reader.byte() {
-        seen.first(tag)?;
-        let bytes = reader.bytes()?;
-        match tag {
-            NAME_NAME => name = bytes,
-            NAME_NAMESPACE if bytes.is_empty() || bytes == cluster.as_bytes() => {}
-            _ => return None,
-        }
-    }
-    Some(name)
 }
 
 /// Decodes a request that [`decode_hot`] doesn't.

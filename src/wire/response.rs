@@ -11,7 +11,9 @@ use crate::base::ids::{CorrelationId, Index, PartitionId, TermId};
 use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
 use crate::proto::atomix::map::ViewId;
 use crate::proto::atomix::primitive::Name;
+use crate::proto::p2pmap::v1;
 use crate::proto::p2pmap::v1::error::Code;
+use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::reader::{WIRE_BYTES, WIRE_VARINT, tag, varint_size_bytes};
 use crate::wire::frame::{Flag, length_of};
 use crate::wire::request::{Kind, Refusal};
@@ -274,6 +276,12 @@ impl Hint<'_> {
             + bytes_size_unless_empty(self.member.len())
             + bytes_size_unless_empty(self.address.len())
     }
+}
+
+/// What a `p2pmap.v1.Result` says that another node has encoded; `None`: it is none.
+#[must_use]
+pub fn decode_result(result: &[u8]) -> Option<Outcome> {
+    <v1::Result as prost::Message>::decode(result).ok()?.outcome
 }
 
 /// Tags, sizes and numbers that stand next to each other.

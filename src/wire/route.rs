@@ -157,6 +157,7 @@ mod tests {
                 consistency: Consistency::Linearizable,
                 min_index: crate::base::ids::Index(0),
                 timeout_ms: 0,
+                no_forward: false,
                 operation,
             }),
         }
@@ -262,6 +263,7 @@ mod tests {
             map: "orders",
             session: None,
             timeout_ms: 0,
+            no_forward: false,
             operation: Operation::Remove { key: b"foo", condition: None, want_previous: false },
         };
         let body = Body::Command { bytes: b"", command };
@@ -278,6 +280,7 @@ mod tests {
             map: "orders",
             session: Some(call),
             timeout_ms: 0,
+            no_forward: false,
             operation: Operation::Clear,
         };
         let operation = Operation::OpenSession { ttl_s: 9 };

@@ -11,6 +11,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::base::ids::PartitionId;
+use crate::proto::reader::{Reader, Seen, WIRE_BYTES, tag};
 
 /// What is wrong with a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,27 @@ impl fmt::Display for TargetError {
 }
 
 impl Error for TargetError {}
+
+const NAME_NAME: u8 = tag(1, WIRE_BYTES);
+const NAME_NAMESPACE: u8 = tag(2, WIRE_BYTES);
+
+/// The name in an encoded target that is meant for this cluster, if it is in the usual encoding.
+#[inline]
+pub(super) fn hot_name<'a>(target: &'a [u8], cluster: &str) -> Option<&'a [u8]> {
+    let mut reader = Reader::new(target);
+    let mut seen = Seen::default();
+    let mut name: &[u8] = &[];
+    while let Some(tag) = reader.byte() {
+        seen.first(tag)?;
+        let bytes = reader.bytes()?;
+        match tag {
+            NAME_NAME => name = bytes,
+            NAME_NAMESPACE if bytes.is_empty() || bytes == cluster.as_bytes() => {}
+            _ => return None,
+        }
+    }
+    Some(name)
+}
 
 /// The partition that the target `name` asks for, given the operation's `map`.
 ///

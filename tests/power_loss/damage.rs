@@ -10,7 +10,7 @@ use p2pmap::base::prng::Prng;
 use p2pmap::storage::error::StorageError;
 use p2pmap::storage::recovery::{LogFolder, Recovered, Salvage, SegmentFile, recover_partly};
 use p2pmap::storage::replay::Apply;
-use p2pmap::storage::wal::{Wal, WalStart};
+use p2pmap::storage::wal::Wal;
 
 use super::{Applied, Disk, KEY, Model, PARTITIONS, Run, SEGMENT_SIZE_BYTES, model_of, seeds};
 
@@ -39,6 +39,7 @@ fn salvage(
         segment_size_bytes: SEGMENT_SIZE_BYTES,
         partitions: &PARTITIONS,
         files,
+        serves_peers: true,
     };
     let mut applied = Applied { checkpoints: disk.checkpoints.clone(), ..Applied::default() };
     let recovered = recover_partly(&folder, &mut &*disk, &mut applied)?;
@@ -174,7 +175,7 @@ fn start_again(
             disk.remove(*segment);
         }
         let config = p2pmap::storage::wal::WalConfig { boot_epoch, ..run.config() };
-        let mut wal = Wal::open(config, WalStart { serves_peers: true, ..recovered.start });
+        let mut wal = Wal::open(config, recovered.start);
         let now = p2pmap::base::time::Monotonic(1 << 40);
         let complete_count = prng.below(3);
         for number in 0..complete_count {

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use p2pmap::base::cast::{u64_from, usize_from};
-use p2pmap::base::ids::{AppendId, Index, PartitionId, SegmentId};
+use p2pmap::base::ids::{AppendId, Index, PartitionId, SegmentId, TermId};
 use p2pmap::base::prng::Prng;
 use p2pmap::storage::block::Block;
-use p2pmap::storage::carry::Carrier;
+use p2pmap::storage::carry::{Carried, Carrier};
 use p2pmap::storage::old_slots::SlotStep;
 use p2pmap::storage::record::{Entry, Record};
-use p2pmap::storage::wal::{CarryPlan, FreeSegment, SegmentWanted};
+use p2pmap::storage::wal::{CarryPlan, FreeSegment, SegmentWanted, Wal};
 
 use super::slots::Reading;
 use super::{
@@ -28,7 +28,7 @@ const STEP_COUNT_MIN: u64 = 300;
 const STEP_COUNT: u64 = 1_500;
 
 /// The moments at which the power goes.
-const POINTS: [&str; 17] = [
+const POINTS: [&str; 19] = [
     "a new file is being made",
     "a free file is being renamed",
     "a free file is being wiped",
@@ -44,6 +44,8 @@ const POINTS: [&str; 17] = [
     "carried slots are durable, the segment they come from is still counted",
     "all of a plan is carried over, the segment still counts",
     "the carried segment is let go",
+    "what was staged and adopted is carried over, and in flight",
+    "the segment in which it was staged is let go",
     "old slots were read for a peer",
     "old slots were let go before they could be read",
 ];
@@ -84,6 +86,11 @@ struct Recycling {
     /// The segment that was carried over last, while it still counts.
     carried_segment: Option<SegmentId>,
     carried_segment_gone: bool,
+    /// The last append that carried over what was staged and adopted, and the segment where that
+    /// was, while it counts.
+    adopted_carried: AppendId,
+    adopted_segment: Option<SegmentId>,
+    adopted_segment_gone: bool,
     deleted: bool,
     refused_count: u64,
     reading: Option<Reading>,
@@ -110,6 +117,9 @@ impl Recycling {
             checkpointed: VecDeque::new(),
             carried_segment: None,
             carried_segment_gone: false,
+            adopted_carried: AppendId(0),
+            adopted_segment: None,
+            adopted_segment_gone: false,
             deleted: false,
             refused_count: 0,
             reading: None,
@@ -138,6 +148,9 @@ impl Recycling {
             self.checkpointed.clear();
             self.carried_segment = None;
             self.carried_segment_gone = false;
+            self.adopted_carried = AppendId(0);
+            self.adopted_segment = None;
+            self.adopted_segment_gone = false;
             self.deleted = false;
             self.reading = None;
             (self.read_any, self.gone_any) = (false, false);
@@ -187,6 +200,9 @@ impl Recycling {
             self.carried_segment = None;
             self.carried_segment_gone = true;
         }
+        if self.adopted_segment.take_if(|segment| !boot.wal.is_live(*segment)).is_some() {
+            self.adopted_segment_gone = true;
+        }
         let acknowledged = usize_from(durable.0);
         boot.prefixes[..acknowledged].fill_with(Default::default);
     }
@@ -200,7 +216,10 @@ impl Recycling {
         }
         self.refused_count = 0;
         if self.run.prng.one_in(60) || boot.prefixes.last().unwrap()[&IDLE].last() == 0 {
-            self.write_idle(boot);
+            match self.run.prng.one_in(3) {
+                true => self.adopt_idle(boot),
+                false => self.write_idle(boot),
+            }
         } else {
             self.run.append(boot, true);
         }
@@ -221,6 +240,34 @@ impl Recycling {
         if self.run.prng.one_in(2) {
             self.sync(boot, IDLE);
         }
+    }
+
+    /// The same, with a slot that comes by a view: staged, and adopted at once.
+    fn adopt_idle(&mut self, boot: &mut Boot) {
+        let mut model = boot.prefixes.last().unwrap().clone();
+        let expected = model.get_mut(&IDLE).unwrap();
+        let (kept, term) = (expected.last(), expected.view + 1);
+        let index = kept + 1;
+        // The last one that is staged holds.
+        for number in 0..=self.run.prng.below(2) {
+            let entry = Entry {
+                timestamp: p2pmap::base::time::Timestamp(index + number),
+                ..self.run.entry(IDLE, index, term, false)
+            };
+            expected.slots.insert(index, slot_of(&entry));
+            boot.wal.append(&Record::Stage { adopting: TermId(term), entry });
+            // It changes nothing yet.
+            boot.prefixes.push(boot.prefixes.last().unwrap().clone());
+        }
+        (expected.view, expected.last_normal, expected.base) = (term, term, index);
+        boot.prefixes.push(model);
+        boot.wal.append(&Record::Adopt {
+            partition: IDLE,
+            term: TermId(term),
+            base: Index(index),
+            kept: Index(kept),
+            chain: [0; 16],
+        });
     }
 
     fn sync(&mut self, boot: &mut Boot, partition: PartitionId) {
@@ -314,14 +361,18 @@ impl Recycling {
             .map(|number| Block::clone(&self.run.disk.blocks[&(read.segment, number)]))
             .collect();
         let model = boot.prefixes.last().unwrap().clone();
-        let result = carrying.carrier.on_read(&blocks, |slot| {
-            if wal.needs(slot.partition, slot.index) {
-                carrying.appended = wal.append(&Record::Carry(slot));
-                self.carried.push_back(carrying.appended);
-                boot.prefixes.push(model.clone());
-            }
-        });
-        result.unwrap();
+        let partitions = carrying.carrier.plan().partitions.iter();
+        let adopted: Vec<_> =
+            partitions.flat_map(|carried| adopted_in(wal, carried.partition, segment)).collect();
+        let Carried { count, last } = carrying.carrier.on_read(wal, &blocks).unwrap();
+        carrying.appended = carrying.appended.max(last);
+        self.carried.extend((last.0 + 1 - count..=last.0).map(AppendId));
+        boot.prefixes.extend((0..count).map(|_| model.clone()));
+        // It is held elsewhere since.
+        if adopted.iter().any(|&(partition, index)| !is_in(wal, partition, index, segment)) {
+            self.adopted_carried = last;
+            self.adopted_segment = Some(segment);
+        }
         self.carrying = Some(carrying);
     }
 
@@ -431,6 +482,8 @@ impl Recycling {
             self.carrying.as_ref().is_some_and(|c| c.appended.0 > 0) && self.carried.is_empty(),
             self.carried_segment.is_some() && complete,
             self.carried_segment_gone,
+            self.adopted_carried > wal.durable(),
+            self.adopted_segment_gone,
             self.read_any,
             self.gone_any,
         ];
@@ -438,6 +491,22 @@ impl Recycling {
             *hits.entry(point).or_default() += 1;
         }
     }
+}
+
+/// The slots of a partition above its checkpoint that lie in a segment because they were staged
+/// there and adopted.
+fn adopted_in(wal: &Wal, partition: PartitionId, segment: SegmentId) -> Vec<(PartitionId, Index)> {
+    let state = wal.state().partition(partition).unwrap();
+    let indexes = (state.checkpoint.0 + 1..=state.last.0).map(Index);
+    let adopted = |index: &Index| {
+        let run = wal.find_slot(partition, *index).unwrap();
+        run.segment == segment && run.adopting > TermId(0)
+    };
+    indexes.filter(adopted).map(|index| (partition, index)).collect()
+}
+
+fn is_in(wal: &Wal, partition: PartitionId, index: Index, segment: SegmentId) -> bool {
+    wal.find_slot(partition, index).is_some_and(|run| run.segment == segment)
 }
 
 /// Leaves a file operation done, undone or half done.

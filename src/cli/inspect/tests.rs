@@ -4,18 +4,32 @@ use std::path::Path;
 use zerocopy::IntoBytes;
 
 use super::*;
+use crate::base::cluster::Cluster;
+use crate::base::ids::BootEpoch;
 use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
 use crate::base::time::Monotonic;
 use crate::node::data_dir::DataDirOptions;
+use crate::storage::halt::{HaltDump, HaltedPartition, HaltedSlot, HaltedStatus};
 use crate::storage::record::{Entry, Record};
+use crate::storage::recovery::Salvage;
 use crate::storage::wal::{Durability, SegmentWanted, Wal};
+
+impl Salvage for Counts {
+    fn is_whole(&self, _: PartitionId) -> bool {
+        true
+    }
+
+    fn reset(&mut self, _: PartitionId, _: Index) -> bool {
+        unreachable!("nothing is salvaged in a group of one")
+    }
+}
 
 /// A data directory with three values in partition 0, of which two are stable.
 fn data_dir(path: &Path) -> DataDir {
     let options = DataDirOptions {
         path: path.to_owned(),
         cluster: "cluster".into(),
-        member: "member".into(),
+        nodes: Cluster::alone("member"),
         partition_count: Some(2),
         partition_count_default: 64,
         shard_count: 1,
@@ -170,4 +184,76 @@ fn folder_that_is_no_data_directory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (_, result) = inspect(folder.path(), false, false);
     assert!(matches!(result, Err(InspectError::DataDir(_))));
+}
+
+/// What a halted shard has left.
+fn halt_dump() -> HaltDump {
+    let slot = |index: u64, value: &'static [u8]| HaltedSlot {
+        index: Index(index),
+        term: TermId(3),
+        message_id: MessageId(index),
+        timestamp: Timestamp(7),
+        size_bytes: u32::try_from(value.len()).unwrap(),
+        begin: value.into(),
+    };
+    HaltDump {
+        shard: ShardId(1),
+        boot_epoch: BootEpoch(4),
+        time: Timestamp(9_000),
+        reason: "partition 5: invariant I2 is broken: a prepared value becomes a no-op".into(),
+        partitions: vec![HaltedPartition {
+            partition: PartitionId(5),
+            status: HaltedStatus::Normal,
+            is_leading: true,
+            positions: std::array::from_fn(u64_from),
+            chain: [1; 16],
+            digest: [2; 16],
+            crash_vector: vec![0, 1, 0],
+            slots: vec![slot(8, b""), slot(9, b"value")],
+        }],
+    }
+}
+
+#[test]
+fn dump_of_a_halted_shard_is_shown_as_text_and_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shard-1.halt");
+    std::fs::write(&path, halt_dump().encode()).unwrap();
+    let (text, result) = inspect(&path, false, false);
+    result.unwrap();
+    assert!(text.starts_with("shard 1 halted in boot 4"), "{text}");
+    assert!(text.contains("invariant I2 is broken: a prepared value becomes a no-op\n"), "{text}");
+    assert!(text.contains("  partition 5: normal, leading, view 0, last normal 1,"), "{text}");
+    assert!(text.contains("sync point 8, applied 9, commit 10\n"), "{text}");
+    assert!(!text.contains("slot"), "only if records are asked for: {text}");
+    let (text, result) = inspect(&path, true, false);
+    result.unwrap();
+    assert!(text.contains("    slot 8: term 3 message 8 time 7 no-op\n"), "{text}");
+    assert!(text.contains("    slot 9: term 3 message 9 time 7 value of 5 bytes\n"), "{text}");
+    let (text, result) = inspect(&path, true, true);
+    result.unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    assert_eq!((&lines[0]["line"], &lines[0]["shard"]), (&"halt".into(), &1.into()));
+    assert_eq!((&lines[1]["sync_point"], &lines[1]["crash_vector"][1]), (&8.into(), &1.into()));
+    assert_eq!((&lines[3]["index"], &lines[3]["value"]), (&9.into(), &"76616c7565".into()));
+}
+
+#[test]
+fn file_that_is_no_whole_dump_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.halt");
+    let mut file = halt_dump().encode();
+    let middle = file.len() / 2;
+    file[middle] ^= 1;
+    for (bytes, why) in [(&file[..], "isn't what was written"), (b"x", "not the dump")] {
+        std::fs::write(&path, bytes).unwrap();
+        let (text, result) = inspect(&path, true, true);
+        let message = result.unwrap_err().to_string();
+        assert!(
+            text.is_empty() && message.contains("a.halt") && message.contains(why),
+            "{message}"
+        );
+    }
 }

@@ -24,6 +24,7 @@ pub(super) fn object(report: &Report) -> Map<String, Value> {
     let mut object = Map::new();
     for (name, value) in [
         ("version", json!(now.version)),
+        ("commit", json!(now.commit)),
         ("cluster", json!(now.cluster)),
         ("member", json!(now.member)),
         ("uptime_ms", json!(now.uptime_ms)),

@@ -38,6 +38,7 @@ fn answer(uptime_ms: u64, answers: u64) -> NodeStatus {
     let (buckets, counts) =
         read.buckets().map(|(bucket, count)| (u32::try_from(bucket).unwrap(), count)).unzip();
     NodeStatus {
+        commit: "0123456789ab".to_owned(),
         version: "0.1.0".to_owned(),
         cluster: "prod-eu-west".to_owned(),
         member: "node-1".to_owned(),

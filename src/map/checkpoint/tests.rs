@@ -116,7 +116,7 @@ impl World {
             Change::Clear => Operation::Clear,
         };
         let run = Execution { index: Index(*index), time: time_of(*index), undo };
-        let command = Command { map, session: None, timeout_ms: 0, operation };
+        let command = Command { map, session: None, timeout_ms: 0, no_forward: false, operation };
         let mut result = Vec::new();
         self.map.execute(&mut self.arena, run, &command, self.hasher.hash(map, key), &mut result);
         result
@@ -157,7 +157,8 @@ impl World {
             for (key, expected) in entries {
                 let hash = self.hasher.hash(map, key);
                 let get = QueryOperation::Get { key };
-                let last = AsOf { index: Index(u64::MAX), time: Timestamp(0) };
+                let (index, time) = (Index(u64::MAX), Timestamp(0));
+                let last = AsOf { index, time, asked: time };
                 let Outcome::Found(Some(entry)) =
                     self.map.answer(&self.arena, last, (map, &get), hash)
                 else {
@@ -659,7 +660,13 @@ fn longest_keys_and_values_are_loaded() {
         want_previous: false,
     };
     let run = Execution { index: Index(2), time: time_of(2), undo: Undo::Discard };
-    let command = Command { map: &"m".repeat(255), session: None, timeout_ms: 0, operation };
+    let command = Command {
+        map: &"m".repeat(255),
+        session: None,
+        timeout_ms: 0,
+        no_forward: false,
+        operation,
+    };
     let hash = world.hasher.hash(command.map, &key);
     world.map.execute(&mut world.arena, run, &command, hash, &mut Vec::new());
     let bytes = world.checkpoint();
@@ -704,7 +711,7 @@ fn filled_with_all(count: u32) -> World {
             ack_below: Sequence(sequence.saturating_sub(4)),
         });
         let run = Execution { index, time: time_of(index.0), undo: Undo::Discard };
-        let command = Command { map: "rare", session, timeout_ms: 0, operation };
+        let command = Command { map: "rare", session, timeout_ms: 0, no_forward: false, operation };
         let hash = world.hasher.hash("rare", operation.key().unwrap_or_default());
         world.map.execute(&mut world.arena, run, &command, hash, &mut Vec::new());
     };

@@ -9,7 +9,7 @@ use super::draft::{
     RemoveDraft,
 };
 use super::error::OperationError;
-use super::{Command, Query, QueryOperation};
+use super::{Command, Consistency, Query, QueryOperation};
 use crate::base::ids::Index;
 use crate::proto::p2pmap::v1;
 use crate::proto::reader::{Fields, Value};
@@ -22,24 +22,39 @@ pub struct OwnedCommand(v1::Command);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedQuery(v1::Query);
 
-/// The encoding of a query, for another member that is to answer it: what a client asks of
-/// freshness and time is left to who asks.
-///
-/// # Panics
-/// If its answer is a stream: members ask each other for none.
+/// The usual encoding of a query, for whoever else is to answer it.
 #[must_use]
 pub fn encode_query(query: &Query<'_>) -> Bytes {
+    let Query { map, consistency, min_index, timeout_ms, no_forward, operation } = *query;
     let bytes = Bytes::copy_from_slice;
-    let operation = match query.operation {
+    let consistency = match consistency {
+        Consistency::Linearizable => v1::Consistency::Linearizable,
+        Consistency::Stale => v1::Consistency::Stale,
+    };
+    let operation = match operation {
         QueryOperation::Get { key } => v1::query::Operation::Get(v1::Get { key: bytes(key) }),
         QueryOperation::Exists { key } => {
             v1::query::Operation::Exists(v1::Exists { key: bytes(key) })
         }
         QueryOperation::Size => v1::query::Operation::Size(v1::Size {}),
-        QueryOperation::Entries { .. } => panic!("members ask each other for no streams"),
+        QueryOperation::Entries { prefix, start_after, limit, keys_only } => {
+            v1::query::Operation::Entries(v1::Entries {
+                prefix: bytes(prefix),
+                start_after: bytes(start_after),
+                limit,
+                keys_only,
+            })
+        }
     };
-    let map = query.map.to_owned();
-    v1::Query { map, operation: Some(operation), ..v1::Query::default() }.encode_to_vec().into()
+    let query = v1::Query {
+        map: map.to_owned(),
+        consistency: consistency.into(),
+        min_index: min_index.0,
+        timeout_ms,
+        no_forward,
+        operation: Some(operation),
+    };
+    query.encode_to_vec().into()
 }
 
 impl OwnedCommand {
@@ -61,21 +76,22 @@ impl OwnedCommand {
     /// If a field is missing, out of bounds or not implemented.
     pub fn command(&self, value_size_bytes_max: usize) -> Result<Command<'_>, OperationError> {
         // Each field is named, so that a new one isn't forgotten.
-        let v1::Command {
-            map,
+        let &v1::Command {
+            ref map,
             session_id,
             sequence,
             ack_below,
             timeout_ms,
-            no_forward: _,
-            operation,
+            no_forward,
+            ref operation,
         } = &self.0;
         let draft = CommandDraft {
             map: map.as_bytes(),
-            session_id: *session_id,
-            sequence: *sequence,
-            ack_below: *ack_below,
-            timeout_ms: *timeout_ms,
+            session_id,
+            sequence,
+            ack_below,
+            timeout_ms,
+            no_forward,
             operation: operation.as_ref().map(operation_draft),
         };
         draft.check(value_size_bytes_max)
@@ -125,13 +141,13 @@ impl OwnedQuery {
     /// # Errors
     /// If a field is missing or out of bounds, or it isn't about a map.
     pub fn query(&self) -> Result<Query<'_>, OperationError> {
-        let v1::Query { map, consistency, min_index, timeout_ms, no_forward: _, operation } =
-            &self.0;
+        let v1::Query { map, consistency, min_index, timeout_ms, no_forward, operation } = &self.0;
         let draft = QueryDraft {
             map: map.as_bytes(),
             consistency: *consistency,
             min_index: *min_index,
             timeout_ms: *timeout_ms,
+            no_forward: *no_forward,
             operation: operation.as_ref().and_then(query_operation_draft),
         };
         draft.check()

@@ -20,6 +20,7 @@ pub(super) struct CommandDraft<'a> {
     pub(super) sequence: u64,
     pub(super) ack_below: u64,
     pub(super) timeout_ms: u32,
+    pub(super) no_forward: bool,
     pub(super) operation: Option<OperationDraft<'a>>,
 }
 
@@ -67,6 +68,7 @@ pub(super) struct QueryDraft<'a> {
     pub(super) consistency: i32,
     pub(super) min_index: u64,
     pub(super) timeout_ms: u32,
+    pub(super) no_forward: bool,
     pub(super) operation: Option<QueryOperationDraft<'a>>,
 }
 
@@ -99,7 +101,9 @@ impl<'a> CommandDraft<'a> {
             }
             _ => Some(self.session_call()),
         };
-        Ok(Command { map, session, timeout_ms: bounded_timeout_ms(self.timeout_ms), operation })
+        let Self { no_forward, .. } = self;
+        let timeout_ms = bounded_timeout_ms(self.timeout_ms);
+        Ok(Command { map, session, timeout_ms, no_forward, operation })
     }
 
     /// What is about a session or the partition may name a map all the same: a target may demand
@@ -137,6 +141,7 @@ impl<'a> CommandDraft<'a> {
             map: if self.map.is_empty() { "" } else { checked_map(self.map)? },
             session: wants_session.then(|| self.session_call()),
             timeout_ms: bounded_timeout_ms(self.timeout_ms),
+            no_forward: self.no_forward,
             operation,
         })
     }
@@ -214,6 +219,7 @@ impl<'a> QueryDraft<'a> {
             consistency,
             min_index: Index(self.min_index),
             timeout_ms: bounded_timeout_ms(self.timeout_ms),
+            no_forward: self.no_forward,
             operation,
         })
     }

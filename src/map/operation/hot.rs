@@ -115,8 +115,7 @@ fn command_number(draft: &mut CommandDraft<'_>, tag: u8, reader: &mut Reader<'_>
         command_tag::SEQUENCE => draft.sequence = reader.varint()?,
         command_tag::ACK_BELOW => draft.ack_below = reader.varint()?,
         command_tag::TIMEOUT_MS => draft.timeout_ms = reader.varint_u32()?,
-        // Nothing is forwarded yet; a hint comes with or without it.
-        command_tag::NO_FORWARD => _ = reader.bool()?,
+        command_tag::NO_FORWARD => draft.no_forward = reader.bool()?,
         _ => return None,
     }
     Some(())
@@ -207,7 +206,7 @@ fn query_number(draft: &mut QueryDraft<'_>, tag: u8, reader: &mut Reader<'_>) ->
         }
         query_tag::MIN_INDEX => draft.min_index = reader.varint()?,
         query_tag::TIMEOUT_MS => draft.timeout_ms = reader.varint_u32()?,
-        query_tag::NO_FORWARD => _ = reader.bool()?,
+        query_tag::NO_FORWARD => draft.no_forward = reader.bool()?,
         _ => return None,
     }
     Some(())

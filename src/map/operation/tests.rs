@@ -77,7 +77,10 @@ fn puts_keep_all_of_their_fields() {
         ttl: Ttl::Unlimited,
         want_previous: true,
     };
-    assert_command(&message, Command { map: "orders", session: None, timeout_ms: 250, operation });
+    assert_command(
+        &message,
+        Command { map: "orders", session: None, timeout_ms: 250, no_forward: true, operation },
+    );
 }
 
 #[test]
@@ -90,7 +93,8 @@ fn removes_and_clears_are_read() {
         condition: Some(Condition::Version(Index(7))),
         want_previous: true,
     };
-    let expected = Command { map: "orders", session: None, timeout_ms: 0, operation };
+    let expected =
+        Command { map: "orders", session: None, timeout_ms: 0, no_forward: false, operation };
     assert_command(&command(v1::command::Operation::Remove(remove)), expected);
     let clear = command(v1::command::Operation::Clear(v1::Clear {}));
     assert_command(&clear, Command { operation: Operation::Clear, ..expected });
@@ -118,6 +122,7 @@ fn queries_keep_all_of_their_fields() {
         consistency: Consistency::Stale,
         min_index: Index(12),
         timeout_ms: 250,
+        no_forward: true,
         operation,
     };
     assert_query(&message, expected);

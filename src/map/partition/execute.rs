@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::{Execution, PartitionMap, Target, Undo};
 use crate::base::cast::u64_from;
 use crate::base::limits::EXPIRED_PER_SLOT_COUNT_MAX;
+use crate::base::mutant::{self, Mutant};
 use crate::base::payload::ResultBytes;
 use crate::map::arena::{Arena, RecordRef};
 use crate::map::hasher::KeyHash;
@@ -15,6 +16,7 @@ use crate::map::outcome::{Failure, Outcome, Sink, Versioned};
 use crate::map::record::{NewRecord, Record};
 use crate::map::sessions::Standing;
 use crate::map::table::Place;
+use crate::mark;
 use crate::proto::p2pmap::v1::error::Code;
 
 /// What a put is to do.
@@ -130,10 +132,26 @@ impl PartitionMap {
         out: &mut impl Sink,
     ) {
         let size_bytes_max = match self.sessions.call(run, call) {
-            Standing::Unknown => return Outcome::Failed(SESSION_UNKNOWN).encode(out),
-            Standing::Acknowledged => return Outcome::Failed(RESULT_GONE).encode(out),
-            Standing::BeyondWindow => return Outcome::Failed(WINDOW_FULL).encode(out),
-            Standing::Answered(result) => return out.append(result),
+            Standing::Unknown => {
+                mark!("session-unknown");
+                return Outcome::Failed(SESSION_UNKNOWN).encode(out);
+            }
+            Standing::Acknowledged => {
+                mark!("session-result-gone");
+                return Outcome::Failed(RESULT_GONE).encode(out);
+            }
+            Standing::BeyondWindow => {
+                mark!("session-window-full");
+                return Outcome::Failed(WINDOW_FULL).encode(out);
+            }
+            Standing::Answered(_) if mutant::is(Mutant::RetryExecuted) => {
+                let mut reply = Reply { out, size_bytes_max: usize::MAX, is_refused: false };
+                return self.operate(arena, run, command, hash, &mut reply);
+            }
+            Standing::Answered(result) => {
+                mark!("session-result-repeated");
+                return out.append(result);
+            }
             Standing::New { size_bytes_max } => size_bytes_max,
         };
         let mut result = ResultBytes::new();
@@ -190,6 +208,7 @@ impl PartitionMap {
             let found = self.table.find(&arena.tables, hash, |found| found == at);
             let (place, _) = found.expect("an entry that expires is in the table");
             self.take_out(arena, run, (&key, hash), (place, at));
+            mark!("entry-expired");
             count += 1;
         }
         u64_from(count)

@@ -24,7 +24,7 @@ mod sessions;
 
 /// Nothing expires here.
 fn at(index: Index) -> AsOf {
-    AsOf { index, time: Timestamp(0) }
+    AsOf { index, time: Timestamp(0), asked: Timestamp(0) }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,7 +295,7 @@ impl Pair {
             time: Timestamp((1_000 + index / 3) * NS_PER_MS + 5),
             undo: if is_stable { Undo::Discard } else { Undo::Keep },
         };
-        let command = Command { map, session: None, timeout_ms: 0, operation };
+        let command = Command { map, session: None, timeout_ms: 0, no_forward: false, operation };
         let mut out = Vec::new();
         let hash = self.hasher.hash(map, &key);
         self.partition.execute(&mut self.arena, run, &command, hash, &mut out);
@@ -406,7 +406,13 @@ impl Pair {
             for key in entries.into_keys() {
                 let operation =
                     Operation::Remove { key: &key, condition: None, want_previous: false };
-                let command = Command { map: &map, session: None, timeout_ms: 0, operation };
+                let command = Command {
+                    map: &map,
+                    session: None,
+                    timeout_ms: 0,
+                    no_forward: false,
+                    operation,
+                };
                 let index = Index(self.last() + 1);
                 let run = Execution { index, time: Timestamp(0), undo: Undo::Discard };
                 let hash = self.hasher.hash(&map, &key);
@@ -473,7 +479,7 @@ fn execute(
     partition.execute(
         arena,
         run,
-        &Command { map, session: None, timeout_ms: 0, operation },
+        &Command { map, session: None, timeout_ms: 0, no_forward: false, operation },
         hash,
         &mut out,
     );
@@ -665,7 +671,13 @@ fn undoing_what_is_committed_is_refused() {
 fn executing_an_index_twice_is_refused() {
     let (mut arena, mut partition) = world();
     let run = Execution { index: Index(1), time: Timestamp(0), undo: Undo::Keep };
-    let command = Command { map: "m", session: None, timeout_ms: 0, operation: Operation::Clear };
+    let command = Command {
+        map: "m",
+        session: None,
+        timeout_ms: 0,
+        no_forward: false,
+        operation: Operation::Clear,
+    };
     for _ in 0..2 {
         partition.execute(&mut arena, run, &command, KeyHash::default(), &mut Vec::new());
     }

@@ -8,6 +8,7 @@
 //! Names no argument parser: the flags come in as text. The table of settings is [`setting`].
 
 pub mod error;
+pub mod members;
 pub mod quantity;
 pub mod setting;
 pub mod source;
@@ -17,7 +18,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::error::ConfigError;
+use self::error::{ConfigError, Origin};
+use self::members::Members;
 use self::setting::{ALL_CORES, Setting};
 use self::source::{Sources, Typed, TypedValue};
 use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
@@ -25,9 +27,9 @@ use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
-    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN,
-    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX,
-    WRITES_IN_FLIGHT_MAX,
+    MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX,
+    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX,
+    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -59,6 +61,16 @@ pub struct Config {
     pub cluster: String,
     /// The node's name in its cluster.
     pub node_id: String,
+    /// The nodes of the cluster, this one among them; none: it is alone.
+    pub members: Members,
+    /// How many nodes hold each partition: at most as many as there are.
+    pub replication_factor: usize,
+    /// How many places after its leader a partition's sequencer stands.
+    pub sequencer_offset: u8,
+    /// The file with the secret with which members prove who they are.
+    pub secret_file: Option<PathBuf>,
+    /// Whether members on other machines needn't prove who they are.
+    pub insecure_peers: bool,
     /// The longest value that is accepted.
     pub value_size_bytes_max: usize,
     /// What all maps may take: at least [`MEMORY_SIZE_BYTES_MIN`] for each core.
@@ -107,6 +119,21 @@ impl Config {
         }
     }
 
+    /// What is likely a mistake but does no harm.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Self { replication_factor: factor, .. } = self;
+        if !factor.is_multiple_of(2) {
+            return Vec::new();
+        }
+        let warning = format!(
+            "replication-factor = {factor}: as many members may be lost as with {}, and one more \
+             must answer each write; an odd number is better",
+            factor - 1
+        );
+        vec![warning]
+    }
+
     /// Checks what was typed.
     ///
     /// # Errors
@@ -127,6 +154,13 @@ impl Config {
             }),
             cluster: check.one(Setting::Cluster, value::parse_name),
             node_id: check.one(Setting::NodeId, value::parse_name),
+            members: check.members(),
+            replication_factor: check.optional(Setting::ReplicationFactor, |text| {
+                value::parse_number(text).filter(|count| (1..=MEMBER_COUNT_MAX).contains(count))
+            }),
+            sequencer_offset: check.one(Setting::Sequencer, parse_sequencer),
+            secret_file: check.optional(Setting::SecretFile, parse_path),
+            insecure_peers: check.one(Setting::InsecurePeers, parse_bool),
             value_size_bytes_max: check.one(Setting::MaxValue, |text| {
                 parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
             }),
@@ -150,6 +184,8 @@ impl Config {
             check.memory_suffices_for(memory_max, cores);
         }
         check.each_core_has_a_partition(&unchecked);
+        let mut unchecked = unchecked;
+        check.cluster_is_sound(&mut unchecked);
         check.metrics_have_a_port_of_their_own(&unchecked);
         match unchecked.complete() {
             Some(config) if check.errors.is_empty() => Ok(config),
@@ -174,6 +210,11 @@ struct UncheckedConfig {
     partitions: Option<u32>,
     cluster: Option<String>,
     node_id: Option<String>,
+    members: Option<Members>,
+    replication_factor: Option<usize>,
+    sequencer_offset: Option<u8>,
+    secret_file: Option<PathBuf>,
+    insecure_peers: Option<bool>,
     value_size_bytes_max: Option<u64>,
     memory_max: Option<MemoryMax>,
     segment_size_bytes: Option<u64>,
@@ -200,6 +241,11 @@ impl UncheckedConfig {
             partitions: self.partitions,
             cluster: self.cluster?,
             node_id: self.node_id?,
+            members: self.members?,
+            replication_factor: self.replication_factor?,
+            sequencer_offset: self.sequencer_offset?,
+            secret_file: self.secret_file,
+            insecure_peers: self.insecure_peers?,
             value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
             memory_max: self.memory_max?,
             segment_size_bytes: cast::usize_from(self.segment_size_bytes?),
@@ -232,7 +278,7 @@ impl Check<'_> {
         setting: Setting,
         parse: impl Fn(&str) -> Result<T, Option<String>>,
     ) -> Option<T> {
-        let value = self.typed.value(setting).expect("all settings but `partitions` have defaults");
+        let value = self.typed.value(setting).expect("a setting without a default is optional");
         parse(&value.text).map_err(|reason| self.refuse(setting, value, reason)).ok()
     }
 
@@ -268,6 +314,75 @@ impl Check<'_> {
         }
     }
 
+    /// Who is alone lists nobody.
+    fn members(&mut self) -> Option<Members> {
+        match self.typed.value(Setting::Members) {
+            Some(_) => self.with_reason(Setting::Members, Members::parse),
+            None => Some(Members::default()),
+        }
+    }
+
+    /// Relations between the settings of a cluster; and what follows from them where nobody says.
+    fn cluster_is_sound(&mut self, config: &mut UncheckedConfig) {
+        let Some(members) = config.members.clone() else { return };
+        let count = members.node_count();
+        let factor = *config.replication_factor.get_or_insert(count);
+        if factor > count {
+            let reason = format!("more than there are members ({count})");
+            self.refuse_one(Setting::ReplicationFactor, reason);
+        }
+        // A shard can't do without partitions of its range so far.
+        if factor < count {
+            let reason = format!("each of the {count} members holds every partition so far");
+            self.refuse_one(Setting::ReplicationFactor, reason);
+        }
+        if config.sequencer_offset.is_some_and(|offset| usize::from(offset) >= factor) {
+            let reason = format!("each partition has {factor} members");
+            self.refuse_one(Setting::Sequencer, reason);
+        }
+        if members.is_empty() {
+            return;
+        }
+        if count > MEMBER_COUNT_MAX {
+            let reason = format!("more than {MEMBER_COUNT_MAX} members can't hold every partition");
+            self.refuse_one(Setting::Members, reason);
+        }
+        if config.durability.is_some_and(|durability| durability != Durability::Sync) {
+            let reason = "members must keep what they promise; the others are for a node alone";
+            self.refuse_one(Setting::Durability, reason.to_owned());
+        }
+        if let Some(remote) = members.remote()
+            && config.insecure_peers == Some(false)
+            && self.typed.value(Setting::SecretFile).is_none()
+        {
+            let reason = format!(
+                "{remote} is on another machine: name a --secret-file with which members prove \
+                 who they are, or say --insecure-peers"
+            );
+            self.refuse_one(Setting::Members, reason);
+        }
+        let Some(me) = &config.node_id else { return };
+        match members.address(me) {
+            Some(address) => {
+                let listen = self.typed.value(Setting::Listen);
+                if listen.is_none_or(|listen| listen.origin == Origin::Default) {
+                    config.listen = Some(address);
+                }
+            }
+            None => {
+                let reason = format!("not among the members ({})", members.names().join(", "));
+                self.refuse_one(Setting::NodeId, reason);
+            }
+        }
+    }
+
+    /// A setting's value contradicts others.
+    fn refuse_one(&mut self, setting: Setting, reason: String) {
+        if let Some(value) = self.typed.value(setting) {
+            self.refuse(setting, value, Some(reason));
+        }
+    }
+
     /// The kernel would say that another process listens there.
     fn metrics_have_a_port_of_their_own(&mut self, config: &UncheckedConfig) {
         if let (Some(clients), Some(Some(metrics))) = (config.listen, config.metrics_listen)
@@ -299,6 +414,14 @@ impl Check<'_> {
             };
             self.refuse(Setting::LogMax, value, Some(reason));
         }
+    }
+}
+
+fn parse_sequencer(text: &str) -> Option<u8> {
+    match text.strip_prefix("offset:") {
+        Some(offset) => value::parse_number(offset)
+            .filter(|offset| (1..MEMBER_COUNT_MAX).contains(&usize::from(*offset))),
+        None => (text == "leader").then_some(0),
     }
 }
 

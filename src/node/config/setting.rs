@@ -10,11 +10,12 @@ use super::quantity::{format_duration, format_size};
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, CORE_NUMBER_COUNT,
-    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_NAME_SIZE_BYTES_MAX,
-    MEMORY_PERCENT_DEFAULT, MEMORY_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX,
-    SCRUB_INTERVAL_DEFAULT, SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT,
-    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX,
-    VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
+    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_COUNT_MAX,
+    MEMBER_NAME_SIZE_BYTES_MAX, MEMORY_PERCENT_DEFAULT, MEMORY_SIZE_BYTES_MAX,
+    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_DEFAULT, SCRUB_INTERVAL_MAX,
+    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
+    SPIN_NS_DEFAULT, SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX,
+    WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
 };
 
 /// What an environment variable of p2pmap begins with.
@@ -45,6 +46,16 @@ pub enum Setting {
     Cluster,
     /// The node's name in its cluster.
     NodeId,
+    /// The nodes of the cluster and where they listen.
+    Members,
+    /// How many nodes hold each partition.
+    ReplicationFactor,
+    /// Where a partition's sequencer stands.
+    Sequencer,
+    /// The file with the cluster's secret.
+    SecretFile,
+    /// Whether members on other machines needn't prove who they are.
+    InsecurePeers,
     /// The longest value.
     MaxValue,
     /// What all maps may take.
@@ -85,7 +96,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::Listen,
         Self::MetricsListen,
         Self::DataDir,
@@ -97,6 +108,11 @@ impl Setting {
         Self::Partitions,
         Self::Cluster,
         Self::NodeId,
+        Self::Members,
+        Self::ReplicationFactor,
+        Self::Sequencer,
+        Self::SecretFile,
+        Self::InsecurePeers,
         Self::MaxValue,
         Self::MemoryMax,
         Self::SegmentSize,
@@ -128,6 +144,11 @@ impl Setting {
             Self::Partitions => "partitions",
             Self::Cluster => "cluster",
             Self::NodeId => "node-id",
+            Self::Members => "members",
+            Self::ReplicationFactor => "replication-factor",
+            Self::Sequencer => "sequencer",
+            Self::SecretFile => "secret-file",
+            Self::InsecurePeers => "insecure-peers",
             Self::MaxValue => "max-value",
             Self::MemoryMax => "memory-max",
             Self::SegmentSize => "segment-size",
@@ -158,9 +179,9 @@ impl Setting {
     #[must_use]
     pub const fn form(self) -> Form {
         match self {
-            Self::MustExist | Self::AllowCow => Form::Boolean,
-            Self::Partitions | Self::WritesInFlight => Form::Integer,
-            Self::Cores => Form::List,
+            Self::MustExist | Self::AllowCow | Self::InsecurePeers => Form::Boolean,
+            Self::Partitions | Self::ReplicationFactor | Self::WritesInFlight => Form::Integer,
+            Self::Cores | Self::Members => Form::List,
             Self::Listen
             | Self::MetricsListen
             | Self::DataDir
@@ -169,6 +190,8 @@ impl Setting {
             | Self::SpinFor
             | Self::Cluster
             | Self::NodeId
+            | Self::Sequencer
+            | Self::SecretFile
             | Self::MaxValue
             | Self::MemoryMax
             | Self::SegmentSize
@@ -180,19 +203,33 @@ impl Setting {
         }
     }
 
-    /// Its value when nobody says; none: it follows from the data directory.
+    /// What its value is when nobody says and it has no default.
+    #[must_use]
+    pub const fn otherwise(self) -> &'static str {
+        match self {
+            Self::Members => "none: the node is alone",
+            Self::ReplicationFactor => "as many as there are members",
+            Self::SecretFile => "none: members needn't prove who they are",
+            _ => "what the data directory has, or 64 if it is new",
+        }
+    }
+
+    /// Its value when nobody says; none: see [`Setting::otherwise`].
     #[must_use]
     pub fn default_text(self) -> Option<String> {
         Some(match self {
             Self::Listen => "127.0.0.1:5678".to_owned(),
             Self::MetricsListen => "off".to_owned(),
             Self::DataDir => "./p2pmap-data".to_owned(),
-            Self::MustExist | Self::AllowCow => "false".to_owned(),
+            Self::MustExist | Self::AllowCow | Self::InsecurePeers => "false".to_owned(),
             Self::Cores => ALL_CORES.to_owned(),
             Self::Durability => "sync".to_owned(),
             Self::Idle => "park".to_owned(),
             Self::SpinFor => format_duration(Duration::from_nanos(SPIN_NS_DEFAULT)),
-            Self::Partitions => return None,
+            Self::Partitions | Self::Members | Self::ReplicationFactor | Self::SecretFile => {
+                return None;
+            }
+            Self::Sequencer => "leader".to_owned(),
             Self::Cluster => "p2pmap".to_owned(),
             Self::NodeId => "node-1".to_owned(),
             Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
@@ -216,7 +253,17 @@ impl Setting {
                 "off, or an IP address and a port, e.g. 127.0.0.1:5679".to_owned()
             }
             Self::DataDir => "the path of a directory".to_owned(),
-            Self::MustExist | Self::AllowCow => "true or false".to_owned(),
+            Self::MustExist | Self::AllowCow | Self::InsecurePeers => "true or false".to_owned(),
+            Self::Members => {
+                "names with IP addresses and ports, e.g. a=127.0.0.1:5678,b=127.0.0.1:5679"
+                    .to_owned()
+            }
+            Self::ReplicationFactor => format!("a whole number from 1 to {MEMBER_COUNT_MAX}"),
+            Self::Sequencer => format!(
+                "leader, or offset:1 to offset:{} for a member after the leader",
+                MEMBER_COUNT_MAX - 1
+            ),
+            Self::SecretFile => "the path of a file".to_owned(),
             Self::Cores => {
                 let last = CORE_NUMBER_COUNT - 1;
                 format!("{ALL_CORES}, or core numbers from 0 to {last}, e.g. 0 or 0,2-3")
@@ -285,6 +332,21 @@ impl Setting {
             }
             Self::Cluster => "Name of the cluster, kept in the data directory",
             Self::NodeId => "Name of this node in its cluster, kept in the data directory",
+            Self::Members => {
+                "All nodes of the cluster, this one among them; it listens at its address there \
+                 unless --listen says otherwise"
+            }
+            Self::ReplicationFactor => {
+                "How many nodes hold each partition [default, and so far the only one: all]"
+            }
+            Self::Sequencer => "Which member numbers a partition's commands",
+            Self::SecretFile => {
+                "File with a secret of 16 bytes or more with which members prove who they are"
+            }
+            Self::InsecurePeers => {
+                "Accept members on other machines without a secret: whoever reaches the port can \
+                 pretend to be one"
+            }
             Self::MaxValue => "Longest value that is accepted",
             Self::MemoryMax => {
                 "Memory for the maps, as a size or a share of what the process may have; at this \
@@ -311,8 +373,12 @@ impl Setting {
             Self::Listen => "ADDR:PORT",
             Self::MetricsListen => "off|ADDR:PORT",
             Self::DataDir => "DIR",
-            Self::MustExist | Self::AllowCow => "true|false",
+            Self::MustExist | Self::AllowCow | Self::InsecurePeers => "true|false",
             Self::Cores => "LIST",
+            Self::Members => "NAME=ADDR:PORT,…",
+            Self::ReplicationFactor => "COUNT",
+            Self::Sequencer => "leader|offset:N",
+            Self::SecretFile => "FILE",
             Self::Durability => "sync|async|none",
             Self::Idle => "spin|park",
             Self::SpinFor | Self::ScrubInterval => "DURATION",
@@ -376,7 +442,8 @@ mod tests {
         assert_eq!(nearest("data_dir", names()), Some("data-dir"));
         assert_eq!(nearest("lisen", names()), Some("listen"));
         assert_eq!(nearest("core", names()), Some("cores"));
-        assert_eq!(nearest("replication-factor", names()), None);
+        assert_eq!(nearest("replication-faktor", names()), Some("replication-factor"));
+        assert_eq!(nearest("quorum", names()), None);
         assert_eq!(nearest("", names()), None);
     }
 

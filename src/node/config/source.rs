@@ -97,8 +97,7 @@ impl Typed {
                     writeln!(toml, "{name} = {}  # {origin}", toml_value(setting.form(), text))
                 }
                 None => {
-                    let unknown = "default: what the data directory has, or 64 if it is new";
-                    writeln!(toml, "# {name} = …  # {unknown}")
+                    writeln!(toml, "# {name} = …  # default: {}", setting.otherwise())
                 }
             };
             written.expect("writing to a string never fails");

@@ -91,8 +91,10 @@ fn each_setting_is_read_from_the_file() {
     let (sources, _file) = with_file(
         "listen = \"[::1]:0\"\nmetrics-listen = \"127.0.0.1:0\"\n\
          data-dir = \"/d\"\nmust-exist = true\ncores = [3]\n\
-         durability = \"async\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
-         cluster = \"c\"\nnode-id = \"n\"\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
+         durability = \"sync\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
+         cluster = \"c\"\nnode-id = \"n\"\nmembers = [\"m=127.0.0.1:8\", \"n=[::1]:7\"]\n\
+         replication-factor = 2\nsequencer = \"offset:1\"\nsecret-file = \"/s\"\n\
+         insecure-peers = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
          segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
          writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
@@ -103,12 +105,17 @@ fn each_setting_is_read_from_the_file() {
         data_dir: "/d".into(),
         must_exist: true,
         cores: Cores::parse("3").unwrap(),
-        durability: Durability::Async,
+        durability: Durability::Sync,
         idle: IdleMode::Spin,
         spin_for: Duration::from_millis(1),
         partitions: Some(128),
         cluster: "c".to_owned(),
         node_id: "n".to_owned(),
+        members: Members::parse("n=[::1]:7,m=127.0.0.1:8").unwrap(),
+        replication_factor: 2,
+        sequencer_offset: 1,
+        secret_file: Some("/s".into()),
+        insecure_peers: true,
         value_size_bytes_max: 1_024,
         memory_max: MemoryMax::Bytes(1 << 30),
         segment_size_bytes: 8 << 20,
@@ -166,6 +173,11 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::Partitions, "16385"),
         (Setting::Cluster, "a b"),
         (Setting::NodeId, ""),
+        (Setting::Members, "a"),
+        (Setting::ReplicationFactor, "0"),
+        (Setting::Sequencer, "follower"),
+        (Setting::SecretFile, ""),
+        (Setting::InsecurePeers, "no"),
         (Setting::MaxValue, "3MiB"),
         (Setting::MemoryMax, "15MiB"),
         (Setting::SegmentSize, "1MiB"),
@@ -341,4 +353,68 @@ fn metrics_are_off_or_have_a_port_of_their_own() {
     let lines = refusals(&sources(&[(Setting::MetricsListen, "127.0.0.1:5678")], &[]));
     assert_eq!(lines.len(), 1);
     assert!(lines[0].contains("clients connect there"), "{lines:?}");
+}
+
+const THREE: &str = "a=127.0.0.1:1,b=127.0.0.1:2,c=127.0.0.1:3";
+
+#[test]
+fn node_of_a_cluster_listens_where_the_others_look_for_it() {
+    let flags = [(Setting::Members, THREE), (Setting::NodeId, "b")];
+    let config = Config::load(&sources(&flags, &[])).unwrap().config;
+    assert_eq!(config.listen.to_string(), "127.0.0.1:2");
+    assert_eq!((config.replication_factor, config.sequencer_offset), (3, 0));
+    assert!(config.warnings().is_empty());
+    let flags = [flags[0], flags[1], (Setting::Listen, "0.0.0.0:9")];
+    let config = Config::load(&sources(&flags, &[])).unwrap().config;
+    assert_eq!(config.listen.to_string(), "0.0.0.0:9");
+}
+
+#[test]
+fn cluster_that_contradicts_itself_is_refused_in_one_line() {
+    let refusal = |flags: &[(Setting, &str)]| {
+        let lines = refusals(&sources(flags, &[]));
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+        lines[0].clone()
+    };
+    let members = (Setting::Members, THREE);
+    let missing = refusal(&[members, (Setting::NodeId, "d")]);
+    assert!(missing.contains("node-id = \"d\""), "{missing}");
+    assert!(missing.contains("not among the members (a, b, c)"), "{missing}");
+    let twice = refusal(&[(Setting::Members, "a=127.0.0.1:1,a=127.0.0.1:2")]);
+    assert!(twice.contains("a is listed twice"), "{twice}");
+    let me = (Setting::NodeId, "a");
+    let factor = refusal(&[members, me, (Setting::ReplicationFactor, "5")]);
+    assert!(factor.contains("more than there are members (3)"), "{factor}");
+    let few = refusal(&[members, me, (Setting::ReplicationFactor, "2")]);
+    assert!(few.contains("each of the 3 members holds every partition so far"), "{few}");
+    let alone = refusal(&[(Setting::ReplicationFactor, "3")]);
+    assert!(alone.contains("more than there are members (1)"), "{alone}");
+    let sequencer = refusal(&[members, me, (Setting::Sequencer, "offset:3")]);
+    assert!(sequencer.contains("each partition has 3 members"), "{sequencer}");
+    for text in ["async", "none"] {
+        let line = refusal(&[members, me, (Setting::Durability, text)]);
+        assert!(line.contains("members must keep what they promise"), "{line}");
+    }
+    for text in ["offset:0", "offset:9", "offset:", "offset:+1", "follower"] {
+        let line = refusal(&[members, me, (Setting::Sequencer, text)]);
+        assert!(line.contains("expected leader, or offset:1 to offset:8"), "{line}");
+    }
+}
+
+#[test]
+fn members_on_other_machines_prove_themselves_unless_told_otherwise() {
+    let remote = [(Setting::Members, "a=127.0.0.1:1,b=10.0.0.1:1"), (Setting::NodeId, "a")];
+    let lines = refusals(&sources(&remote, &[]));
+    assert!(lines[0].contains("b is on another machine") && lines.len() == 1, "{lines:#?}");
+    for more in [(Setting::SecretFile, "/s"), (Setting::InsecurePeers, "true")] {
+        assert!(Config::load(&sources(&[remote[0], remote[1], more], &[])).is_ok());
+    }
+}
+
+#[test]
+fn even_number_of_members_is_warned_of() {
+    let flags = [(Setting::Members, "a=127.0.0.1:1,b=127.0.0.1:2"), (Setting::NodeId, "a")];
+    let config = Config::load(&sources(&flags, &[])).unwrap().config;
+    let warnings = config.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("an odd number is better"));
 }

@@ -5,11 +5,11 @@ use std::io;
 use std::path::PathBuf;
 
 use super::filesystem::Filesystem;
-use crate::base::ids::ShardId;
+use crate::base::ids::{PartitionId, ShardId};
 use crate::shard::InstallError;
 use crate::storage::error::StorageError;
 use crate::storage::identity::IdentityError;
-use crate::storage::recovery::TornTail;
+use crate::storage::recovery::{Suspicion, TornTail};
 
 /// Why a data directory can't be used. Each says in one line what to do.
 #[derive(Debug)]
@@ -91,6 +91,15 @@ pub enum DataDirError {
         /// What the configuration says.
         wanted: String,
     },
+    /// It was made in a cluster of other members.
+    OtherMembers {
+        /// Which one.
+        path: PathBuf,
+        /// How many members it knows.
+        found: u8,
+        /// How many there are to be.
+        wanted: u8,
+    },
     /// It is on a filesystem that moves what is written again.
     CopyOnWrite {
         /// Which one.
@@ -164,6 +173,9 @@ impl fmt::Display for DataDirError {
                  change the setting",
                 path.display()
             ),
+            Self::OtherMembers { path, found, wanted } => {
+                write!(f, "{} was made in {}", path.display(), other_members(*found, *wanted))
+            }
             Self::CopyOnWrite { path, filesystem } => write!(
                 f,
                 "{} is on {filesystem}, which moves a segment's blocks on every write: choose \
@@ -236,6 +248,15 @@ pub enum Notice {
         /// How many it will have.
         to: u16,
     },
+    /// Partitions don't go on from what is here, but recover from their other members.
+    Recovering {
+        /// Of which shard.
+        shard: ShardId,
+        /// Why.
+        why: Suspicion,
+        /// Which.
+        partitions: Vec<PartitionId>,
+    },
     /// A crash left writes incomplete; none of them had been acknowledged.
     Torn {
         /// Whose log.
@@ -243,6 +264,14 @@ pub enum Notice {
         /// Where it ends now.
         tail: TornTail,
     },
+}
+
+impl Notice {
+    /// Whether it says that partitions recover from other members.
+    #[must_use]
+    pub const fn is_recovery(&self) -> bool {
+        matches!(self, Self::Recovering { .. })
+    }
 }
 
 impl fmt::Display for Notice {
@@ -279,6 +308,13 @@ impl fmt::Display for Notice {
                 "the data directory is of a node with {from} cores, this one has {to}: the \
                  partitions move, which takes room for a second copy"
             ),
+            Self::Recovering { shard, why, partitions } => {
+                let partitions = ranges(partitions);
+                write!(
+                    f,
+                    "shard {shard}: partitions {partitions} recover from the other members: {why}"
+                )
+            }
             Self::Torn { shard, tail } => write!(
                 f,
                 "shard {shard}: the log ends at byte {} of segment {}: {} blocks behind it are of \
@@ -287,4 +323,29 @@ impl fmt::Display for Notice {
             ),
         }
     }
+}
+
+fn other_members(found: u8, wanted: u8) -> String {
+    let differ = match found == wanted {
+        true => "with other names".to_owned(),
+        false => format!("and {wanted} were named"),
+    };
+    format!(
+        "a cluster of {found} members, {differ}: name those that it has (--members); they can't \
+         be changed yet"
+    )
+}
+
+/// Partitions as a person would name them: `3, 5-9`.
+fn ranges(partitions: &[PartitionId]) -> String {
+    let mut numbers: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
+    numbers.sort_unstable();
+    let runs = numbers.chunk_by(|before, after| before + 1 == *after);
+    let names: Vec<String> = runs
+        .map(|run| match run {
+            [first, .., last] => format!("{first}-{last}"),
+            _ => run.iter().map(u32::to_string).collect(),
+        })
+        .collect();
+    names.join(", ")
 }

@@ -31,8 +31,8 @@ use crate::shard::{Installing, Loading};
 use crate::storage::block::LogKey;
 use crate::storage::checkpoint::{CheckpointId, checkpoint_file_name};
 use crate::storage::identity::{Current, log_salt};
-use crate::storage::record::{Entry, PartitionSnapshot, Record, ShardSnapshot};
-use crate::storage::replay::{LoggedEntry, RecoveredPartition};
+use crate::storage::record::{PartitionSnapshot, Record, ShardSnapshot};
+use crate::storage::replay::RecoveredPartition;
 use crate::storage::segment_name::segment_file_name;
 use crate::storage::wal::{Durability, SegmentWanted, Wal, WalConfig, WalStart};
 
@@ -118,7 +118,9 @@ impl DataDir {
             let mut reader = self.checkpoint_reader(shard);
             let mut installing =
                 Installing::new(&mut loading, &mut reader, self.log_key(shard).salt);
-            let log = self.recover_shard(shard, &mut installing)?;
+            let mut log = self.recover_shard(shard, &mut installing)?;
+            log.recovered.keep_blank();
+            self.notices.append(&mut log.notices);
             installing.finish().map_err(|error| DataDirError::Checkpoint {
                 path: self.shard_folder(shard),
                 error,
@@ -240,19 +242,13 @@ impl DataDir {
         let mut writer = LogWriter::open(&folder, config, start);
         for (partition, entries) in logs {
             for entry in entries {
-                writer.append(&Record::Carry(carried(partition, &entry)));
+                writer.append(&Record::Carry(entry.as_entry(partition)));
                 writer.pump(observe)?;
             }
         }
         writer.close(observe)?;
         sync_folder(&folder)
     }
-}
-
-fn carried(partition: PartitionId, entry: &LoggedEntry) -> Entry<'_> {
-    let LoggedEntry { index, term, message_id, timestamp, ref value } = *entry;
-    let value = value.as_deref().unwrap_or_default();
-    Entry { partition, index, term, message_id, timestamp, value }
 }
 
 /// Writes the checkpoint of a partition's loaded state, durably but for its name. Returns the last

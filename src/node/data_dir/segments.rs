@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::read_ahead::ReadAhead;
 use super::{DataDir, DataDirError, Notice, doing, sync_folder};
 use crate::base::ids::{PartitionId, ShardId};
-use crate::storage::recovery::{LogFolder, Recovered, SegmentFile, recover};
-use crate::storage::replay::Apply;
+use crate::storage::recovery::{
+    LogFolder, Recovered, Salvage, SegmentFile, Suspect, recover_member,
+};
 use crate::storage::segment_name::{PREPARING_SUFFIX, segment_of_file_name};
 
 /// A shard's log as it was found.
@@ -22,7 +23,7 @@ pub struct ShardLog {
 pub(super) fn recover_shard(
     data_dir: &DataDir,
     shard: ShardId,
-    apply: &mut impl Apply,
+    apply: &mut impl Salvage,
 ) -> Result<ShardLog, DataDirError> {
     let folder = data_dir.shard_folder(shard);
     let files = list(&folder)?;
@@ -36,16 +37,40 @@ pub(super) fn recover_shard(
         segment_size_bytes: data_dir.segment_size_bytes(),
         partitions: &partitions,
         files: &files,
+        serves_peers: data_dir.has_peers(),
     };
-    let recovered = recover(&log, &mut source, apply).map_err(DataDirError::Storage)?;
+    let recovered = recover_member(&log, &mut source, apply).map_err(DataDirError::Storage)?;
     // What was read may so far be in the device's cache only, of a write that the last process
     // didn't see complete. From now on others rely on it.
     for path in &paths {
         File::open(path).and_then(|file| file.sync_data()).map_err(doing("syncing", path))?;
     }
     remove_garbage(data_dir, shard, &recovered)?;
-    let notices = recovered.torn.map(|tail| Notice::Torn { shard, tail });
-    Ok(ShardLog { recovered, notices: notices.into_iter().collect() })
+    let mut notices = recovering(shard, &recovered.suspects);
+    notices.extend(recovered.torn.map(|tail| Notice::Torn { shard, tail }));
+    Ok(ShardLog { recovered, notices })
+}
+
+/// Which partitions recover from other members: a notice for each reason.
+fn recovering(shard: ShardId, suspects: &[Suspect]) -> Vec<Notice> {
+    let mut notices: Vec<Notice> = Vec::new();
+    for suspect in suspects {
+        let known = notices.iter_mut().find_map(|notice| match notice {
+            Notice::Recovering { why, partitions, .. } if *why == suspect.suspicion => {
+                Some(partitions)
+            }
+            _ => None,
+        });
+        match known {
+            Some(partitions) => partitions.push(suspect.partition),
+            None => notices.push(Notice::Recovering {
+                shard,
+                why: suspect.suspicion,
+                partitions: vec![suspect.partition],
+            }),
+        }
+    }
+    notices
 }
 
 /// The segments in a folder, ascending. What was being prepared is removed: it has no name yet.

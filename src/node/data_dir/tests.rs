@@ -10,13 +10,14 @@ use crate::base::limits::SEGMENT_SIZE_BYTES_MIN;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::storage::error::StorageError;
 use crate::storage::record::{Entry, Record};
+use crate::storage::replay::Apply;
 use crate::storage::wal::{SegmentWanted, Wal};
 
 fn options(path: &Path) -> DataDirOptions {
     DataDirOptions {
         path: path.to_owned(),
         cluster: "cluster".into(),
-        member: "member".into(),
+        nodes: Cluster::alone("member"),
         partition_count: Some(8),
         partition_count_default: 64,
         shard_count: 2,
@@ -51,6 +52,23 @@ impl Apply for Applied {
     ) {
         self.0.push(index.0);
     }
+}
+
+/// Nothing but slots, of which none is salvaged.
+impl Salvage for Applied {
+    fn is_whole(&self, _: PartitionId) -> bool {
+        true
+    }
+
+    fn reset(&mut self, _: PartitionId, checkpoint: Index) -> bool {
+        assert_eq!(checkpoint, Index(0), "no checkpoint was taken");
+        self.0.clear();
+        true
+    }
+}
+
+fn three(names: [&str; 3], me: &str, replication_factor: usize) -> Cluster {
+    Cluster::new(names.map(str::to_owned).to_vec(), me, replication_factor)
 }
 
 /// Opens shard 0's log where recovery says, appends values and closes it, with plain writes.
@@ -139,13 +157,68 @@ fn directory_of_another_kind_is_refused_with_one_line() {
     drop(DataDir::open(&options(&path)).unwrap());
     for (other, what) in [
         (DataDirOptions { cluster: "other".into(), ..options(&path) }, "cluster"),
-        (DataDirOptions { member: "other".into(), ..options(&path) }, "member"),
+        (DataDirOptions { nodes: Cluster::alone("other"), ..options(&path) }, "member"),
         (DataDirOptions { partition_count: Some(9), ..options(&path) }, "number of partitions"),
     ] {
         let error = DataDir::open(&other).unwrap_err().to_string();
         assert!(error.contains(what) && !error.contains('\n'), "{error}");
     }
     assert_eq!(DataDir::open(&options(&path)).unwrap().boot_epoch(), BootEpoch(2));
+}
+
+#[test]
+fn directory_of_other_members_is_refused_with_one_line() {
+    let (_folder, path) = folder();
+    let open = |nodes| DataDir::open(&DataDirOptions { nodes, ..options(&path) });
+    let names = ["a", "b", "c"];
+    let data_dir = open(three(names, "b", 3)).unwrap();
+    assert!(data_dir.has_peers());
+    drop(data_dir);
+    for (nodes, what) in [
+        // Two nodes with one directory, or with one name.
+        (three(names, "c", 3), "has member b, but c was asked for"),
+        (three(["a", "b", "d"], "b", 3), "3 members, with other names"),
+        (Cluster::alone("b"), "3 members, and 1 were named"),
+        (three(names, "b", 1), "has replication factor 3, but 1 was asked for"),
+    ] {
+        let error = open(nodes).unwrap_err().to_string();
+        assert!(error.contains(what) && !error.contains('\n'), "{error}");
+    }
+    open(three(names, "b", 3)).unwrap();
+}
+
+#[test]
+fn damage_is_refused_by_a_node_alone_and_named_by_a_member() {
+    for nodes in [Cluster::alone("a"), three(["a", "b", "c"], "a", 3)] {
+        let (_folder, path) = folder();
+        let options = DataDirOptions { nodes, ..options(&path) };
+        let data_dir = DataDir::open(&options).unwrap();
+        write_log(&data_dir, &[b"first", b"second"]);
+        let segment = data_dir.segment_path(ShardId(0), SegmentId(1));
+        let file = OpenOptions::new().write(true).open(segment).unwrap();
+        file.write_all_at(b"rot", 100).unwrap();
+        drop(data_dir);
+        let data_dir = DataDir::open(&options).unwrap();
+        let found = data_dir.recover_shard(ShardId(0), &mut Applied(vec![]));
+        if !data_dir.has_peers() {
+            assert!(matches!(found, Err(DataDirError::Storage(StorageError::Damaged { .. }))));
+            continue;
+        }
+        let ShardLog { recovered, notices } = found.unwrap();
+        assert!(recovered.partitions.iter().all(|found| found.state.is_recovering));
+        let [notice] = &notices[..] else { panic!("{notices:?}") };
+        let line = notice.to_string();
+        assert!(notice.is_recovery());
+        assert!(line.starts_with("shard 0: partitions 0-3 recover"), "{line}");
+        assert!(line.contains("shard-0/000000000001.log"), "{line}");
+    }
+}
+
+#[test]
+fn processes_have_nonces_of_their_own() {
+    let (_folder, path) = folder();
+    let first = DataDir::open(&options(&path)).unwrap().nonce();
+    assert_ne!(first, DataDir::open(&options(&path)).unwrap().nonce());
 }
 
 #[test]

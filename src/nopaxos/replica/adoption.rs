@@ -28,6 +28,7 @@ pub(super) struct Checkpoint {
 
 /// A log that is being fetched.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Adoption {
     /// This member leads the view: what it lacks comes from the voters.
     pub(super) is_merge: bool,
@@ -60,6 +61,32 @@ pub(super) struct Adoption {
 }
 
 impl Adoption {
+    /// Of a log of `source_term`, of which nothing is known yet.
+    fn new(source_term: TermId, delay_ns: u64) -> Self {
+        Self {
+            is_merge: false,
+            source_term,
+            base: Index(0),
+            last: Index(0),
+            floor: Index(0),
+            no_ops: BTreeSet::new(),
+            summary: None,
+            keeps_own: false,
+            staged: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            needs_checkpoint: false,
+            checkpoint: None,
+            sources: Vec::new(),
+            source: 0,
+            request: 0,
+            asked: BTreeSet::new(),
+            received_size_bytes: 0,
+            has_progressed: true,
+            delay_ns,
+            is_refetched: false,
+        }
+    }
+
     /// What the leader has said the view starts with.
     pub(super) fn started(&self) -> Option<(TermId, &LogSummary)> {
         self.summary.as_ref().map(|summary| (self.source_term, summary))
@@ -99,25 +126,16 @@ impl Replica {
         }
         let adoption = Adoption {
             is_merge: true,
-            source_term,
             base: last,
             last,
             floor,
             no_ops,
-            summary: None,
             keeps_own: self.last_normal == source_term,
             staged,
             wanted: missing,
             needs_checkpoint: checkpoint_from.is_some(),
-            checkpoint: None,
             sources,
-            source: 0,
-            request: 0,
-            asked: BTreeSet::new(),
-            received_size_bytes: 0,
-            has_progressed: true,
-            delay_ns: self.settings.timing.repair_retry_ns,
-            is_refetched: false,
+            ..Adoption::new(source_term, self.settings.timing.repair_retry_ns)
         };
         self.go_on_adopting(adoption, world);
     }
@@ -145,26 +163,15 @@ impl Replica {
     ) -> Adoption {
         let covered = log.first.previous();
         let mut adoption = Adoption {
-            is_merge: false,
-            source_term,
             base: log.last,
             last,
             floor: self.sync_point.max(covered),
             no_ops: log.no_ops.clone(),
             summary: Some(log),
             keeps_own,
-            staged: BTreeMap::new(),
-            wanted: BTreeSet::new(),
             needs_checkpoint: covered > self.sync_point,
-            checkpoint: None,
             sources: vec![self.leader()],
-            source: 0,
-            request: 0,
-            asked: BTreeSet::new(),
-            received_size_bytes: 0,
-            has_progressed: true,
-            delay_ns: self.settings.timing.repair_retry_ns,
-            is_refetched: false,
+            ..Adoption::new(source_term, self.settings.timing.repair_retry_ns)
         };
         self.want(&mut adoption);
         adoption

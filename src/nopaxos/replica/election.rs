@@ -7,6 +7,7 @@ use super::*;
 
 /// What is known of the members' wishes.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Election {
     /// Each member's: the view it names, since when without a pause, and when last.
     seen: Vec<Seen>,

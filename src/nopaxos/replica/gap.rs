@@ -170,8 +170,8 @@ impl Replica {
             return Err(IgnoreReason::Malformed);
         }
         let leads = self.is_leading();
-        if !leads && from != self.leader() {
-            return Err(IgnoreReason::BadSender);
+        if !leads {
+            self.check_leads(from)?;
         }
         self.note_lookup(from, message_id, world.now())?;
         let index = self.base.plus(message_id.0);
@@ -230,9 +230,7 @@ impl Replica {
         index: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads(from)?;
         if self.status != Status::Normal {
             mark!("gap-commit-before-adoption");
             return self.stash.insert_no_op(index).then_some(()).ok_or(IgnoreReason::Full);
@@ -296,9 +294,7 @@ impl Replica {
         index: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         let by = self.pending_gaps.get_mut(&index).ok_or(IgnoreReason::Duplicate)?;
         by.insert(from);
         self.close_gaps(world);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, TermId};
-use crate::base::limits::RETAINED_COUNT_MAX;
+use crate::base::limits::{RETAINED_COUNT_MAX, RETAINED_PARTITION_SIZE_BYTES_MAX};
 use crate::base::time::Timestamp;
 
 /// One slot of the log.
@@ -49,6 +49,7 @@ impl Slot {
 /// The slots above a floor, without holes. Those up to the stable one are kept for members that
 /// lag, as long as there is room.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Log {
     /// All slots up to here are left to the state machine and the disk.
     floor: Index,
@@ -61,6 +62,8 @@ pub struct Log {
     size_bytes: usize,
     /// Bytes of the commands in (floor, stable].
     retained_size_bytes: usize,
+    /// Slots after this one are nowhere else.
+    kept_after: Option<Index>,
     /// All known no-ops, those that have left memory among them, from the first slot of the durable
     /// log on: a vote names them (P6).
     no_ops: BTreeSet<Index>,
@@ -248,11 +251,30 @@ impl Log {
         before - self.size_bytes
     }
 
+    /// Nothing but memory holds the slots after `index`: what comes before is in a checkpoint.
+    pub fn keep_after(&mut self, index: Index) {
+        self.kept_after = Some(index);
+    }
+
+    /// Bytes of the commands of stable slots in memory.
+    #[must_use]
+    pub fn retained_size_bytes(&self) -> usize {
+        self.retained_size_bytes
+    }
+
+    /// Whether a stable slot may leave memory. However much somebody needs them, those that stay
+    /// are bounded.
+    fn may_release(&self) -> bool {
+        let is_kept = self.kept_after.is_some_and(|index| self.floor >= index);
+        !is_kept || u64_from(self.retained_size_bytes) > RETAINED_PARTITION_SIZE_BYTES_MAX
+    }
+
     /// Lets stable slots leave memory until no more bytes of them are kept than these.
     #[inline]
     pub fn release(&mut self, retained_size_bytes: usize) {
         let count_max = if retained_size_bytes == 0 { 0 } else { RETAINED_COUNT_MAX };
         while self.floor < self.stable
+            && self.may_release()
             && (self.retained_size_bytes > retained_size_bytes
                 || usize_from(self.stable.since(self.floor)) > count_max)
         {

@@ -15,6 +15,7 @@
 //! | `request` | stamped commands: append, execute, acknowledge (3.1) |
 //! | `gap` | slots that are missing: stash, lookup, no-ops with a quorum (3.2) |
 //! | `sync` | what is held by a quorum becomes stable (3.3) |
+//! | `durable` | which slots are on the disk as they stand in memory |
 //! | `repair` | what other members lack is sent to them; checkpoints that come in |
 //! | `election` | who wants which view (3.4, T1 to T7, E1 to E4) |
 //! | `view_change` | promise, vote (J), and the messages of a view change |
@@ -24,6 +25,7 @@
 
 mod adoption;
 mod dispatch;
+mod durable;
 mod election;
 mod gap;
 pub mod log;
@@ -33,11 +35,14 @@ mod repair;
 mod request;
 mod stash;
 mod sync;
+#[cfg(test)]
+mod timeless;
 mod view_change;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::adoption::Adoption;
+use self::durable::Durable;
 use self::election::Election;
 use self::log::{Log, Slot};
 use self::log_merge::Vote;
@@ -126,22 +131,6 @@ pub(super) trait World {
     fn ignore(&mut self, reason: IgnoreReason);
 }
 
-/// Which slots are durable, as they stand.
-#[derive(Debug, Default)]
-struct Durable {
-    /// All slots up to here were durable when they were appended.
-    appended: Index,
-    /// Slots that have become no-ops since, which isn't durable yet, in the order of the appends.
-    no_ops: VecDeque<Index>,
-}
-
-impl Durable {
-    /// All slots up to here are durable as they are.
-    fn index(&self) -> Index {
-        self.no_ops.iter().fold(self.appended, |index, no_op| index.min(no_op.previous()))
-    }
-}
-
 /// How a member stands with another one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Peer {
@@ -155,6 +144,7 @@ struct Peer {
 
 /// The replica of one partition.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Replica {
     pub(super) group: Group,
     settings: Settings,
@@ -174,6 +164,8 @@ pub struct Replica {
     log: Log,
     /// The first slot in the durable log.
     first: Index,
+    /// The same as soon as no vote is out that says otherwise.
+    truncated: Index,
     durable: Durable,
     /// Slots up to here are executed; the leader's may be undone above `sync_point`.
     applied: Index,
@@ -270,7 +262,8 @@ impl Replica {
             is_barred: false,
             log,
             first: restored.first.max(Index(1)),
-            durable: Durable { appended: last, no_ops: VecDeque::new() },
+            truncated: Index(0),
+            durable: Durable { appended: last, ..Durable::default() },
             applied: restored.sync_point,
             responded: restored.sync_point,
             prepared: restored.sync_point,
@@ -410,6 +403,24 @@ impl Replica {
         self.group.sequencer(self.view)
     }
 
+    /// Only the leader of the view may say it.
+    fn check_leads(&self, from: MemberId) -> Result<(), IgnoreReason> {
+        if from == self.leader() { Ok(()) } else { Err(IgnoreReason::BadSender) }
+    }
+
+    /// Only a leader has a use for it.
+    fn check_is_leading(&self) -> Result<(), IgnoreReason> {
+        if self.is_leading() { Ok(()) } else { Err(IgnoreReason::NotLeading) }
+    }
+
+    /// Only the leader may say it, to a member that is part of its view.
+    fn check_leads_me(&self, from: MemberId) -> Result<(), IgnoreReason> {
+        if self.status != Status::Normal {
+            return Err(IgnoreReason::NotNormal);
+        }
+        self.check_leads(from)
+    }
+
     /// Something became durable, in the order in which it was handed to
     /// [`Effects::persist`](super::Effects::persist).
     pub(super) fn on_persisted(&mut self, persisted: Persisted, world: &mut impl World) {
@@ -419,6 +430,9 @@ impl Replica {
             Persisted::View(term) => self.on_view_persisted(term, world),
             Persisted::Adopted(term) => self.on_adopted(term, world),
             Persisted::Checkpoint(index) => {
+                let first = self.durable.checkpoints.pop_front().map(|(first, _)| first);
+                let is_first = first == Some(index);
+                invariant!(self, "I14", is_first, "checkpoints become durable in their order");
                 self.durable.appended = self.durable.appended.max(index);
                 self.on_more_durable(world);
             }
@@ -466,14 +480,9 @@ impl Replica {
         self.assert_watermarks();
     }
 
-    /// The durable log begins at `first` now.
-    pub(super) fn on_truncated(&mut self, first: Index) {
-        // A vote is of what the log held when the view was promised (K3).
-        if self.status == Status::Normal && first > self.first {
-            mark!("log-truncated");
-            self.first = first;
-            self.log.forget_no_ops(first);
-        }
+    /// Nothing but memory holds the slots after `index`.
+    pub(super) fn keep_after(&mut self, index: Index) {
+        self.log.keep_after(index);
     }
 
     /// A connection to a member is there: what it may have missed is sent at once.

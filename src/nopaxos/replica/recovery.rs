@@ -25,6 +25,7 @@ use crate::nopaxos::message::{Entry, RecoveryId};
 
 /// A recovery that is under way.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Recovery {
     /// The first term of a group that has none.
     first_term: TermId,
@@ -56,6 +57,7 @@ struct RecoverAnswer {
 
 /// Writes of the crash vector, and who waits for them.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Lives {
     issued_count: u64,
     durable_count: u64,
@@ -133,8 +135,14 @@ impl Replica {
     }
 
     fn write_lives(&mut self, is_lost: bool, world: &mut impl World) -> u64 {
-        let (incarnation, crash_vector) = (self.incarnation, &self.crash_vector[..]);
-        world.persist(Persist::Lives { incarnation, crash_vector, is_lost });
+        // What is being written of others, and takes effect once it is durable, stays written.
+        let mut crash_vector = self.crash_vector.clone();
+        for (_, member, attempt) in &self.lives.waiting {
+            let known = &mut crash_vector[usize::from(member.0)];
+            *known = attempt.incarnation.max(*known);
+        }
+        let incarnation = self.incarnation;
+        world.persist(Persist::Lives { incarnation, crash_vector: &crash_vector, is_lost });
         self.lives.issued_count += 1;
         self.lives.issued_count
     }
@@ -209,19 +217,19 @@ impl Replica {
             world.send(member, response);
             return Ok(());
         }
-        if attempt.incarnation < known {
+        let of_member = |(_, other, _): &&(u64, MemberId, RecoveryId)| *other == member;
+        let waiting =
+            self.lives.waiting.iter().find(of_member).map(|(.., found)| found.incarnation);
+        if attempt.incarnation < waiting.unwrap_or_default().max(known) {
             return Err(IgnoreReason::StaleIncarnation);
         }
         if attempt.incarnation == known {
             self.answer_recover(member, attempt, world);
             return Ok(());
         }
-        let place = usize::from(member.0);
-        let before = std::mem::replace(&mut self.crash_vector[place], attempt.incarnation);
-        let write = self.persist_lives(world);
-        self.crash_vector[place] = before;
         self.lives.waiting.retain(|(_, other, _)| *other != member);
-        self.lives.waiting.push((write, member, attempt));
+        self.lives.waiting.push((self.lives.issued_count + 1, member, attempt));
+        self.persist_lives(world);
         Ok(())
     }
 

@@ -10,12 +10,13 @@ use super::gap::ranges;
 use super::*;
 use crate::base::cast::usize_from_u32;
 use crate::base::limits::{
-    ENTRIES_MESSAGE_SIZE_BYTES_MAX, PEER_CHUNK_SIZE_BYTES_MAX, REPAIR_SIZE_BYTES_MAX,
+    PEER_CHUNK_SIZE_BYTES_MAX, PEER_MESSAGE_SIZE_BYTES, REPAIR_SIZE_BYTES_MAX,
 };
 use crate::nopaxos::message::{Entry, SlotRange, Wanted};
 
 /// A checkpoint that is coming in.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Transfer {
     from: MemberId,
     index: Index,
@@ -51,12 +52,10 @@ impl Replica {
         wanted: &Wanted,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         if wanted.checkpoint > Index(0) {
             let reply = Reply::Sync.message(self.view, Vec::new());
-            world.send_stored(from, Stored::Chunk { reply, index: Index(0), number: 0 });
+            send_chunk(from, (wanted.checkpoint, 0), reply, world);
             return Ok(());
         }
         self.serve_sync(from, &wanted.slots, world);
@@ -76,13 +75,10 @@ impl Replica {
         wanted: &Wanted,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         if wanted.checkpoint > Index(0) {
             let reply = Reply::View.message(self.view, Vec::new());
-            let index = if request == 0 { Index(0) } else { wanted.checkpoint };
-            world.send_stored(from, Stored::Chunk { reply, index, number: request });
+            send_chunk(from, (wanted.checkpoint, request), reply, world);
         } else if wanted.slots.is_empty() {
             mark!("start-view-asked-for");
             self.send_start_view(from, world);
@@ -105,9 +101,7 @@ impl Replica {
         if self.status != Status::ViewChange {
             return Err(IgnoreReason::NotChanging);
         }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads(from)?;
         if self.vote.is_none() {
             return Err(IgnoreReason::Unasked);
         }
@@ -119,8 +113,7 @@ impl Replica {
                 chunk: None,
                 values: Vec::new(),
             };
-            let index = if request == 0 { Index(0) } else { wanted.checkpoint };
-            world.send_stored(from, Stored::Chunk { reply, index, number: request });
+            send_chunk(from, (wanted.checkpoint, request), reply, world);
             return Ok(());
         }
         mark!("view-change-repair");
@@ -149,8 +142,7 @@ impl Replica {
         let (term, floor) = (self.view, self.log.floor());
         if then.is_none() && slots.first().is_some_and(|range| range.first < self.first) {
             mark!("repair-by-checkpoint");
-            let reply = reply.message(term, Vec::new());
-            world.send_stored(to, Stored::Chunk { reply, index: Index(0), number: 0 });
+            send_chunk(to, (Index(0), 0), reply.message(term, Vec::new()), world);
             return;
         }
         let stored: Vec<SlotRange> = slots
@@ -189,7 +181,7 @@ impl Replica {
             size_bytes += entry.size_bytes();
             total_size_bytes += entry.size_bytes();
             entries.push(entry);
-            if size_bytes >= ENTRIES_MESSAGE_SIZE_BYTES_MAX {
+            if size_bytes >= PEER_MESSAGE_SIZE_BYTES {
                 world.send(to, reply.message(self.view, std::mem::take(&mut entries)));
                 size_bytes = 0;
             }
@@ -210,12 +202,7 @@ impl Replica {
         entries: Vec<Entry>,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal || self.is_leading() {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         if let Some(part) = chunk {
             self.on_part(from, part, world)?;
         }
@@ -365,6 +352,7 @@ impl Replica {
         let Checkpoint { index, chain, timestamp } = checkpoint;
         world.install(index);
         world.persist(Persist::Checkpoint { index, chain });
+        self.durable.checkpoints.push_back((index, self.sync_point));
         self.log.rebase(index, chain, timestamp);
         // Own slots below it may be of a view that came to nothing: nobody shall get them.
         self.first = index.next();
@@ -373,6 +361,18 @@ impl Replica {
         self.sync_point_written = index;
         self.unwritten_size_bytes = 0;
     }
+}
+
+/// Sends a chunk of a checkpoint in `reply`. A transfer begins with the newest there is, whichever
+/// was asked for, and goes on with the one that it began with.
+fn send_chunk(
+    to: MemberId,
+    (wanted, number): (Index, u64),
+    reply: Message,
+    world: &mut impl World,
+) {
+    let index = if number == 0 { Index(0) } else { wanted };
+    world.send_stored(to, Stored::Chunk { reply, index, number });
 }
 
 /// A slot as it is sent.

@@ -17,6 +17,7 @@ use crate::nopaxos::message::Stamped;
 /// lost is asked for by sending its command again; one that is gone from here as well is not given
 /// twice, and its waiter is told that the outcome is unknown.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Answered {
     answers: VecDeque<(Index, Answer)>,
     size_bytes: usize,
@@ -143,7 +144,10 @@ impl Replica {
     /// Appends the slot after the last.
     #[inline]
     pub(super) fn append(&mut self, slot: Slot, world: &mut impl World) {
-        let index = self.log.append(slot);
+        let index = self.log.last().next();
+        let is_in_place = index == self.base.plus(slot.message_id.0);
+        invariant!(self, "I4", is_in_place, "a slot is not the base and its message id");
+        self.log.append(slot);
         let slot = self.log.slot(index).expect("it was just appended");
         world.persist(Persist::Slot(index, slot));
         if self.is_leading() {

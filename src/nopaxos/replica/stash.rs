@@ -9,6 +9,7 @@ use crate::nopaxos::message::Stamped;
 
 /// Stamped commands and no-ops of the present view.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Stash {
     commands: BTreeMap<MessageId, Stamped>,
     size_bytes: usize,

@@ -14,6 +14,7 @@ use crate::nopaxos::message::{Entry, Wanted};
 
 /// How far the members are, as their leader knows.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct SyncLeader {
     /// The highest sync point that was proposed; it is what the leader itself acknowledges.
     issued: Index,
@@ -29,8 +30,17 @@ pub(super) struct SyncLeader {
     told: Monotonic,
 }
 
+#[cfg(test)]
+impl SyncLeader {
+    /// Forgets when who is told again.
+    pub(super) fn forget_time(&mut self) {
+        (self.resend, self.is_moved, self.told) = Default::default();
+    }
+}
+
 /// A sync point that the leader has proposed.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct OpenPrepare {
     log: LogSummary,
     /// The log differed though it was complete: these slots are fetched once more.
@@ -155,9 +165,7 @@ impl Replica {
         index: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         if index > self.log.last() {
             return Err(IgnoreReason::Malformed);
         }
@@ -281,12 +289,7 @@ impl Replica {
         log: LogSummary,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         if log.last < self.base || message_id.0 != log.last.since(self.base) {
             return Err(IgnoreReason::Malformed);
         }
@@ -298,7 +301,12 @@ impl Replica {
             return Err(IgnoreReason::Duplicate);
         }
         self.stamped = self.stamped.max(log.last);
-        let refetched = self.prepare.take().and_then(|open| open.refetched);
+        let refetched = self.prepare.take().and_then(|open| {
+            // What this proposal adds was compared no more than the rest: it names no-ops from its
+            // own first slot on.
+            let added = (open.log.last.0 + 1..=log.last.0).map(Index);
+            open.refetched.map(|refetched| refetched.into_iter().chain(added).collect())
+        });
         self.prepare = Some(OpenPrepare {
             log,
             refetched,
@@ -432,6 +440,8 @@ impl Replica {
 
     fn on_sync_entry(&mut self, entry: Entry, world: &mut impl World) {
         let Entry { index, message_id, timestamp, value } = entry;
+        let is_in_place = index == self.base.plus(message_id.0);
+        invariant!(self, "I4", is_in_place, "the leader's slot is not the base and its message id");
         if index > self.log.last() {
             match value {
                 Some(value) => {
@@ -490,12 +500,7 @@ impl Replica {
         point: Index,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if self.status != Status::Normal {
-            return Err(IgnoreReason::NotNormal);
-        }
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads_me(from)?;
         let mut reached = point.min(self.prepared);
         if mutant::is(Mutant::ApplyBeyondPrepared) {
             reached = point.min(self.log.last());

@@ -85,6 +85,7 @@ impl Replica {
 
     /// Votes with what the log holds.
     pub(super) fn cast_vote(&mut self, world: &mut impl World) {
+        self.note_truncated();
         let last = self.log.last();
         let vote = Vote {
             voter: self.group.me(),
@@ -148,9 +149,7 @@ impl Replica {
         from: MemberId,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if !self.is_leading() {
-            return Err(IgnoreReason::NotLeading);
-        }
+        self.check_is_leading()?;
         self.send_start_view(from, world);
         Ok(())
     }
@@ -280,8 +279,9 @@ impl Replica {
         let Ok(plan) = log_merge(&votes, own) else { return Err(IgnoreReason::Duplicate) };
         if let Some((_, log)) = &mut self.started
             && plan.last == log.last
+            && !plan.no_ops.is_subset(&log.no_ops)
         {
-            log.no_ops = plan.no_ops.clone();
+            log.no_ops.extend(plan.no_ops);
             log.chain = Chain::NONE;
         }
         for member in self.group.others() {
@@ -312,9 +312,7 @@ impl Replica {
         log: LogSummary,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if from != self.leader() {
-            return Err(IgnoreReason::BadSender);
-        }
+        self.check_leads(from)?;
         if source_term >= self.view || log.first > log.last.next() || log.first == Index(0) {
             return Err(IgnoreReason::Malformed);
         }
@@ -366,8 +364,10 @@ impl Replica {
     pub(super) fn enter_normal(&mut self, world: &mut impl World) {
         self.status = Status::Normal;
         self.durable.appended = self.log.last();
-        self.vote = None;
-        self.votes.fill(None);
+        if !mutant::is(Mutant::RemergeOnLateVote) {
+            self.vote = None;
+            self.votes.fill(None);
+        }
         for timeout in [Timeout::ViewChangeRetry, Timeout::MergeGrace, Timeout::Fetch] {
             self.timeouts.cancel(timeout);
         }

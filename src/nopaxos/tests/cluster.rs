@@ -5,17 +5,28 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::Bytes;
 
-use super::disk::Snapshot;
-use super::host::{CHUNK_SIZE_BYTES, Host, Machine, encode};
+use super::host::Host;
 use super::observer::Observer;
-use crate::base::cast::{u64_from, usize_from};
+use super::stored::served;
+use crate::base::cast::usize_from;
 use crate::base::ids::{Incarnation, Index, MemberId, PartitionId, TermId};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US, Now, Timestamp};
-use crate::nopaxos::message::{CheckpointPart, Entry, Message};
+use crate::nopaxos::message::Message;
 use crate::nopaxos::{
     ChunkOutcome, GivenBack, Group, Member, Round, Settings, Status, Stored, Survival,
 };
+
+/// A place in a run: a member has handed so many records to its disk, or so many have become
+/// durable there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CrashPoint {
+    pub(super) member: MemberId,
+    pub(super) record: usize,
+    pub(super) is_durable: bool,
+    /// Whether the process starts again at once, or only when all is healed.
+    pub(super) returns: bool,
+}
 
 /// What is done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +35,8 @@ pub(super) enum Verdict {
     Drop,
     /// It overtakes, or is overtaken: it comes so much later, whatever its stream says.
     Delay(u64),
+    /// It comes as it would, and so much later again.
+    Twice(u64),
 }
 
 type Filter = Box<dyn FnMut(MemberId, MemberId, &Message) -> Verdict>;
@@ -95,6 +108,10 @@ pub(super) struct Cluster {
     /// Connections that are broken: what is in flight on them is lost.
     broken: std::collections::BTreeSet<u64>,
     connections_count: u64,
+    /// What a process has sent still comes after its end, until another connection is there.
+    pub(super) lingers: bool,
+    /// The connections, from and to, on which something comes of a process that has ended.
+    lingering: BTreeMap<(MemberId, MemberId), Vec<u64>>,
     /// Members between which nothing goes, in this direction.
     pub(super) cut: std::collections::BTreeSet<(MemberId, MemberId)>,
     pub(super) filter: Option<Filter>,
@@ -111,6 +128,8 @@ pub(super) struct Cluster {
     ops_count: u64,
     reads_count: u64,
     pub(super) clock_skew_ns: Vec<u64>,
+    /// Where a member crashes, once.
+    pub(super) crash_point: Option<CrashPoint>,
 }
 
 pub(super) fn m(id: u8) -> MemberId {
@@ -141,6 +160,8 @@ impl Cluster {
             streams: BTreeMap::new(),
             broken: std::collections::BTreeSet::new(),
             connections_count: 0,
+            lingers: false,
+            lingering: BTreeMap::new(),
             cut: std::collections::BTreeSet::new(),
             filter: None,
             prng: Prng::new(seed, "cluster"),
@@ -154,6 +175,7 @@ impl Cluster {
             ops_count: 0,
             reads_count: 0,
             clock_skew_ns: vec![0; count],
+            crash_point: None,
         }
     }
 
@@ -214,29 +236,30 @@ impl Cluster {
         (low + self.prng.below(high - low + 1)) * NS_PER_US
     }
 
+    /// The group, as its first member sees it.
+    pub(super) fn group(&self) -> Group {
+        self.group_of(m(0))
+    }
+
+    fn group_of(&self, id: MemberId) -> Group {
+        let partition = PartitionId(u32::try_from(self.nodes.len() - 1).unwrap());
+        let name = &self.names[usize::from(id.0)];
+        Group::new(partition, self.names.clone(), name).with_sequencer_offset(self.offset)
+    }
+
     // ---- processes ----
 
     /// Starts a member's process with what its disk holds.
     pub(super) fn start(&mut self, id: MemberId) {
         assert!(!self.is_up(id));
-        let count = self.nodes.len();
-        let partition = PartitionId(u32::try_from(count - 1).unwrap());
-        let name = self.names[usize::from(id.0)].clone();
-        let group =
-            Group::new(partition, self.names.clone(), &name).with_sequencer_offset(self.offset);
+        let group = self.group_of(id);
         let settings = self.settings;
         let seed = self.prng.next_u64();
         let node = self.node_mut(id);
         node.process += 1;
-        let image = &node.host.disk.durable;
-        let mut machine = Machine::at(image.checkpoint);
-        for (index, slot) in image.slots.range(..=image.sync_point) {
-            machine.step(*index, slot.value.as_deref());
-        }
-        let restored = image.restored();
-        let disk = std::mem::take(&mut node.host.disk);
-        node.stable = disk.durable.sync_point;
-        node.host = Host { machine, disk, stable: node.stable, ..Host::default() };
+        let restored = node.host.disk.durable.restored();
+        node.host = Host::restarted(std::mem::take(&mut node.host.disk));
+        node.stable = node.host.stable;
         node.member = Some(Member::new(group, settings, restored, seed));
         node.lives.clear();
         node.reads.clear();
@@ -244,7 +267,12 @@ impl Cluster {
         if self.traces {
             self.trace(&format!("{id} starts"));
         }
-        self.act(id, |member, now, host| member.start(now, TermId(1), host));
+        // Above any that a group which forgets everything can have had (R6).
+        let first_term = match self.settings.survival {
+            Survival::Never => TermId(1 + self.now / NS_PER_MS),
+            Survival::Always | Survival::Clean => TermId(1),
+        };
+        self.act(id, |member, now, host| member.start(now, first_term, host));
         for other in self.members() {
             if other != id && self.is_up(other) {
                 self.connect(id, other);
@@ -270,7 +298,11 @@ impl Cluster {
             Survival::Clean => self.node_mut(id).host.disk.lose(),
             Survival::Never => self.node_mut(id).host.disk = super::disk::Disk::blank(),
         }
+        self.lingering.retain(|(_, to), _| *to != id);
         for other in others.into_iter().filter(|other| *other != id) {
+            if let Some(stream) = self.streams.get(&(id, other)).filter(|_| self.lingers) {
+                self.lingering.entry((id, other)).or_default().push(stream.connection);
+            }
             self.break_connection(id, other, true);
         }
     }
@@ -527,16 +559,36 @@ impl Cluster {
         let at = match verdict {
             Verdict::Drop => return,
             Verdict::Delay(ns) => self.now + delay + ns,
-            Verdict::Deliver => {
+            Verdict::Deliver | Verdict::Twice(_) => {
                 stream.busy_until = stream.busy_until.max(self.now + delay);
                 stream.busy_until
             }
         };
+        if let Verdict::Twice(later) = verdict {
+            let message = message.clone();
+            self.schedule(at + later, Event::Deliver { from, to, connection, message });
+        }
         self.schedule(at, Event::Deliver { from, to, connection, message });
+    }
+
+    /// Crashes the member that was to crash here.
+    fn crash_here(&mut self) {
+        let Some(CrashPoint { member, record, is_durable, returns }) = self.crash_point else {
+            return;
+        };
+        let kinds = &self.node(member).host.disk.kinds[usize::from(is_durable)];
+        if kinds.len() >= record && self.is_up(member) {
+            self.crash_point = None;
+            self.crash(member, 0);
+            if returns {
+                self.start(member);
+            }
+        }
     }
 
     /// One step; whether there was one before `until`.
     pub(super) fn step(&mut self, until: u64) -> bool {
+        self.crash_here();
         let (at, count) = self.stuck;
         self.stuck = if at == self.now { (at, count + 1) } else { (self.now, 0) };
         assert!(count < 100_000, "time stands still: {}", self.describe());
@@ -574,7 +626,12 @@ impl Cluster {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Deliver { from, to, connection, message } => {
-                if self.broken.contains(&connection) || self.cut.contains(&(from, to)) {
+                let lingers = self
+                    .lingering
+                    .get(&(from, to))
+                    .is_some_and(|those| those.contains(&connection));
+                let is_broken = self.broken.contains(&connection) && !lingers;
+                if is_broken || self.cut.contains(&(from, to)) || !self.is_up(to) {
                     return;
                 }
                 let node = self.node_mut(to);
@@ -598,6 +655,8 @@ impl Cluster {
                     return;
                 }
                 self.node_mut(to).lives.insert(connection, lives[usize::from(from.0)]);
+                // Whoever hears of a newer connection listens to no older one of an ended process.
+                self.lingering.remove(&(from, to));
                 self.act(to, |member, now, host| {
                     member.on_crash_vector(now, &lives, host);
                     member.on_peer_connected(now, from, host);
@@ -632,51 +691,8 @@ impl Cluster {
         if !self.is_up(id) {
             return;
         }
-        let image = &self.node(id).host.disk.written;
-        match stored {
-            Stored::Slots { reply, ranges, then } => {
-                let found = ranges.iter().flat_map(|range| {
-                    image.slots.range(range.first..=range.last).map(|(index, slot)| Entry {
-                        index: *index,
-                        message_id: slot.message_id,
-                        timestamp: if slot.value.is_some() { slot.timestamp } else { Timestamp(0) },
-                        value: slot.value.clone(),
-                    })
-                });
-                let entries: Vec<Entry> = found.collect();
-                let message = match reply {
-                    Message::SyncRepairResponse { term, .. } => {
-                        Message::SyncRepairResponse { term, chunk: None, entries }
-                    }
-                    Message::ViewRepairResponse { term, .. } => {
-                        Message::ViewRepairResponse { term, chunk: None, entries }
-                    }
-                    other => panic!("slots don't go into {other:?}"),
-                };
-                self.send(id, to, message);
-                if let Some(then) = then {
-                    self.send(id, to, then);
-                }
-            }
-            Stored::Chunk { reply, index, number } => {
-                let snapshot = image.checkpoint;
-                let is_there =
-                    snapshot.index > Index(0) && (index == Index(0) || index == snapshot.index);
-                let part = is_there.then(|| part(snapshot, number));
-                let message = match reply {
-                    Message::SyncRepairResponse { term, entries, .. } => {
-                        Message::SyncRepairResponse { term, chunk: part, entries }
-                    }
-                    Message::ViewRepairResponse { term, entries, .. } => {
-                        Message::ViewRepairResponse { term, chunk: part, entries }
-                    }
-                    Message::ViewChangeRepairResponse { term, request, values, .. } => {
-                        Message::ViewChangeRepairResponse { term, request, chunk: part, values }
-                    }
-                    other => panic!("a chunk doesn't go into {other:?}"),
-                };
-                self.send(id, to, message);
-            }
+        for message in served(&self.node(id).host.disk.written, stored) {
+            self.send(id, to, message);
         }
     }
 
@@ -697,17 +713,7 @@ impl Cluster {
     pub(super) fn checkpoint(&mut self, id: MemberId) {
         let node = &mut self.nodes[usize::from(id.0)];
         let Some(member) = &mut node.member else { return };
-        let index = node.stable;
-        if member.replica().status() != Status::Normal
-            || index <= node.host.disk.durable.checkpoint.index
-            || node.host.disk.in_flight_count() > 0
-        {
-            return;
-        }
-        let Some((chain, timestamp)) = member.replica().log().at(index) else { return };
-        let state = node.host.machine.as_of(index);
-        node.host.disk.checkpoint(Snapshot { index, chain, timestamp, state });
-        member.on_truncated(index.next());
+        node.host.checkpoint(member);
     }
 
     /// Whether all members that run are part of one view and equally far.
@@ -781,24 +787,6 @@ impl Cluster {
 
     pub(super) fn sent_count(&self, name: &str) -> u64 {
         self.sent.get(name).copied().unwrap_or_default()
-    }
-}
-
-fn part(snapshot: Snapshot, number: u64) -> CheckpointPart {
-    let bytes = encode(snapshot);
-    let chunk_size = usize::try_from(CHUNK_SIZE_BYTES).unwrap();
-    let begin = usize_from(number) * chunk_size;
-    let end = (begin + chunk_size).min(bytes.len());
-    let mut digest = [0; 32];
-    digest[..16].copy_from_slice(&snapshot.state.to_le_bytes());
-    digest[16..].copy_from_slice(&snapshot.chain.0);
-    CheckpointPart {
-        index: snapshot.index,
-        size_bytes: u64_from(bytes.len()),
-        number,
-        chunk_size_bytes: CHUNK_SIZE_BYTES,
-        digest,
-        data: Bytes::copy_from_slice(&bytes[begin..end]),
     }
 }
 

@@ -50,6 +50,19 @@ impl Record {
         }
     }
 
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Slot(..) => "Slot",
+            Self::NoOp(..) => "NoOp",
+            Self::View(_) => "View",
+            Self::Stage(..) => "Stage",
+            Self::Adopt { .. } => "Adopt",
+            Self::SyncPoint(_) => "SyncPoint",
+            Self::Checkpoint(_) => "Checkpoint",
+            Self::Lives { .. } => "Lives",
+        }
+    }
+
     /// What is said when it is durable.
     pub(super) fn persisted(&self) -> Option<Persisted> {
         match self {
@@ -114,6 +127,9 @@ impl Image {
             }
             Record::Checkpoint(snapshot) => self.take_checkpoint(*snapshot),
             Record::Lives { incarnation, crash_vector, is_lost } => {
+                let mut lives = self.crash_vector.iter().zip(crash_vector);
+                assert!(lives.all(|(old, new)| old <= new), "W7: a crash vector goes back");
+                assert!(*incarnation >= self.incarnation, "a member's life goes back");
                 self.incarnation = *incarnation;
                 self.crash_vector.clone_from(crash_vector);
                 self.is_lost = *is_lost;
@@ -201,11 +217,14 @@ pub(super) struct Disk {
     pub(super) written: Image,
     pub(super) durable: Image,
     in_flight: VecDeque<Record>,
+    /// The kinds of the records that were ever appended, and of those that became durable.
+    pub(super) kinds: [Vec<&'static str>; 2],
 }
 
 impl Disk {
     pub(super) fn append(&mut self, record: Record) {
         self.written.apply(&record);
+        self.kinds[0].push(record.kind());
         self.in_flight.push_back(record);
     }
 
@@ -213,6 +232,7 @@ impl Disk {
     pub(super) fn make_durable(&mut self) -> Option<Persisted> {
         let record = self.in_flight.pop_front()?;
         self.durable.apply(&record);
+        self.kinds[1].push(record.kind());
         record.persisted()
     }
 

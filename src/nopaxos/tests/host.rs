@@ -8,7 +8,9 @@ use crate::base::ids::{Index, MemberId};
 use crate::base::payload::ResultBytes;
 use crate::nopaxos::message::{CheckpointPart, Message};
 use crate::nopaxos::replica::log::Slot;
-use crate::nopaxos::{ChunkOutcome, Effects, GivenBack, Persist, Round, Stored, ViewStarted};
+use crate::nopaxos::{
+    ChunkOutcome, Effects, GivenBack, Member, Persist, Round, Status, Stored, ViewStarted,
+};
 
 /// Bytes of a chunk of a checkpoint: a state is 16 bytes, so there are several.
 pub(super) const CHUNK_SIZE_BYTES: u32 = 12;
@@ -52,7 +54,7 @@ impl Machine {
 }
 
 /// What a member wants done, kept for the cluster to do.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Host {
     pub(super) machine: Machine,
     pub(super) disk: Disk,
@@ -74,6 +76,38 @@ pub(super) struct Host {
     pub(super) received: Option<Snapshot>,
     /// When the disk is done with what it has.
     pub(super) busy_until: u64,
+}
+
+impl Host {
+    /// What a process finds that starts with this disk.
+    pub(super) fn restarted(disk: Disk) -> Self {
+        let image = &disk.durable;
+        let mut machine = Machine::at(image.checkpoint);
+        for (index, slot) in image.slots.range(..=image.sync_point) {
+            machine.step(*index, slot.value.as_deref());
+        }
+        let stable = image.sync_point;
+        Self { machine, stable, disk, ..Self::default() }
+    }
+
+    /// Takes a checkpoint of the stable state and cuts the log there, if there is anything to cut.
+    pub(super) fn checkpoint(&mut self, member: &mut Member<u64>) -> bool {
+        let index = self.stable;
+        if !self.may_checkpoint(member) {
+            return false;
+        }
+        let Some((chain, timestamp)) = member.replica().log().at(index) else { return false };
+        let state = self.machine.as_of(index);
+        self.disk.checkpoint(Snapshot { index, chain, timestamp, state });
+        member.on_truncated(index.next());
+        true
+    }
+
+    pub(super) fn may_checkpoint(&self, member: &Member<u64>) -> bool {
+        member.replica().status() == Status::Normal
+            && self.stable > self.disk.durable.checkpoint.index
+            && self.disk.in_flight_count() == 0
+    }
 }
 
 impl Effects<u64> for Host {

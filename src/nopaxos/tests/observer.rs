@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::disk::Image;
 use super::host::Host;
-use crate::base::ids::{Index, MemberId, MessageId, TermId};
+use crate::base::ids::{Incarnation, Index, MemberId, MessageId, TermId};
 use crate::base::time::Timestamp;
 use crate::nopaxos::message::{Answer, LogSummary, Message};
 use crate::nopaxos::replica::log::Slot;
@@ -37,8 +37,10 @@ pub(super) struct Observer {
     stamps: BTreeMap<(TermId, MessageId), (Timestamp, Bytes)>,
     start_views: BTreeMap<TermId, (TermId, LogSummary)>,
     sequencers: BTreeMap<TermId, (MemberId, u64)>,
-    /// The highest view that each member has voted for.
-    voted: BTreeMap<MemberId, TermId>,
+    /// The highest view that each life of a member has voted for.
+    voted: BTreeMap<(MemberId, Incarnation), TermId>,
+    /// What each life of a member has voted with, by term.
+    votes: BTreeMap<(MemberId, Incarnation, TermId), (TermId, LogSummary)>,
     pub(super) reads_count: u64,
 }
 
@@ -68,6 +70,14 @@ impl Observer {
     pub(super) fn places_of(&self, op: u64) -> Vec<Index> {
         let is_it = |value: &Option<Bytes>| value.as_deref().map(op_of) == Some(op);
         self.stable.iter().filter(|(_, (_, value))| is_it(value)).map(|(at, _)| *at).collect()
+    }
+
+    /// Each of these commands is in the stable log, once.
+    pub(super) fn check_once(&self, ops: &[u64]) {
+        for op in ops {
+            let places = self.places_of(*op);
+            assert_eq!(places.len(), 1, "command {op} is in {places:?}");
+        }
     }
 
     // ---- what members say ----
@@ -103,16 +113,35 @@ impl Observer {
         );
         let term = message.term().unwrap_or_default();
         if is_claim && survival != Survival::Never {
-            let voted = self.voted.get(&from).copied().unwrap_or_default();
+            let life = (from, member.replica().incarnation());
+            let voted = self.voted.get(&life).copied().unwrap_or_default();
             assert!(term >= voted, "I8: member {from} goes on in term {term} after {voted}");
         }
         if survival == Survival::Always {
             check_durable(message, image, member);
         }
-        if let Message::ViewChange { term, .. } = message {
-            let voted = self.voted.entry(from).or_default();
+        if let Message::ViewChange { term, last_normal, log, .. } = message {
+            let incarnation = member.replica().incarnation();
+            let voted = self.voted.entry((from, incarnation)).or_default();
             *voted = (*voted).max(*term);
+            self.check_vote((from, incarnation, *term), (*last_normal, log));
         }
+    }
+
+    /// I8: a vote is the same however often it is cast, also after a restart; but for slots that a
+    /// truncation has put out of it, which are noticed as such only by the next process.
+    fn check_vote(
+        &mut self,
+        key: (MemberId, Incarnation, TermId),
+        (last_normal, log): (TermId, &LogSummary),
+    ) {
+        let (first_normal, first) =
+            self.votes.entry(key).or_insert_with(|| (last_normal, log.clone()));
+        assert_eq!((*first_normal, first.last), (last_normal, log.last), "I8: {key:?} changes");
+        assert_eq!(first.chain, log.chain, "I8: {key:?} changes");
+        let from = first.first.max(log.first);
+        let is_same = first.no_ops.range(from..).eq(log.no_ops.range(from..));
+        assert!(is_same, "I8: the no-ops of {key:?} change");
     }
 
     /// I1: a view starts with everything that was answered, and with everything that is stable.
@@ -219,7 +248,7 @@ impl Observer {
 }
 
 /// I14: what is claimed is durable.
-fn check_durable(message: &Message, image: &Image, member: &Member<u64>) {
+pub(super) fn check_durable(message: &Message, image: &Image, member: &Member<u64>) {
     match message {
         Message::CommandResponse { term, index, answer, .. } => {
             assert_eq!(image.last_normal, *term, "I14: an ack of a view that isn't adopted");

@@ -172,7 +172,7 @@ mod tests {
         let malformed = |error| Err(FrameRefusal::Malformed(error));
         assert_eq!(refused(&[1]), malformed(FrameError::Compressed));
         assert_eq!(refused(&[2, 0, 0, 0, 0]), Err(FrameRefusal::Hello));
-        assert_eq!(refused(&[3]), malformed(FrameError::FlagUnknown { flag: 3 }));
+        assert_eq!(refused(&[4]), malformed(FrameError::FlagUnknown { flag: 4 }));
         let payload_size_bytes = 4 << 20;
         assert_eq!(
             refused(&[0, 0, 0x40, 0, 0]),

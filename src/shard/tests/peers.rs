@@ -4,9 +4,11 @@ use super::checkpoints::{put_until_asked, run_to_the_end};
 use super::*;
 use crate::base::limits::{
     CHECKPOINT_PART_WINDOW_COUNT, CHECKPOINT_TRANSFER_NS_MAX, OLD_SLOT_REQUEST_COUNT_MAX,
-    OLD_SLOTS_PART_SIZE_BYTES_MAX,
+    PEER_MESSAGE_SIZE_BYTES,
 };
 use crate::nopaxos::message::CheckpointPart;
+use crate::shard::old_slots::{SlotAsk, SlotsEnd};
+use crate::shard::transfer::{CheckpointReceiver, PartAnswer, TransferError, TransferRefused};
 use crate::storage::checkpoint::CheckpointDecoder;
 use crate::storage::old_slots::SlotRequest;
 use crate::storage::replay::LoggedEntry;
@@ -20,15 +22,15 @@ fn busy_partition(host: &Host) -> PartitionId {
 
 impl Host {
     fn old_slots(&mut self, token: u64, request: SlotRequest) -> (Vec<LoggedEntry>, SlotsEnd) {
-        self.shard.ask_old_slots(SlotAsk { token, request }).expect("there is room");
+        self.shard.core.old_slots.ask(SlotAsk { token, request }).expect("there is room");
         self.handle(Input::Deadline);
         let mut entries = Vec::new();
         loop {
             self.run();
-            while let Some(answer) = self.shard.take_old_slots() {
+            while let Some(answer) = self.shard.core.old_slots.next_answer() {
                 assert_eq!(answer.ask.token, token);
                 let sizes = answer.entries.iter().map(|e| e.value.as_ref().map_or(0, Bytes::len));
-                assert!(sizes.sum::<usize>() <= OLD_SLOTS_PART_SIZE_BYTES_MAX);
+                assert!(sizes.sum::<usize>() <= PEER_MESSAGE_SIZE_BYTES);
                 entries.extend(answer.entries);
                 if let Some(end) = answer.end {
                     return (entries, end);
@@ -38,14 +40,24 @@ impl Host {
         }
     }
 
+    fn ask_part(
+        &mut self,
+        partition: PartitionId,
+        index: Index,
+        number: u64,
+    ) -> Result<(), TransferRefused> {
+        let view = &self.shard.partitions[self.shard.place(partition)].view;
+        let newest = (partition, view.checkpoint_size_bytes);
+        self.shard.core.ask_part(1, newest, index, number)
+    }
+
     /// A part of a partition's checkpoint.
     fn part(&mut self, partition: PartitionId, index: Index, number: u64) -> PartAnswer {
-        let asked = self.shard.ask_checkpoint_part(1, partition, index, number);
-        asked.expect("there is a checkpoint");
+        self.ask_part(partition, index, number).expect("there is a checkpoint");
         loop {
             self.handle(Input::Deadline);
             self.run();
-            if let Some(answer) = self.shard.take_checkpoint_part() {
+            if let Some(answer) = self.shard.core.serving.next_answer() {
                 return answer;
             }
         }
@@ -81,7 +93,7 @@ fn old_slots_come_back_as_they_went_in_parts_that_fit_a_message() {
 }
 
 #[test]
-fn requests_for_old_slots_are_bounded_and_can_be_cancelled() {
+fn requests_for_old_slots_are_bounded_and_answered_in_their_order() {
     let mut host = Host::start(Durability::Sync);
     host.put("k", "v");
     host.run();
@@ -91,21 +103,17 @@ fn requests_for_old_slots_are_bounded_and_can_be_cancelled() {
         request: SlotRequest { partition, first: Index(1), last: Index(1) },
     };
     for token in 0..u64_from(OLD_SLOT_REQUEST_COUNT_MAX) {
-        assert_eq!(host.shard.ask_old_slots(ask(token)), Ok(()));
+        assert_eq!(host.shard.core.old_slots.ask(ask(token)), Ok(()));
     }
-    assert_eq!(host.shard.ask_old_slots(ask(999)), Err(ask(999)));
+    assert_eq!(host.shard.core.old_slots.ask(ask(999)), Err(ask(999)));
     host.handle(Input::Deadline);
-    // The first is being read.
-    host.shard.cancel_old_slots(0);
-    host.shard.cancel_old_slots(5);
     host.run();
     let mut answered = Vec::new();
-    while let Some(answer) = host.shard.take_old_slots() {
+    while let Some(answer) = host.shard.core.old_slots.next_answer() {
         assert_eq!((answer.entries.len(), answer.end), (1, Some(SlotsEnd::Given)));
         answered.push(answer.ask.token);
     }
-    let expected = (1..u64_from(OLD_SLOT_REQUEST_COUNT_MAX)).filter(|token| *token != 5);
-    assert_eq!(answered, expected.collect::<Vec<_>>());
+    assert_eq!(answered, (0..u64_from(OLD_SLOT_REQUEST_COUNT_MAX)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -276,7 +284,7 @@ fn replaced_checkpoint_stays_while_a_peer_reads_it_but_not_for_ever() {
     host.put("k", "v");
     run_to_the_end(&mut host);
     assert!(!host.disk.checkpoints.contains_key(&id), "it had its time");
-    let asked = host.shard.ask_checkpoint_part(1, id.partition, id.index, 1);
+    let asked = host.ask_part(id.partition, id.index, 1);
     assert_eq!(asked, Err(TransferRefused::NoCheckpoint));
 }
 

@@ -5,8 +5,8 @@ use super::*;
 use crate::base::limits::{
     ENTRIES_SIZE_BYTES_MAX, ENTRY_STREAM_COUNT_MAX, GATHER_COUNT_MAX, SHARE_COUNT_MAX,
 };
+use crate::map::operation::cold::encode_query;
 use crate::map::operation::{Consistency, Query, QueryOperation};
-use crate::shard::fanout::encoded_query;
 use crate::shard::share::{Part, ShareAnswer, ShareRequest};
 
 /// The shards of a node. Clients are connected to one of them.
@@ -83,10 +83,7 @@ impl Node {
     fn request(&mut self, message: message::Message, target: Option<&str>) -> u64 {
         self.advance(1_000);
         self.next_correlation += 1;
-        let target = target.map(|name| crate::proto::atomix::primitive::Name {
-            name: name.to_owned(),
-            namespace: String::new(),
-        });
+        let target = target.map(|name| Name { name: name.to_owned(), namespace: String::new() });
         let payload = Message { target, message: Some(message) }.encode_to_vec();
         let cold = decode_cold(&payload).expect("it is well-formed");
         let acceptance = Acceptance { cluster: "test", value_size_bytes_max: 2 << 20 };
@@ -392,6 +389,7 @@ fn streams_that_another_shard_asks_for_are_bounded() {
         consistency: Consistency::Linearizable,
         min_index: Index(0),
         timeout_ms: 0,
+        no_forward: false,
         operation: QueryOperation::Entries {
             prefix: b"",
             start_after: b"",
@@ -407,7 +405,7 @@ fn streams_that_another_shard_asks_for_are_bounded() {
         sent_page: false,
     };
     let mut request = BytesMut::new();
-    ShareRequest::Entries(part, &encoded_query(&query)).encode(&mut request);
+    ShareRequest::Entries(part, &encode_query(&query)).encode(&mut request);
     for _ in 0..=ENTRY_STREAM_COUNT_MAX {
         let origin = node.guest(0);
         let Host { shard, asked, now, .. } = &mut node.hosts[1];

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::base::limits::{EXPIRED_PER_SLOT_COUNT_MAX, TICKS_PER_TURN_COUNT_MAX};
-use crate::proto::atomix::primitive::Name;
 
 fn put_for(key: &str, ttl_ms: u64) -> command::Operation {
     let command::Operation::Put(put) = put(key, "value") else { unreachable!("a put is a put") };
@@ -18,7 +17,7 @@ fn size(host: &mut Host) -> u64 {
 }
 
 #[test]
-fn entry_that_expires_is_hidden_at_once_and_removed_by_a_tick() {
+fn entry_that_expires_is_there_until_a_tick_that_is_final_removes_it() {
     for durability in [Durability::Sync, Durability::None] {
         let mut host = Host::start(durability);
         host.command(put_for("k", 5_000));
@@ -26,16 +25,48 @@ fn entry_that_expires_is_hidden_at_once_and_removed_by_a_tick() {
         host.run();
         assert_eq!(host.get("k").as_deref(), Some("value"));
         host.advance(5 * NS_PER_S);
-        assert_eq!(host.get("k"), None, "hidden before anything is logged");
+        // What is told may not be taken back: until the tick is durable nothing else may be told.
+        assert_eq!(host.get("k").as_deref(), Some("value"), "nothing is logged yet");
         assert_eq!(size(&mut host), 2, "not removed yet");
         assert!(host.shard.next_deadline().is_some_and(|due| due <= host.now.monotonic));
         host.handle(Input::Deadline);
+        let found = host.get("k");
+        let is_durable = durability == Durability::None;
+        assert_eq!(found.is_none(), is_durable, "the tick is under way");
         host.run();
-        assert_eq!((size(&mut host), host.get("other").as_deref()), (1, Some("value")));
+        assert_eq!((host.get("k"), size(&mut host)), (None, 1));
+        assert_eq!(host.get("other").as_deref(), Some("value"));
         let mut answers = host.answers();
         assert!(answers.is_empty(), "nobody asked for the tick: {answers:?}");
         answers.clear();
     }
+}
+
+#[test]
+fn absent_entry_never_comes_back_whenever_the_node_crashes_and_whatever_its_clock_says_then() {
+    let mut prng = Prng::new(3, "crashes");
+    let mut absent_count = 0;
+    for boot in 0..40 {
+        let mut host = Host::start(Durability::Sync);
+        // It expires at 2,500 s, 1,500 s after the first start; the second one is at 2,000 s.
+        host.command(put_for("k", 1_500_000));
+        host.run();
+        host.answers();
+        host.advance(1_500 * NS_PER_S);
+        host.handle(Input::Deadline);
+        for _ in 0..prng.below(4) {
+            host.log_step(0);
+        }
+        let before = host.get("k");
+        let mut host = host.crash(&mut prng, 2);
+        let after = host.get("k");
+        assert!(before.is_some() || after.is_none(), "boot {boot}: absent, then there");
+        absent_count += usize::from(before.is_none());
+    }
+    assert!(
+        (5..35).contains(&absent_count),
+        "{absent_count}: before and after the tick is durable"
+    );
 }
 
 #[test]
@@ -58,6 +89,8 @@ fn entry_that_expires_while_the_node_is_down_is_removed_after_the_start() {
     host.command(put_for("later", 5_000_000));
     host.run();
     let mut host = Host::boot(host.disk, Durability::Sync, 2);
+    host.wait();
+    host.run();
     assert_eq!((host.get("k"), host.get("later").as_deref()), (None, Some("value")));
     host.advance(NS_PER_S);
     host.handle(Input::Deadline);
@@ -89,29 +122,15 @@ fn many_that_expire_at_once_are_removed_a_bounded_number_a_turn() {
 #[test]
 fn command_of_a_session_is_executed_once_whatever_comes_between() {
     let mut host = Host::start(Durability::Sync);
-    let in_session = |host: &mut Host, target: &str, command: v1::Command| {
-        host.next_correlation += 1;
-        let request = CommandRequest {
-            message_id: host.next_correlation,
-            value: command.encode_to_vec().into(),
-            ..CommandRequest::default()
-        };
-        let message = Some(message::Message::Command(request));
-        let target = Some(Name { name: target.to_owned(), namespace: String::new() });
-        let payload = Message { target, message }.encode_to_vec();
-        let cold = decode_cold(&payload).expect("it is well-formed");
-        let acceptance = Acceptance { cluster: "test", value_size_bytes_max: 1 << 20 };
-        let request = cold.request(acceptance).expect("it is valid");
-        let route = Router::new(PARTITION_COUNT).route(&request).expect("it has a route");
-        host.handle(Input::Request(RoutedRequest { origin: Origin::default(), route, request }));
+    let in_session = |host: &mut Host, target: Option<PartitionId>, command: v1::Command| {
+        let correlation = host.send_command(target, &command);
         host.run();
-        let correlation = host.next_correlation;
         host.answers().remove(&correlation).expect("it is answered").remove(0).1
     };
     let partition = Router::new(PARTITION_COUNT).partition_of_key(b"k");
     let operation = Some(command::Operation::OpenSession(v1::OpenSession { ttl_ms: 0 }));
     let open = v1::Command { operation, ..v1::Command::default() };
-    let Outcome::Session(session) = in_session(&mut host, &format!("#{partition}"), open) else {
+    let Outcome::Session(session) = in_session(&mut host, Some(partition), open) else {
         panic!("a session is opened")
     };
     assert_eq!(session.ttl_ms, 600_000);
@@ -122,15 +141,15 @@ fn command_of_a_session_is_executed_once_whatever_comes_between() {
         operation: Some(put_for("k", 0)),
         ..v1::Command::default()
     };
-    let first = in_session(&mut host, "m", retried(1));
+    let first = in_session(&mut host, None, retried(1));
     host.put("k", "another");
     host.run();
     host.answers();
-    assert_eq!(in_session(&mut host, "m", retried(1)), first);
+    assert_eq!(in_session(&mut host, None, retried(1)), first);
     // A later start knows the session, and that its time is over.
     let mut host = Host::boot(host.disk, Durability::Sync, 2);
     assert_eq!(host.get("k").as_deref(), Some("another"));
-    let Outcome::Error(error) = in_session(&mut host, "m", retried(1)) else {
+    let Outcome::Error(error) = in_session(&mut host, None, retried(1)) else {
         panic!("1,000 s are more than ten minutes")
     };
     assert_eq!(error.code(), Code::SessionExpired);

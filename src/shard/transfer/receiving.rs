@@ -27,7 +27,7 @@ const HEAD_SIZE_BYTES: usize = 64;
 
 /// Why a transfer can't go on: what is there of it is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransferError {
+pub(crate) enum TransferError {
     /// A part of another checkpoint.
     Another,
     /// A part contradicts itself.
@@ -85,7 +85,7 @@ impl Shape {
 
 /// A checkpoint on its way here.
 #[derive(Debug)]
-pub struct CheckpointReceiver {
+pub(crate) struct CheckpointReceiver {
     partition: PartitionId,
     salt: u32,
     shape: Option<Shape>,
@@ -104,20 +104,25 @@ pub struct CheckpointReceiver {
 
 /// A checkpoint that came, whole and checked.
 #[derive(Debug)]
-pub struct Received {
+pub(crate) struct Received {
     /// What it begins with.
-    pub head: CheckpointHead,
+    pub(crate) head: CheckpointHead,
     /// The state.
-    pub map: PartitionMap,
+    pub(crate) map: PartitionMap,
     /// Bytes of its file.
-    pub file_size_bytes: u64,
+    pub(crate) file_size_bytes: u64,
 }
 
 impl CheckpointReceiver {
     /// Begins to receive a checkpoint of a partition, whichever comes. `salt`: that of the own
     /// files.
     #[must_use]
-    pub fn new(partition: PartitionId, salt: u32, hasher: KeyHasher, arena: &mut Arena) -> Self {
+    pub(crate) fn new(
+        partition: PartitionId,
+        salt: u32,
+        hasher: KeyHasher,
+        arena: &mut Arena,
+    ) -> Self {
         Self {
             partition,
             salt,
@@ -134,14 +139,15 @@ impl CheckpointReceiver {
 
     /// Which checkpoint it is, once a part has come.
     #[must_use]
-    pub fn id(&self) -> Option<CheckpointId> {
+    pub(crate) fn id(&self) -> Option<CheckpointId> {
         let index = self.shape?.index;
         Some(CheckpointId { partition: self.partition, index })
     }
 
+    #[cfg(test)]
     /// The parts to ask for, or to ask for again: none while what came waits to be loaded or
     /// written.
-    pub fn wanted(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = u64> {
         let part_count = self.shape.map_or(1, |shape| shape.part_count());
         let is_ahead = self.file.as_ref().is_some_and(|(_, encoder)| encoder.has_chunk());
         let window = if is_ahead { 0 } else { CHECKPOINT_PART_WINDOW_COUNT };
@@ -153,7 +159,7 @@ impl CheckpointReceiver {
     ///
     /// # Errors
     /// If it is of another checkpoint than those before it, or contradicts itself.
-    pub fn on_part(&mut self, part: &CheckpointPart) -> Result<(), TransferError> {
+    pub(crate) fn on_part(&mut self, part: &CheckpointPart) -> Result<(), TransferError> {
         let shape = Shape::of(part)?;
         if *self.shape.get_or_insert(shape) != shape {
             return Err(TransferError::Another);
@@ -170,7 +176,7 @@ impl CheckpointReceiver {
     /// # Errors
     /// If the bytes are no checkpoint: all that can be done then is
     /// [`CheckpointReceiver::discard`].
-    pub fn step(&mut self, arena: &mut Arena) -> Result<bool, TransferError> {
+    pub(crate) fn step(&mut self, arena: &mut Arena) -> Result<bool, TransferError> {
         let Some(part) = self.held.get(&self.next).cloned() else { return Ok(false) };
         let rest = part.slice(self.loaded_size_bytes..);
         let slice = rest.slice(..rest.len().min(CHECKPOINT_SLICE_SIZE_BYTES));
@@ -211,18 +217,18 @@ impl CheckpointReceiver {
 
     /// Whether all of it was loaded.
     #[must_use]
-    pub fn is_loaded(&self) -> bool {
+    pub(crate) fn is_loaded(&self) -> bool {
         self.shape.is_some_and(|shape| self.next == shape.part_count())
     }
 
     /// The next chunk of its file, if one is ready, in the memory of `blocks`.
-    pub fn next_chunk(&mut self, blocks: Vec<Block>) -> Option<CheckpointChunk> {
+    pub(crate) fn next_chunk(&mut self, blocks: Vec<Block>) -> Option<CheckpointChunk> {
         self.file.as_mut()?.1.next_chunk(blocks)
     }
 
     /// Whether all chunks of its file were handed out.
     #[must_use]
-    pub fn is_written(&self) -> bool {
+    pub(crate) fn is_written(&self) -> bool {
         self.file.as_ref().is_some_and(|(_, encoder)| encoder.is_complete())
     }
 
@@ -231,7 +237,7 @@ impl CheckpointReceiver {
     ///
     /// # Errors
     /// If it isn't.
-    pub fn check(&self) -> Result<CheckpointHead, TransferError> {
+    pub(crate) fn check(&self) -> Result<CheckpointHead, TransferError> {
         let incomplete = TransferError::Load(LoadError::Incomplete);
         let (Some(shape), Some((head, _)), true) = (self.shape, &self.file, self.is_loaded())
         else {
@@ -250,7 +256,7 @@ impl CheckpointReceiver {
     ///
     /// # Errors
     /// If it isn't; what was loaded is freed then.
-    pub fn finish(self, arena: &mut Arena) -> Result<Received, TransferError> {
+    pub(crate) fn finish(self, arena: &mut Arena) -> Result<Received, TransferError> {
         let head = match self.check() {
             Ok(head) => head,
             Err(error) => {
@@ -268,13 +274,14 @@ impl CheckpointReceiver {
     }
 
     /// Frees what was loaded.
-    pub fn discard(self, arena: &mut Arena) {
+    pub(crate) fn discard(self, arena: &mut Arena) {
         self.loader.discard(arena);
     }
 
+    #[cfg(test)]
     /// Bytes that are held in memory besides the map.
     #[must_use]
-    pub fn held_size_bytes(&self) -> usize {
+    pub(crate) fn held_size_bytes(&self) -> usize {
         self.held.values().map(Bytes::len).sum()
     }
 }

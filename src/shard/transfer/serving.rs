@@ -18,31 +18,31 @@ use crate::storage::checkpoint::{
 
 /// A part that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartAsk {
+pub(crate) struct PartAsk {
     /// What the asker calls it.
-    pub token: u64,
+    pub(crate) token: u64,
     /// Of which checkpoint.
-    pub id: CheckpointId,
+    pub(crate) id: CheckpointId,
     /// Bytes of its file.
-    pub file_size_bytes: u64,
+    pub(crate) file_size_bytes: u64,
     /// Which part.
-    pub number: u64,
+    pub(crate) number: u64,
 }
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartAnswer {
+pub(crate) struct PartAnswer {
     /// What was asked for.
-    pub ask: PartAsk,
+    pub(crate) ask: PartAsk,
     /// The part; `None`: the checkpoint isn't here, or has no such part.
-    pub part: Option<CheckpointPart>,
+    pub(crate) part: Option<CheckpointPart>,
     /// The checkpoint isn't what was written.
-    pub is_damaged: bool,
+    pub(crate) is_damaged: bool,
 }
 
 /// The checkpoints of a shard that are given away.
 #[derive(Debug)]
-pub struct CheckpointServer {
+pub(crate) struct CheckpointServer {
     salt: u32,
     waiting: VecDeque<PartAsk>,
     reading: Option<CheckpointRead>,
@@ -67,7 +67,7 @@ struct Serving {
 impl CheckpointServer {
     /// Nothing is given away yet. `salt`: that of the checkpoints' files.
     #[must_use]
-    pub const fn new(salt: u32) -> Self {
+    pub(crate) const fn new(salt: u32) -> Self {
         Self {
             salt,
             waiting: VecDeque::new(),
@@ -81,7 +81,7 @@ impl CheckpointServer {
     /// Bytes of the file of a checkpoint that is being given away, though a later one may have
     /// replaced it.
     #[must_use]
-    pub fn file_size_bytes(&self, id: CheckpointId) -> Option<u64> {
+    pub(crate) fn file_size_bytes(&self, id: CheckpointId) -> Option<u64> {
         let serving = self.serving.iter().find(|serving| serving.id == id)?;
         Some(serving.file_size_bytes)
     }
@@ -90,7 +90,7 @@ impl CheckpointServer {
     ///
     /// # Errors
     /// If too many wait: it is given back.
-    pub fn ask(&mut self, now: Monotonic, ask: PartAsk) -> Result<(), PartAsk> {
+    pub(crate) fn ask(&mut self, now: Monotonic, ask: PartAsk) -> Result<(), PartAsk> {
         if self.waiting.len() + self.answers.len() >= CHECKPOINT_TRANSFER_COUNT_MAX {
             return Err(ask);
         }
@@ -111,7 +111,7 @@ impl CheckpointServer {
     }
 
     /// What the host is to read next, if anything is.
-    pub fn wants(&mut self) -> Option<CheckpointRead> {
+    pub(crate) fn wants(&mut self) -> Option<CheckpointRead> {
         if self.reading.is_some() {
             return None;
         }
@@ -140,7 +140,7 @@ impl CheckpointServer {
     ///
     /// # Panics
     /// If it wasn't asked for.
-    pub fn on_read(&mut self, found: &CheckpointBlocks) -> Option<PartitionId> {
+    pub(crate) fn on_read(&mut self, found: &CheckpointBlocks) -> Option<PartitionId> {
         assert_eq!(self.reading.take(), Some(found.read), "one chunk is read at a time");
         let CheckpointRead { id, chunk: number } = found.read;
         let Some(blocks) = &found.blocks else {
@@ -186,13 +186,13 @@ impl CheckpointServer {
     }
 
     /// The next answer.
-    pub fn next_answer(&mut self) -> Option<PartAnswer> {
+    pub(crate) fn next_answer(&mut self) -> Option<PartAnswer> {
         self.answers.pop_front()
     }
 
     /// A later checkpoint has replaced one. Whether its file can be removed now: while a peer reads
     /// it, it is kept for a while, and [`CheckpointServer::released`] says when that is over.
-    pub fn on_superseded(&mut self, now: Monotonic, id: CheckpointId) -> bool {
+    pub(crate) fn on_superseded(&mut self, now: Monotonic, id: CheckpointId) -> bool {
         let is_recent = |read_at| now.since_ns(read_at) < CHECKPOINT_TRANSFER_NS_MAX;
         let is_read = |serving: &Serving| serving.id == id && is_recent(serving.read_at);
         let holds =
@@ -206,7 +206,7 @@ impl CheckpointServer {
     }
 
     /// The next file that was kept for a peer and can be removed now.
-    pub fn released(&mut self, now: Monotonic) -> Option<CheckpointId> {
+    pub(crate) fn released(&mut self, now: Monotonic) -> Option<CheckpointId> {
         let is_over = |since| now.since_ns(since) >= CHECKPOINT_TRANSFER_NS_MAX;
         // What is being read this moment is removed the next time.
         let reading = self.reading.map(|read| read.id);

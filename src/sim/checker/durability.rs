@@ -19,7 +19,13 @@ impl Acknowledged {
         *known = index.max(*known);
     }
 
-    /// The only member of a partition has come back, and its log ends there.
+    /// The highest slot of a partition that a client was told of.
+    #[must_use]
+    pub fn last(&self, partition: PartitionId) -> Index {
+        self.slots.get(&partition).copied().unwrap_or_default()
+    }
+
+    /// A member that must have all of a partition has a log that ends there.
     ///
     /// # Errors
     /// If it should reach further.

@@ -1,6 +1,7 @@
 //! What must hold, whatever goes wrong. Each checker is shown to fail on what it is there for: a
 //! checker that can't fail proves nothing.
 
+pub mod claims;
 pub mod durability;
 pub mod linearizability;
 pub mod replicas;
@@ -21,6 +22,18 @@ pub enum Checker {
     Search,
     /// What was acknowledged is there after a restart.
     Durability,
+    /// What is stable in a slot is the same everywhere, and stays so.
+    LogAgreement,
+    /// A view starts with everything that was answered or stable before.
+    LeaderCompleteness,
+    /// A term has one view.
+    StartView,
+    /// A member that has promised a view says nothing in an older one.
+    Promise,
+    /// A view starts with the votes of a quorum.
+    Votes,
+    /// A command of a session has one effect and one answer.
+    ExactlyOnce,
     /// The replicas of a partition agree, and each with its former lives.
     Replicas,
     /// Bounds are kept.
@@ -39,6 +52,12 @@ impl fmt::Display for Checker {
             Self::Linearizability => "linearizability",
             Self::Search => "search",
             Self::Durability => "durability",
+            Self::LogAgreement => "log-agreement",
+            Self::LeaderCompleteness => "completeness",
+            Self::StartView => "start-view",
+            Self::Promise => "promise",
+            Self::Votes => "votes",
+            Self::ExactlyOnce => "exactly-once",
             Self::Replicas => "replicas",
             Self::Resources => "resources",
             Self::Progress => "progress",

@@ -4,13 +4,17 @@
 //! An observer: hosts tell it what they see of their shards, each turn, and what their starts find.
 //! With one member it holds a replica against its own former lives; with several, all against all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::durability::Acknowledged;
 use super::{Checker, Violation};
+use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
 use crate::base::time::Timestamp;
 use crate::map::digest::StateDigest;
-use crate::nopaxos::Status;
+use crate::nopaxos::message::LogSummary;
+use crate::nopaxos::replica::log::{Log, Slot};
+use crate::nopaxos::{Replica, Status};
 use crate::shard::PartitionState;
 use crate::sim::NodeId;
 use crate::sim::trace::word_of;
@@ -23,6 +27,19 @@ struct SlotContent {
     timestamp: Timestamp,
     /// The value's digest; `None`: a no-op.
     value: Option<u64>,
+}
+
+impl SlotContent {
+    fn of(slot: &Slot) -> Self {
+        let Slot { message_id, timestamp, ref value, .. } = *slot;
+        Self::new(message_id, timestamp, value.as_deref())
+    }
+
+    fn new(message_id: MessageId, timestamp: Timestamp, value: Option<&[u8]>) -> Self {
+        // A no-op has no time of its own.
+        let timestamp = if value.is_some() { timestamp } else { Timestamp(0) };
+        Self { message_id, timestamp, value: value.map(word_of) }
+    }
 }
 
 /// What one replica has shown of itself in its present life.
@@ -41,6 +58,62 @@ pub struct Replicas {
     shown: BTreeMap<(NodeId, PartitionId), Shown>,
     /// The highest view that each member has ever been in; it survives restarts.
     terms: BTreeMap<(NodeId, PartitionId), TermId>,
+    /// Up to which slot each process was compared with the others.
+    compared: BTreeMap<(NodeId, PartitionId), Index>,
+    /// What each view started with, and who said so first.
+    starts: BTreeMap<(PartitionId, TermId), (ViewStart, NodeId)>,
+    /// The views whose leaders were seen.
+    led: BTreeSet<(PartitionId, TermId)>,
+}
+
+/// A replica as it is inside.
+#[derive(Clone, Copy, Debug)]
+pub struct Inside<'a> {
+    /// What it replicates.
+    pub partition: PartitionId,
+    /// What it is doing.
+    pub status: Status,
+    /// The highest view promised.
+    pub view: TermId,
+    /// Whether it leads that.
+    pub is_leading: bool,
+    /// What that started with, and the view whose logs were merged for it.
+    pub started: Option<(TermId, &'a LogSummary)>,
+    /// Its log.
+    pub log: &'a Log,
+    /// Slots up to here are stable.
+    pub sync_point: Index,
+    /// Slots up to here are executed.
+    pub applied: Index,
+    /// The digest of what was executed.
+    pub digest: StateDigest,
+}
+
+impl<'a> Inside<'a> {
+    /// As a replica shows itself.
+    #[must_use]
+    pub fn of(replica: &'a Replica, digest: StateDigest) -> Self {
+        Self {
+            partition: replica.group().partition(),
+            status: replica.status(),
+            view: replica.view(),
+            is_leading: replica.is_leading(),
+            started: replica.started(),
+            log: replica.log(),
+            sync_point: replica.sync_point(),
+            applied: replica.applied(),
+            digest,
+        }
+    }
+}
+
+/// What a view starts with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ViewStart {
+    source_term: TermId,
+    last: Index,
+    no_ops: BTreeSet<Index>,
+    chain: Chain,
 }
 
 impl Replicas {
@@ -67,7 +140,9 @@ impl Replicas {
             if state.sync_point < before.sync_point || state.checkpoint < before.checkpoint {
                 return wrong(format!("what was stable isn't: {before:?}, then {state:?}"));
             }
-            if state.term == before.term && state.last < before.last {
+            // Between two views a log is cut: what follows is the next view's.
+            let is_in_view = state.status == Status::Normal && before.status == Status::Normal;
+            if is_in_view && state.term == before.term && state.last < before.last {
                 return wrong(format!("the log became shorter in a term: {before:?}, {state:?}"));
             }
         }
@@ -78,19 +153,119 @@ impl Replicas {
         }
         *term = state.term.max(*term);
         if state.status == Status::Normal && state.sync_point == state.last {
-            let place = (partition, state.last);
-            let &mut (known, by) = self.digests.entry(place).or_insert((digest, node));
-            if known != digest {
-                let last = state.last;
-                return wrong(format!("another state at slot {last} than node {by} had there"));
+            self.agree_on_state(node, (partition, state.last), digest)?;
+        }
+        Ok(())
+    }
+
+    /// A replica is so inside. `acknowledged`: the highest slot of which a client was told.
+    ///
+    /// # Errors
+    /// If it contradicts itself or others, or lacks what it must have.
+    pub fn look_into(
+        &mut self,
+        node: NodeId,
+        replica: &Inside<'_>,
+        acknowledged: Index,
+    ) -> Result<(), Violation> {
+        let Inside { partition, log, sync_point, .. } = *replica;
+        let compared = self.compared.get(&(node, partition)).copied().unwrap_or_default();
+        for index in (compared.max(log.floor()).0 + 1..=sync_point.0).map(Index) {
+            if let Some(slot) = log.slot(index) {
+                let Slot { message_id, timestamp, ref value, .. } = *slot;
+                let place = (partition, index);
+                self.stable_slot(node, place, message_id, timestamp, value.as_deref())?;
+            }
+        }
+        self.compared.insert((node, partition), sync_point.max(compared));
+        if replica.status != Status::Normal {
+            return Ok(());
+        }
+        if replica.applied == sync_point {
+            self.agree_on_state(node, (partition, sync_point), replica.digest)?;
+        }
+        self.one_start(node, replica)?;
+        match replica.is_leading && self.led.insert((partition, replica.view)) {
+            true => self.is_complete(node, replica, acknowledged),
+            false => Ok(()),
+        }
+    }
+
+    fn agree_on_state(
+        &mut self,
+        node: NodeId,
+        place: (PartitionId, Index),
+        digest: StateDigest,
+    ) -> Result<(), Violation> {
+        let &mut (known, by) = self.digests.entry(place).or_insert((digest, node));
+        if known == digest {
+            return Ok(());
+        }
+        let (partition, index) = place;
+        let what = format!(
+            "node {node}, partition {partition}: another state at slot {index} than node {by} had \
+             there"
+        );
+        Err(Violation::new(Checker::Replicas, what))
+    }
+
+    /// A term has one view, which starts with one log.
+    fn one_start(&mut self, node: NodeId, replica: &Inside<'_>) -> Result<(), Violation> {
+        let Some((source_term, log)) = replica.started else { return Ok(()) };
+        let LogSummary { last, ref no_ops, chain, .. } = *log;
+        let start = ViewStart { source_term, last, no_ops: no_ops.clone(), chain };
+        let (partition, term) = (replica.partition, replica.view);
+        let (known, by) =
+            self.starts.entry((partition, term)).or_insert_with(|| (start.clone(), node));
+        if *known == start {
+            return Ok(());
+        }
+        let what = format!(
+            "node {node}: view {term} of partition {partition} starts with {start:?}, and for node \
+             {by} with {known:?}"
+        );
+        Err(Violation::new(Checker::StartView, what))
+    }
+
+    /// A view starts with everything that was stable or answered before.
+    fn is_complete(
+        &self,
+        node: NodeId,
+        replica: &Inside<'_>,
+        acknowledged: Index,
+    ) -> Result<(), Violation> {
+        let Inside { partition, view: term, log, .. } = *replica;
+        let lacks = |index: Index, what: &str| {
+            let what = format!(
+                "node {node} leads view {term} of partition {partition} without slot {index}, \
+                 which {what}"
+            );
+            Err(Violation::new(Checker::LeaderCompleteness, what))
+        };
+        if acknowledged > log.last() {
+            return lacks(acknowledged, "was answered");
+        }
+        let floor = log.floor().next();
+        let known = self.stable.range((partition, floor)..=(partition, Index(u64::MAX)));
+        for ((_, index), content) in known {
+            let own = log.slot(*index).map(SlotContent::of);
+            if own.as_ref() != Some(content) {
+                return lacks(*index, &format!("was stable as {content:?}; it has {own:?}"));
             }
         }
         Ok(())
     }
 
+    /// The log's time of the slots that were stable somewhere and have one, in ms.
+    pub fn slot_times(&self) -> impl Iterator<Item = ((PartitionId, Index), u64)> + '_ {
+        let valued = self.stable.iter().filter(|(_, content)| content.value.is_some());
+        valued.map(|(place, content)| (*place, content.timestamp.as_ms()))
+    }
+
     /// A process is gone: of its next life only what is durable is to be expected.
     pub fn forget_life(&mut self, node: NodeId) {
         self.shown.retain(|(other, _), _| *other != node);
+        self.compared.retain(|(other, _), _| *other != node);
     }
 
     /// What a member had promised is gone with its disk.
@@ -111,9 +286,7 @@ impl Replicas {
         timestamp: Timestamp,
         value: Option<&[u8]>,
     ) -> Result<(), Violation> {
-        // A no-op has no time of its own.
-        let timestamp = if value.is_some() { timestamp } else { Timestamp(0) };
-        let content = SlotContent { message_id, timestamp, value: value.map(word_of) };
+        let content = SlotContent::new(message_id, timestamp, value);
         let known = self.stable.entry((partition, index)).or_insert(content);
         if *known == content {
             return Ok(());
@@ -122,7 +295,17 @@ impl Replicas {
             "node {node}: slot {index} of partition {partition} is {content:?}, but was stable as \
              {known:?}"
         );
-        Err(Violation::new(Checker::Replicas, what))
+        Err(Violation::new(Checker::LogAgreement, what))
+    }
+
+    /// That what clients were told of is in every replica, once all of them have come to rest.
+    ///
+    /// # Errors
+    /// If one of them lacks something.
+    pub fn hold_all(&self, acknowledged: &Acknowledged) -> Result<(), Violation> {
+        self.shown.iter().try_for_each(|((node, partition), shown)| {
+            acknowledged.recovered(*node, *partition, shown.state.last)
+        })
     }
 
     /// That all replicas of a partition have shown themselves and are in one state.
@@ -152,6 +335,7 @@ impl Replicas {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::NS_PER_MS;
 
     const NODE: NodeId = NodeId(0);
     const PARTITION: PartitionId = PartitionId(2);
@@ -226,5 +410,75 @@ mod tests {
         slot(3, 8, Some(b"value")).expect_err("another time");
         slot(3, 9, Some(b"eulav")).expect_err("another value");
         slot(3, 9, None).expect_err("a no-op");
+    }
+
+    /// A log of some commands, of which each has its own number as its value.
+    fn log(values: &[u64]) -> Log {
+        let mut log = Log::new(Index(0), Chain::NONE, Timestamp(0));
+        for (value, number) in values.iter().zip(1..) {
+            let value = Some(value.to_le_bytes().to_vec().into());
+            let (message_id, timestamp) = (MessageId(number), Timestamp(number * NS_PER_MS));
+            log.append(Slot { term: TermId(1), message_id, timestamp, value });
+        }
+        log
+    }
+
+    fn inside<'a>(log: &'a Log, start: &'a LogSummary, stable: u64, term: u64) -> Inside<'a> {
+        Inside {
+            partition: PARTITION,
+            status: Status::Normal,
+            view: TermId(term),
+            is_leading: true,
+            started: Some((TermId(term - 1), start)),
+            log,
+            sync_point: Index(stable),
+            applied: Index(stable),
+            digest: StateDigest(u128::from(stable)),
+        }
+    }
+
+    fn found(replicas: &mut Replicas, node: u8, inside: &Inside<'_>, answered: u64) -> Checker {
+        let violation = replicas.look_into(NodeId(node), inside, Index(answered));
+        violation.expect_err("something is wrong").checker
+    }
+
+    #[test]
+    fn logs_that_disagree_on_what_is_stable_are_found_and_on_what_is_not_they_may() {
+        let (start, one, other) = (LogSummary::default(), log(&[4, 5, 6]), log(&[4, 5, 7]));
+        let mut replicas = Replicas::default();
+        replicas.look_into(NODE, &inside(&one, &start, 3, 2), Index(3)).expect("the first");
+        let follower = Inside { is_leading: false, ..inside(&other, &start, 2, 2) };
+        replicas.look_into(NodeId(1), &follower, Index(3)).expect("slot 3 isn't stable here");
+        let times: Vec<u64> = replicas.slot_times().map(|(_, ms)| ms).collect();
+        assert_eq!(times, [1, 2, 3]);
+        let follower = Inside { is_leading: false, ..inside(&other, &start, 3, 2) };
+        assert_eq!(found(&mut replicas, 1, &follower, 3), Checker::LogAgreement);
+    }
+
+    #[test]
+    fn leader_without_what_was_stable_or_answered_is_found() {
+        let (start, whole, short) = (LogSummary::default(), log(&[4, 5]), log(&[4]));
+        let mut replicas = Replicas::default();
+        replicas.look_into(NODE, &inside(&whole, &start, 2, 2), Index(2)).expect("the first");
+        let of_three = inside(&short, &start, 1, 3);
+        assert_eq!(found(&mut replicas, 1, &of_three, 1), Checker::LeaderCompleteness);
+        let mut replicas = Replicas::default();
+        let of_three = inside(&short, &start, 0, 3);
+        assert_eq!(found(&mut replicas, 1, &of_three, 2), Checker::LeaderCompleteness);
+        let mut replicas = Replicas::default();
+        replicas.look_into(NodeId(1), &of_three, Index(1)).expect("it has what was answered");
+    }
+
+    #[test]
+    fn two_starts_of_a_view_are_found() {
+        let log = log(&[4]);
+        let (one, mut other) = (LogSummary::default(), LogSummary::default());
+        let mut replicas = Replicas::default();
+        replicas.look_into(NODE, &inside(&log, &one, 0, 2), Index(0)).expect("the first");
+        replicas.look_into(NodeId(1), &inside(&log, &one, 0, 2), Index(0)).expect("the same");
+        other.no_ops.insert(Index(1));
+        let with_no_op = inside(&log, &other, 0, 2);
+        assert_eq!(found(&mut replicas, 2, &with_no_op, 0), Checker::StartView);
+        replicas.look_into(NODE, &inside(&log, &other, 0, 3), Index(0)).expect("another view");
     }
 }

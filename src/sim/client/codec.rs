@@ -4,6 +4,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
 
+use super::sessions::Call;
 use crate::base::cast::low_u32;
 use crate::base::ids::{CorrelationId, Index, PartitionId};
 use crate::base::time::NS_PER_MS;
@@ -15,7 +16,7 @@ use crate::proto::p2pmap::v1::error::Code;
 use crate::proto::p2pmap::v1::result::Outcome as Told;
 use crate::proto::p2pmap::v1::{Consistency, command, condition, query};
 use crate::sim::history::{
-    Action, Expectation, Freshness, History, Outcome, PageSeen, Scope, Seen, Universe,
+    Action, Expectation, Freshness, History, Outcome, PageSeen, Scope, Seen, SessionStep, Universe,
 };
 use crate::wire::frame::{self, Flag};
 
@@ -29,6 +30,16 @@ pub(super) struct Reply {
     told: Told,
 }
 
+impl Reply {
+    /// The member that would rather be asked, if one is named.
+    pub(super) fn hint(&self) -> Option<&str> {
+        match &self.told {
+            Told::Error(error) => error.hint.as_ref().map(|hint| hint.member.as_str()),
+            _ => None,
+        }
+    }
+}
+
 /// What it means.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -40,23 +51,48 @@ pub(super) enum Answer {
     End,
 }
 
+/// How a request is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Envelope {
+    pub(super) correlation: CorrelationId,
+    pub(super) patience_ns: u64,
+    /// The session, and the results that aren't needed any more.
+    pub(super) call: Option<(Call, u64)>,
+}
+
 /// A request as a frame.
-pub(super) fn encode(
-    action: &Action,
-    correlation: CorrelationId,
-    patience_ns: u64,
-    history: &History,
-) -> Vec<u8> {
+pub(super) fn encode(action: &Action, envelope: Envelope, history: &History) -> Vec<u8> {
+    let Envelope { correlation, patience_ns, call } = envelope;
     let timeout_ms = low_u32((patience_ns / NS_PER_MS).max(1));
     let map = |number| Universe::map_name(number);
+    let command = |map, operation| {
+        let mut command = v1::Command { map, timeout_ms, operation, ..v1::Command::default() };
+        if let Some((call, ack_below)) = call {
+            (command.session_id, command.sequence) = (call.session, call.sequence);
+            command.ack_below = ack_below;
+        }
+        let value = command.encode_to_vec().into();
+        let message_id = correlation;
+        Kinds::Command(CommandRequest { message_id, value, ..CommandRequest::default() })
+    };
     let (name, kind) = match *action {
         Action::Put { key, .. } | Action::Remove { key, .. } => {
             let operation = write(action, history);
-            (map(key.map), command(map(key.map), timeout_ms, operation, correlation))
+            (map(key.map), command(map(key.map), operation))
         }
         Action::Clear { map: number, scope } => {
             let operation = Some(command::Operation::Clear(v1::Clear {}));
-            (target(number, scope), command(map(number), timeout_ms, operation, correlation))
+            (target(number, scope), command(map(number), operation))
+        }
+        Action::Session { partition, step } => {
+            let operation = Some(match step {
+                SessionStep::Open { ttl_ms } => {
+                    command::Operation::OpenSession(v1::OpenSession { ttl_ms })
+                }
+                SessionStep::Keep => command::Operation::KeepSession(v1::KeepSession {}),
+                SessionStep::Close => command::Operation::CloseSession(v1::CloseSession {}),
+            });
+            (format!("#{partition}"), command(String::new(), operation))
         }
         Action::Get { key, freshness } => {
             let operation = query::Operation::Get(v1::Get { key: key_bytes(key) });
@@ -118,6 +154,7 @@ fn write(action: &Action, history: &History) -> Option<command::Operation> {
                 value: history.value_bytes(value).into(),
                 condition: wanted(condition),
                 want_previous: wants_previous,
+                ttl_ms: history.ttl_ms(value).unwrap_or_default(),
                 ..v1::Put::default()
             }))
         }
@@ -130,17 +167,6 @@ fn write(action: &Action, history: &History) -> Option<command::Operation> {
         }
         _ => None,
     }
-}
-
-fn command(
-    map: String,
-    timeout_ms: u32,
-    operation: Option<command::Operation>,
-    message_id: CorrelationId,
-) -> Kinds {
-    let command = v1::Command { map, timeout_ms, operation, ..v1::Command::default() };
-    let value = command.encode_to_vec().into();
-    Kinds::Command(CommandRequest { message_id, value, ..CommandRequest::default() })
 }
 
 fn read(
@@ -208,6 +234,7 @@ pub(super) fn decode(payload: Bytes) -> Result<Reply, String> {
 pub(super) fn understand(
     action: &Action,
     reply: &Reply,
+    is_repeated: bool,
     history: &History,
 ) -> Result<Answer, String> {
     let index = reply.index;
@@ -217,9 +244,10 @@ pub(super) fn understand(
     Ok(Answer::Whole(match &reply.told {
         Told::Error(error) => return failure(error, index, history).map(Answer::Whole),
         Told::Written(written) => {
-            if written.version != index.0 {
+            if written.version > index.0 || written.version < index.0 && !is_repeated {
                 return Err("a version that isn't the slot".to_owned());
             }
+            let index = Index(written.version);
             Outcome::Written { index, previous: seen(&written.previous)? }
         }
         Told::Removed(removed) => {
@@ -233,7 +261,16 @@ pub(super) fn understand(
         }
         Told::Page(page) => return page_of(action, reply, page, history).map(Answer::Page),
         Told::QueryClose(_) => return Ok(Answer::End),
-        Told::CommandClose(_) | Told::Status(_) | Told::Session(_) => {
+        Told::Session(session) => {
+            let Action::Session { step, .. } = action else {
+                return Err("a session that nobody asked for".to_owned());
+            };
+            if matches!(step, SessionStep::Open { .. }) && session.session_id != index.0 {
+                return Err("a session that isn't its slot".to_owned());
+            }
+            Outcome::Session { index, id: session.session_id }
+        }
+        Told::CommandClose(_) | Told::Status(_) => {
             return Err("nobody asked that".to_owned());
         }
     }))
@@ -247,7 +284,9 @@ fn failure(error: &v1::Error, index: Index, history: &History) -> Result<Outcome
             Ok(Outcome::ConditionFailed { index, current })
         }
         Code::OutcomeUnknown => Ok(Outcome::Unknown),
-        Code::Unavailable | Code::ResourceExhausted => Ok(Outcome::Failed(error.code())),
+        Code::Unavailable | Code::ResourceExhausted | Code::SessionExpired => {
+            Ok(Outcome::Failed(error.code()))
+        }
         code => Err(format!("a well-formed request was refused with {code:?}: {}", error.message)),
     }
 }

@@ -8,10 +8,15 @@ use crate::sim::swarm::WorkloadMix;
 
 impl Client {
     /// Draws a request.
-    pub(super) fn choose(&mut self, mix: &WorkloadMix, history: &mut History) -> Action {
+    pub(super) fn choose(
+        &mut self,
+        mix: &WorkloadMix,
+        is_alone: bool,
+        history: &mut History,
+    ) -> Action {
         let is_read = self.prng.below(100) < mix.read_percent;
         if self.prng.one_in(mix.whole_map_one_in) {
-            return self.choose_of_map(is_read, mix, history);
+            return self.choose_of_map(is_read, mix, is_alone, history);
         }
         let key = self.choose_key(mix);
         if is_read {
@@ -28,27 +33,37 @@ impl Client {
         }
         let size_bytes = usize_from(self.prng.below(u64_from(mix.value_size_bytes_max) + 1));
         let value = history.new_value(size_bytes);
+        if self.prng.below(100) < mix.ttl_percent {
+            history.set_ttl(value, 1 + self.prng.below(2 * mix.ttl_ms_mean));
+        }
         Action::Put { key, value, condition, wants_previous }
     }
 
-    fn choose_of_map(&mut self, is_read: bool, mix: &WorkloadMix, history: &History) -> Action {
+    fn choose_of_map(
+        &mut self,
+        is_read: bool,
+        mix: &WorkloadMix,
+        is_alone: bool,
+        history: &History,
+    ) -> Action {
         let map = u8::try_from(self.prng.below(u64::from(mix.map_count))).unwrap_or(0);
+        // No node of several answers for all partitions yet, nor lists what is present.
         let scope = match self.prng.one_in(2) {
-            true => Scope::Whole,
-            false => {
+            true if is_alone => Scope::Whole,
+            _ => {
                 let count = u64::from(history.universe.partition_count);
                 Scope::Partition(PartitionId(low_u32(self.prng.below(count))))
             }
         };
         match (is_read, self.prng.below(3)) {
             (true, 0) => Action::Size { map, scope },
-            (true, _) => {
+            (true, _) if is_alone => {
                 let limit = 1 + low_u32(self.prng.below(2 * u64::from(mix.key_count)));
                 Action::Entries { map, scope, limit }
             }
             (false, 0) => Action::Clear { map, scope },
             // A map that is cleared all the time has nothing in it.
-            (false, _) => Action::Size { map, scope },
+            _ => Action::Size { map, scope },
         }
     }
 

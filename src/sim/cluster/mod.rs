@@ -7,6 +7,7 @@
 
 mod faults;
 
+use super::checker::claims::Claims;
 use super::checker::durability::Acknowledged;
 use super::checker::replicas::Replicas;
 use super::checker::{Checker, Violation, linearizability, search};
@@ -15,15 +16,17 @@ use super::disk::{Directory, Plant};
 use super::fault::Fault;
 use super::history::{Action, Freshness, History, Scope, Universe};
 use super::host::MeshMessage;
-use super::network::{Endpoint, Network, NetworkEvent, Side};
+use super::network::{Endpoint, Lane, Network, NetworkEvent, Side};
 use super::node::{Activity, DiskJob, Node};
 use super::report::Report;
 use super::schedule::Schedule;
-use super::swarm::Swarm;
+use super::swarm::{Swarm, node_count_of};
 use super::trace::{Trace, TraceSink, word_of};
 use super::{ClientId, NodeId};
 use crate::base::cast::{u64_from, usize_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
+use crate::base::mark;
+use crate::base::mutant::{self, Mutant};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::storage::wal::Durability;
@@ -45,6 +48,7 @@ pub(super) enum Event {
     Network(NetworkEvent),
     Restart { node: NodeId, life: u64 },
     Started { node: NodeId, life: u64 },
+    Dial { node: NodeId, life: u64 },
     Turn { node: NodeId, life: u64, shard: ShardId },
     Mesh { node: NodeId, life: u64, from: ShardId, to: ShardId, message: MeshMessage },
     Disk { node: NodeId, life: u64, shard: ShardId, job: DiskJob },
@@ -63,8 +67,12 @@ pub(super) enum Event {
 pub struct Options {
     /// Where a line of each event goes, if anybody reads.
     pub trace: Option<TraceSink>,
-    /// A defect to be found.
+    /// A defect to be found, of the simulator's own.
     pub plant: Option<Plant>,
+    /// A defect to be found, of the code under test.
+    pub mutant: Option<Mutant>,
+    /// How many nodes there are; `None`: the seed says it.
+    pub node_count: Option<usize>,
 }
 
 /// What nodes and clients have around them.
@@ -77,6 +85,7 @@ pub(super) struct World {
     pub(super) report: Report,
     pub(super) replicas: Replicas,
     pub(super) acknowledged: Acknowledged,
+    pub(super) claims: Claims,
     /// Clients ask, and faults happen.
     pub(super) is_active: bool,
     pub(super) hash_key: [u8; 16],
@@ -121,16 +130,22 @@ pub struct Cluster {
     is_over: bool,
 }
 
-/// Runs a cluster of one node from its seed to its end.
+/// Runs a cluster from its seed to its end.
 #[must_use]
 pub fn run(seed: u64, options: Options) -> Report {
-    run_swarm(seed, Swarm::new(seed, 1), options)
+    let node_count = options.node_count.unwrap_or_else(|| node_count_of(seed));
+    run_swarm(seed, Swarm::new(seed, node_count), options)
 }
 
 /// The same with what the seed would have decided said otherwise.
 #[must_use]
 pub fn run_swarm(seed: u64, swarm: Swarm, options: Options) -> Report {
-    Cluster::new(seed, swarm, options).run()
+    mutant::switch(options.mutant);
+    // What this thread ran before is not this run's.
+    drop(mark::take());
+    let report = Cluster::new(seed, swarm, options).run();
+    mutant::switch(None);
+    report
 }
 
 impl Cluster {
@@ -142,6 +157,7 @@ impl Cluster {
         let mix = &swarm.workload;
         let universe = Universe::new(mix.map_count, mix.key_count, swarm.partition_count);
         let (client_count, node_count) = (mix.client_count, swarm.node_count());
+        let claims = Claims::new(seed, swarm.durability);
         let world = World {
             schedule: Schedule::default(),
             network: Network::new(seed, swarm.network),
@@ -150,6 +166,7 @@ impl Cluster {
             report: Report { seed, ..Report::default() },
             replicas: Replicas::default(),
             acknowledged: Acknowledged::default(),
+            claims,
             is_active: true,
             hash_key,
             prng,
@@ -180,11 +197,16 @@ impl Cluster {
         report.virtual_ns = world.schedule.now().0;
         report.operations_count = u64_from(history.operations.len());
         report.outcomes = history.outcome_counts();
+        for (place, count) in mark::take() {
+            report.mark(place, count);
+        }
         world.report
     }
 
     fn begin_and_go_on(&mut self) -> Result<(), Violation> {
         let Self { world, nodes, clients, .. } = self;
+        let World { trace, swarm, .. } = world;
+        trace.event(Monotonic(0), "run", &[], || format!("{swarm:?}"));
         nodes.iter_mut().for_each(|node| node.begin_start(world));
         clients.iter_mut().for_each(|client| client.begin(world));
         for (fault, mean_ns) in world.swarm.faults.clone() {
@@ -220,6 +242,9 @@ impl Cluster {
             Event::Started { node, life } if nodes[node_of(node)].life == life => {
                 return nodes[node_of(node)].on_started(world);
             }
+            Event::Dial { node, life } if nodes[node_of(node)].life == life => {
+                nodes[node_of(node)].dial(world);
+            }
             Event::Turn { node, life, shard } if nodes[node_of(node)].life == life => {
                 return nodes[node_of(node)].turn(shard, world);
             }
@@ -230,6 +255,7 @@ impl Cluster {
                 return nodes[node_of(node)].on_disk(shard, job, world);
             }
             Event::Started { .. }
+            | Event::Dial { .. }
             | Event::Turn { .. }
             | Event::Mesh { .. }
             | Event::Disk { .. } => {}
@@ -256,7 +282,11 @@ impl Cluster {
             }
             Event::Heal => self.heal(),
             Event::Look => return self.look(),
-            Event::End => self.is_over = true,
+            // While all rested something may have expired, of which the log tells the others.
+            Event::End => match converged(world, nodes.len()) {
+                Ok(()) => self.is_over = true,
+                Err(_) => world.schedule.after(LOOK_INTERVAL_NS, Event::Look),
+            },
         }
         Ok(())
     }
@@ -267,16 +297,22 @@ impl Cluster {
         let node_of = |node: NodeId| usize::from(node.0);
         let client_of = |client: ClientId| usize_from_u32(client.0);
         match event {
-            NetworkEvent::Dialed(id) => {
-                if let Some((_, Endpoint::Node(node), _)) = world.network.ends(id) {
-                    nodes[node_of(node)].on_dialed(id, world);
+            NetworkEvent::Dialed(id) => match world.network.ends(id) {
+                Some((Endpoint::Node(from), Endpoint::Node(to), Lane::Peer(_, partition))) => {
+                    nodes[node_of(to)].on_peer(id, (from, partition), world);
                 }
-            }
-            NetworkEvent::Opened(id) => {
-                if let Some((Endpoint::Client(client), ..)) = world.network.ends(id) {
+                Some((_, Endpoint::Node(node), _)) => {
+                    nodes[node_of(node)].on_client(id, world);
+                }
+                Some(_) | None => {}
+            },
+            NetworkEvent::Opened(id) => match world.network.ends(id) {
+                Some((Endpoint::Client(client), ..)) => {
                     clients[client_of(client)].on_opened(id, world);
                 }
-            }
+                Some((Endpoint::Node(node), ..)) => nodes[node_of(node)].on_opened(id, world),
+                None => {}
+            },
             NetworkEvent::Arrival { connection, to } => {
                 let Some((dialer, acceptor, _)) = world.network.ends(connection) else {
                     return Ok(());
@@ -292,7 +328,8 @@ impl Cluster {
                 });
                 match end {
                     Endpoint::Node(node) => {
-                        nodes[node_of(node)].on_bytes(connection, bytes, world);
+                        let taken = nodes[node_of(node)].on_bytes(connection, bytes, world);
+                        return taken.map_err(|violation| violation.at(now));
                     }
                     Endpoint::Client(client) => {
                         let client = &mut clients[client_of(client)];
@@ -300,14 +337,16 @@ impl Cluster {
                     }
                 }
             }
-            NetworkEvent::Closed { connection, end } => {
+            NetworkEvent::Closed { connection, end, refused } => {
                 let words = [connection.0];
                 world.trace.event(now, "closed", &words, || {
                     format!("connection {} for {end:?}", connection.0)
                 });
                 world.network.forget(connection);
                 match end {
-                    Endpoint::Node(node) => nodes[node_of(node)].on_closed(connection),
+                    Endpoint::Node(node) => {
+                        nodes[node_of(node)].on_closed(connection, refused, world);
+                    }
                     Endpoint::Client(client) => {
                         clients[client_of(client)].on_closed(connection, world, history);
                     }
@@ -329,6 +368,11 @@ impl Cluster {
             node.disk.heal();
             node.pause(Monotonic(0));
             node.tell_space(world);
+            let is_refused = matches!(node.activity, Activity::Refused(_));
+            if is_refused && world.swarm.node_count() > 1 {
+                // The others have what was on it.
+                node.lose_disk(world);
+            }
         }
         self.healed_at = Some(now);
         self.world.schedule.after(LOOK_INTERVAL_NS, Event::Look);
@@ -373,9 +417,11 @@ impl Cluster {
             .map(|key| Action::Get { key, freshness: Freshness::Linearizable })
             .collect();
         for map in 0..universe.map_count {
-            let limit = 2 * u32::from(universe.key_count);
-            questions.push(Action::Entries { map, scope: Scope::Whole, limit });
-            questions.push(Action::Size { map, scope: Scope::Whole });
+            if self.nodes.len() == 1 {
+                let limit = 2 * u32::from(universe.key_count);
+                questions.push(Action::Entries { map, scope: Scope::Whole, limit });
+                questions.push(Action::Size { map, scope: Scope::Whole });
+            }
             for partition in (0..universe.partition_count).map(PartitionId) {
                 questions.push(Action::Size { map, scope: Scope::Partition(partition) });
             }
@@ -387,6 +433,7 @@ impl Cluster {
         let Self { world, nodes, history, .. } = self;
         if nodes.iter().all(Node::is_serving) {
             converged(world, nodes.len())?;
+            world.replicas.hold_all(&world.acknowledged)?;
         }
         let checked = linearizability::check(history)?;
         world.report.observations_count = u64_from(checked.observations_count);

@@ -17,6 +17,7 @@ use super::swarm::DiskWeather;
 use crate::base::cast::u64_from;
 use crate::base::ids::{BootEpoch, ShardId};
 use crate::base::limits::BLOCK_SIZE_BYTES;
+use crate::base::mutant::{self, Mutant};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS};
 use crate::storage::block::LogKey;
@@ -218,10 +219,12 @@ impl Disk {
 
     /// What becomes of the write of the log that ends now.
     pub fn write_fate(&mut self) -> WriteFate {
-        match (std::mem::take(&mut self.fails_write), self.plant) {
+        let is_noticed =
+            self.plant != Some(Plant::IgnoresWriteErrors) && !mutant::is(Mutant::WriteErrorIgnored);
+        match (std::mem::take(&mut self.fails_write), is_noticed) {
             (false, _) => WriteFate::Done,
-            (true, Some(Plant::IgnoresWriteErrors)) => WriteFate::FailsSilently,
-            (true, _) => WriteFate::Fails,
+            (true, false) => WriteFate::FailsSilently,
+            (true, true) => WriteFate::Fails,
         }
     }
 
@@ -266,6 +269,7 @@ impl Disk {
     /// The disk is gone, and an empty one is in its place.
     pub fn lose(&mut self) {
         self.directory = Directory::default();
+        self.is_damaged = false;
     }
 
     /// An image of what lies on it.

@@ -36,9 +36,20 @@ impl Disk {
         shard: ShardId,
     ) -> (SegmentReader<'_>, CheckpointReader<'_>) {
         let failing_reads_count = std::mem::take(&mut self.failing_reads_count);
+        let segments = self.segment_reader(generation, shard);
+        let folder = segments.folder;
+        (SegmentReader { failing_reads_count, ..segments }, CheckpointReader { folder })
+    }
+
+    /// What reads a shard's segments as they are now, whatever fails.
+    ///
+    /// # Panics
+    /// If there is no such folder.
+    #[must_use]
+    pub fn segment_reader(&self, generation: u64, shard: ShardId) -> SegmentReader<'_> {
         let folder = &self.directory.folders[&(generation, shard)];
         let names = folder.segment_names().collect();
-        (SegmentReader { folder, names, failing_reads_count }, CheckpointReader { folder })
+        SegmentReader { folder, names, failing_reads_count: 0 }
     }
 }
 

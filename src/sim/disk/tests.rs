@@ -1,8 +1,10 @@
 use super::*;
+use crate::base::cluster::Cluster;
 use crate::base::ids::{BatchId, Index, PartitionId, SegmentId};
 use crate::sim::fault::Fault;
 use crate::storage::block::{Block, SegmentWrite};
 use crate::storage::checkpoint::{CheckpointChunk, CheckpointId};
+use crate::storage::identity::Members;
 use crate::storage::wal::{FreeSegment, SegmentWanted};
 
 const SEGMENT: SegmentId = SegmentId(1);
@@ -14,6 +16,7 @@ fn disk(seed: u64) -> Disk {
     let identity = Identity {
         cluster: "c".into(),
         member: "m".into(),
+        members: Members::of(&Cluster::alone("m")),
         uuid: [7; 16],
         partition_count: 4,
         hash_key: [1; 16],

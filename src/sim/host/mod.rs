@@ -5,6 +5,7 @@
 
 mod output;
 mod pass;
+mod peers;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,9 +13,10 @@ use std::ops::Range;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 pub(super) use self::output::{Link, MeshMessage, Output};
+pub(super) use self::peers::PeerIncoming;
 use super::ConnectionId;
 use super::checker::{Checker, Violation};
-use crate::base::ids::{Origin, PartitionId, SegmentId, ShardId};
+use crate::base::ids::{NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
@@ -30,6 +32,8 @@ use crate::wire::route::Router;
 pub(super) enum Incoming {
     /// Bytes on a client's connection.
     Bytes(u32, Bytes),
+    /// Something about a connection to another node.
+    Peer(PeerIncoming),
     /// Another shard of the node says something.
     Mesh(ShardId, MeshMessage),
     /// A write of the log is durable.
@@ -57,6 +61,7 @@ pub(super) enum Incoming {
 pub(super) struct ShardHost {
     pub(super) shard: Shard,
     pub(super) me: ShardId,
+    node: NodeId,
     pub(super) output: Output,
     cluster: String,
     router: Router,
@@ -73,11 +78,17 @@ pub(super) struct ShardHost {
 }
 
 impl ShardHost {
-    pub(super) fn new(shard: Shard, me: ShardId, names: (&str, &str), shards: ShardMap) -> Self {
+    pub(super) fn new(
+        shard: Shard,
+        (node, me): (NodeId, ShardId),
+        names: (&str, &str),
+        shards: ShardMap,
+    ) -> Self {
         let (cluster, member) = names;
         Self {
             shard,
             me,
+            node,
             output: Output::new(me),
             cluster: cluster.to_owned(),
             router: Router::new(shards.partition_count()),
@@ -157,6 +168,7 @@ impl ShardHost {
             Incoming::Checkpoint(progress) => Input::Checkpoint(progress),
             Incoming::Close => Input::Close,
             Incoming::Mesh(home, message) => return self.take_message(now, home, message),
+            Incoming::Peer(incoming) => return self.take_peer(now, incoming),
             Incoming::Bytes(..) => return,
         };
         self.shard.handle(now, input, &mut self.output);

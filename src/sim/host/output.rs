@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 
+use super::peers::PeerLink;
 use crate::base::cast::{u32_from, usize_from_u32};
 use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::shard::Effects;
 use crate::sim::ConnectionId;
+use crate::sim::network::Side;
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::CheckpointStep;
@@ -54,6 +56,14 @@ pub(in crate::sim) struct Output {
     me: ShardId,
     pub(in crate::sim) links: BTreeMap<u32, Link>,
     guests: Slab<(Guest, BytesMut)>,
+    /// Connections to shards of other nodes on which something can be said.
+    pub(in crate::sim) peers: Vec<PeerLink>,
+    /// What is said on connections before all else.
+    pub(in crate::sim) greetings: Vec<(ConnectionId, Side, Vec<u8>)>,
+    /// Connections that are to be closed.
+    pub(in crate::sim) cut: Vec<ConnectionId>,
+    /// A node that sends what no member can.
+    pub(super) refused: Option<(NodeId, String)>,
     pub(in crate::sim) messages: Vec<(ShardId, MeshMessage)>,
     pub(in crate::sim) writes: Vec<SegmentWrite>,
     pub(in crate::sim) segments: Vec<SegmentWanted>,
@@ -69,6 +79,10 @@ impl Output {
             me,
             links: BTreeMap::new(),
             guests: Slab::new(),
+            peers: Vec::new(),
+            greetings: Vec::new(),
+            cut: Vec::new(),
+            refused: None,
             messages: Vec::new(),
             writes: Vec::new(),
             segments: Vec::new(),
@@ -133,12 +147,13 @@ impl Effects for Output {
         self.messages.push((to, MeshMessage::Ask { ask, request: request.into() }));
     }
 
-    fn peer_buffer(&mut self, _: NodeId, _: PartitionId) -> Option<&mut BytesMut> {
-        None
+    fn peer_buffer(&mut self, to: NodeId, partition: PartitionId) -> Option<&mut BytesMut> {
+        let link = self.peers.iter_mut().find(|link| link.leads_to(to, partition))?;
+        Some(&mut link.outgoing)
     }
 
     fn refuse_peer(&mut self, node: NodeId, error: &PeerError) {
-        panic!("node {node} sends what no member can: {error}");
+        self.refused = Some((node, error.to_string()));
     }
 
     fn write(&mut self, write: SegmentWrite) {

@@ -5,7 +5,7 @@ use crate::base::time::NS_PER_US;
 const CLIENT: Endpoint = Endpoint::Client(ClientId(1));
 const A: Endpoint = Endpoint::Node(NodeId(0));
 const B: Endpoint = Endpoint::Node(NodeId(1));
-const PEERS: Lane = Lane::Protocol(ShardId(0), ShardId(0));
+const PEERS: Lane = Lane::Peer(ShardId(0), PartitionId(0));
 
 fn weather() -> NetworkWeather {
     NetworkWeather {
@@ -58,7 +58,7 @@ impl World {
                     let bytes = self.network.arrivals(now, connection, to).concat();
                     self.received.entry((connection, to)).or_default().extend(bytes);
                 }
-                NetworkEvent::Closed { connection, end } => {
+                NetworkEvent::Closed { connection, end, .. } => {
                     self.network.forget(connection);
                     self.closed.push((connection, end));
                 }

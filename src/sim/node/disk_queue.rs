@@ -53,9 +53,9 @@ enum HelperJob {
 /// A shard's part of the disk's work.
 #[derive(Debug)]
 pub(super) struct DiskQueue {
-    key: LogKey,
+    pub(super) key: LogKey,
     writes: BTreeMap<BatchId, Issued>,
-    last_issued: BatchId,
+    pub(super) last_issued: BatchId,
     helper: VecDeque<HelperJob>,
     writer: VecDeque<CheckpointStep>,
     scrub: Option<Vec<LiveSegment>>,

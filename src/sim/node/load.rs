@@ -15,7 +15,7 @@ use crate::sim::cluster::World;
 use crate::sim::disk::{CheckpointReader, DirectoryError, Opened};
 use crate::storage::checkpoint::CheckpointSource;
 use crate::storage::error::StorageError;
-use crate::storage::recovery::{LogFolder, Recovered, recover};
+use crate::storage::recovery::{LogFolder, Recovered, Salvage, recover_member};
 use crate::storage::replay::Apply;
 
 /// Why a process doesn't come to serve.
@@ -100,6 +100,16 @@ impl<S: CheckpointSource> Apply for Observing<'_, '_, S> {
     }
 }
 
+impl<S: CheckpointSource> Salvage for Observing<'_, '_, S> {
+    fn is_whole(&self, partition: PartitionId) -> bool {
+        self.installing.is_whole(partition)
+    }
+
+    fn reset(&mut self, partition: PartitionId, checkpoint: Index) -> bool {
+        self.installing.reset(partition, checkpoint)
+    }
+}
+
 impl Node {
     /// Reads a shard's log and checkpoints, as a start does.
     pub(super) fn load(
@@ -119,6 +129,7 @@ impl Node {
             segment_size_bytes: world.swarm.segment_size_bytes,
             partitions: &partitions,
             files: &files,
+            serves_peers: config.nodes.replication_factor() > 1,
         };
         let mut loading = Loading::new(config);
         let mut observing: Observing<'_, '_, CheckpointReader<'_>> = Observing {
@@ -128,10 +139,16 @@ impl Node {
             installed_count: 0,
             violation: None,
         };
-        let recovered = recover(&folder, &mut segments, &mut observing)?;
+        let is_alone = !folder.serves_peers;
+        let recovered = recover_member(&folder, &mut segments, &mut observing)?;
         let Observing { installing, installed_count, violation, .. } = observing;
         violation.map_or(Ok(()), Err)?;
-        installing.finish()?;
+        if is_alone {
+            installing.finish()?;
+        } else {
+            let suspects_count = u64_from(recovered.suspects.len());
+            world.report.mark("partition suspect at a start", suspects_count);
+        }
         world.report.mark("checkpoint installed at a start", installed_count);
         world.report.mark("torn tail cut", u64::from(recovered.torn.is_some()));
         world.report.mark("start after a clean end", u64::from(recovered.start.clean));
@@ -147,6 +164,13 @@ impl Node {
             for found in &recovered.partitions {
                 let state = &found.state;
                 world.acknowledged.recovered(self.id, state.partition, state.last)?;
+            }
+        }
+        // What was damaged the others make good for.
+        if world.promises_durability() && !self.disk.is_damaged() {
+            let states = recovered.partitions.iter().map(|found| &found.state);
+            for state in states.filter(|state| !state.is_recovering) {
+                world.claims.recovered(self.id, state)?;
             }
         }
         Ok(())

@@ -3,6 +3,8 @@
 
 mod disk_queue;
 mod load;
+mod peers;
+mod probe;
 mod rehome;
 mod start;
 
@@ -11,12 +13,14 @@ use std::collections::BTreeMap;
 pub(super) use self::disk_queue::DiskJob;
 use self::disk_queue::DiskQueue;
 pub(super) use self::start::StartFailure;
+use super::checker::replicas::Inside;
 use super::checker::{Checker, Violation, resources};
 use super::clock::NodeClock;
 use super::cluster::{Event, World};
 use super::disk::{Crash, Disk, Plant};
 use super::fault::Fault;
 use super::host::{Incoming, MeshMessage, ShardHost};
+use super::links::Links;
 use super::network::{Endpoint, Side};
 use super::{ConnectionId, NodeId};
 use crate::base::cast::u64_from;
@@ -72,6 +76,12 @@ pub(super) struct Node {
     /// Where clients' connections lead.
     links: BTreeMap<ConnectionId, (ShardId, u32)>,
     next_slot: u32,
+    /// Connections to other nodes.
+    peers: Links,
+    /// When others are dialled, as it is scheduled.
+    next_dial: Option<Monotonic>,
+    /// Of timeouts and nonces of this process.
+    process_seed: u64,
     /// Messages between shards that are on their way.
     mesh_count: usize,
     /// When the last message arrives, by sender and receiver: they don't overtake each other.
@@ -79,6 +89,8 @@ pub(super) struct Node {
     paused_until: Monotonic,
     segment_count_max: u64,
     turns_count: u64,
+    /// It has lost what it had promised, or never had anything, and isn't part of all views again.
+    is_lost: bool,
 }
 
 impl Node {
@@ -96,7 +108,7 @@ impl Node {
             activity: Activity::Down,
             shard_count: swarm.shard_counts[usize::from(id.0)],
             life: 0,
-            member: format!("node-{id}"),
+            member: member_name(id),
             seed,
             prng,
             hosts: Vec::new(),
@@ -104,17 +116,39 @@ impl Node {
             generation: 0,
             links: BTreeMap::new(),
             next_slot: 0,
+            peers: Links::new(id),
+            next_dial: None,
+            process_seed: 0,
             mesh_count: 0,
             mesh_arrivals: BTreeMap::new(),
             paused_until: Monotonic(0),
             segment_count_max: swarm.segment_count_max,
             turns_count: 0,
+            is_lost: swarm.node_count() > 1,
         }
     }
 
-    /// Whether clients can connect.
+    /// Whether clients can connect. A lone node lets them wait for its views.
+    fn takes_clients(&self, world: &World) -> bool {
+        match world.swarm.node_count() {
+            1 => self.is_serving(),
+            _ => self.activity == Activity::Running,
+        }
+    }
+
+    /// Whether all partitions are in a view.
     pub(super) fn is_serving(&self) -> bool {
         self.activity == Activity::Running && self.hosts.iter().all(|host| host.shard.is_ready())
+    }
+
+    /// Its next start will find less than it has promised: others have to make good for it.
+    pub(super) fn will_lose(&mut self, world: &World) {
+        self.is_lost |= world.swarm.node_count() > 1;
+    }
+
+    /// Whether it keeps all that it has promised: what other members need not make good for.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_lost && !self.disk.is_damaged()
     }
 
     /// A process begins to start.
@@ -122,6 +156,7 @@ impl Node {
         assert_eq!(self.activity, Activity::Down, "one process at a time");
         self.activity = Activity::Starting;
         self.life += 1;
+        self.process_seed = self.prng.next_u64();
         let delay_ns = self.prng.below(START_DELAY_NS_MAX) + self.disk.latency_ns(world.now(), 0);
         world.schedule.after(delay_ns, Event::Started { node: self.id, life: self.life });
     }
@@ -146,6 +181,7 @@ impl Node {
             Activity::Running | Activity::Stopping => self.tear_what_is_under_way(world, crash),
         }
         self.disk.on_crash(crash);
+        self.is_lost |= !world.promises_durability();
         self.end_process(world);
         world.network.end_gone(
             world.schedule.now(),
@@ -170,10 +206,16 @@ impl Node {
         self.hosts.clear();
         self.queues.clear();
         self.links.clear();
+        self.peers = Links::new(self.id);
+        self.next_dial = None;
+        world.network.forget_sent(Endpoint::Node(self.id));
         self.mesh_arrivals.clear();
         self.mesh_count = 0;
         self.paused_until = Monotonic(0);
         world.replicas.forget_life(self.id);
+        if !world.promises_durability() {
+            world.claims.forget_member(self.id);
+        }
     }
 
     /// The process is told to stop.
@@ -182,6 +224,7 @@ impl Node {
             return;
         }
         self.activity = Activity::Stopping;
+        self.is_lost |= !world.promises_durability();
         for host in &mut self.hosts {
             host.is_closing = true;
         }
@@ -212,6 +255,9 @@ impl Node {
             for connection in connections {
                 world.network.close(world.schedule.now(), connection, Side::Acceptor);
             }
+            for (connection, side) in self.peers.open() {
+                world.network.close(world.schedule.now(), connection, side);
+            }
             self.end_process(world);
             self.restart_later(world);
         }
@@ -225,9 +271,9 @@ impl Node {
     // ---- connections ----
 
     /// A client has dialled.
-    pub(super) fn on_dialed(&mut self, connection: ConnectionId, world: &mut World) {
+    pub(super) fn on_client(&mut self, connection: ConnectionId, world: &mut World) {
         let now = world.now();
-        if !self.is_serving() {
+        if !self.takes_clients(world) {
             world.network.refuse(now, connection);
             return;
         }
@@ -241,17 +287,25 @@ impl Node {
         }
     }
 
-    /// Bytes of a client.
-    pub(super) fn on_bytes(&mut self, connection: ConnectionId, bytes: Vec<u8>, world: &mut World) {
+    /// Bytes of a client, or of another node.
+    pub(super) fn on_bytes(
+        &mut self,
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+        world: &mut World,
+    ) -> Result<(), Violation> {
         if let Some(&(shard, slot)) = self.links.get(&connection) {
             self.put(usize::from(shard.0), Incoming::Bytes(slot, bytes.into()), world);
+            return Ok(());
         }
+        self.on_peer_bytes(connection, &bytes, world)
     }
 
-    /// A client's connection is gone.
-    pub(super) fn on_closed(&mut self, connection: ConnectionId) {
-        if let Some((shard, slot)) = self.links.remove(&connection) {
-            self.hosts[usize::from(shard.0)].disconnect(slot);
+    /// A connection is gone, or was never made; `refused`: the host at the other end has said so.
+    pub(super) fn on_closed(&mut self, connection: ConnectionId, refused: bool, world: &mut World) {
+        match self.links.remove(&connection) {
+            Some((shard, slot)) => self.hosts[usize::from(shard.0)].disconnect(slot),
+            None => self.on_peer_closed(connection, refused, world),
         }
     }
 
@@ -298,6 +352,8 @@ impl Node {
     fn after_turn(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
         self.perform(place, world)?;
         self.observe(place, world)?;
+        // A process that stops leaves nothing behind that it hadn't before.
+        self.is_lost &= !(self.activity == Activity::Running && self.is_serving());
         if let Some(deadline) = self.hosts[place].shard.next_deadline() {
             // A turn takes some time, however little it does.
             let due = self.clock.when(deadline).max(world.now().after_ns(NS_PER_US));
@@ -314,6 +370,8 @@ impl Node {
             let bytes = link.outgoing.split().to_vec();
             world.network.send(now, link.connection, Side::Acceptor, bytes);
         }
+        self.perform_for_peers(place, world).map_err(|violation| violation.at(now))?;
+        let output = &mut self.hosts[place].output;
         let messages = std::mem::take(&mut output.messages);
         for (to, message) in messages {
             self.send_to_shard(place, to, message, world);
@@ -377,6 +435,11 @@ impl Node {
                 .replicas
                 .observe(self.id, partition, state, digest)
                 .map_err(|violation| violation.at(now))?;
+            let acknowledged = world.acknowledged.last(partition);
+            world
+                .replicas
+                .look_into(self.id, &Inside::of(shard.replica(partition), digest), acknowledged)
+                .map_err(|violation| violation.at(now))?;
         }
         self.turns_count += 1;
         if self.turns_count.is_multiple_of(TURNS_PER_CHECK) {
@@ -416,14 +479,27 @@ impl Node {
     }
 
     /// Damages the disk. What was damaged; `None`: there was nothing to damage.
-    pub(super) fn damage(&mut self, fault: Fault) -> Option<String> {
-        self.disk.damage(fault)
+    pub(super) fn damage(&mut self, fault: Fault, world: &mut World) -> Option<String> {
+        let what = self.disk.damage(fault)?;
+        world.claims.forget_member(self.id);
+        Some(what)
     }
 
     /// The disk is gone, with the process on it.
     pub(super) fn lose_disk(&mut self, world: &mut World) {
         self.crash(world, Crash::Power);
         self.disk.lose();
+        self.is_lost = true;
         world.replicas.forget_member(self.id);
+        world.claims.forget_member(self.id);
+        if let Activity::Refused(_) = self.activity {
+            self.activity = Activity::Down;
+            self.restart_later(world);
+        }
     }
+}
+
+/// What a node is called as a member: in the order of ids.
+pub(super) fn member_name(id: NodeId) -> String {
+    format!("node-{id}")
 }

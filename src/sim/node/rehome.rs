@@ -33,8 +33,9 @@ impl Node {
     ) -> Result<(), StartFailure> {
         let (mut loadings, mut moving) = self.load_old_shards(opened, world)?;
         let is_empty = moving.iter().all(|moving| {
-            let state = &moving.found.state;
-            *state == PartitionSnapshot::empty(state.partition)
+            let PartitionSnapshot { partition, is_recovering, .. } = moving.found.state;
+            let empty = PartitionSnapshot::empty(partition);
+            moving.found.state == PartitionSnapshot { is_recovering, ..empty }
         });
         let shards = ShardMap::new(opened.identity.partition_count, self.shard_count);
         let generation = opened.current.generation + 1;
@@ -67,7 +68,8 @@ impl Node {
         let (mut loadings, mut moving) = (Vec::new(), Vec::new());
         for shard in (0..opened.current.shard_count).map(ShardId) {
             let config = self.shard_config(opened, shard, world);
-            let (loading, recovered) = self.load(opened, config, world)?;
+            let (loading, mut recovered) = self.load(opened, config, world)?;
+            recovered.keep_blank();
             let found = recovered.partitions.into_iter();
             moving.extend(found.map(|found| Moving { loading: loadings.len(), found }));
             loadings.push(loading);
@@ -115,7 +117,9 @@ fn make_folder(
             folder.finish_checkpoint();
         }
         let first = index.next();
-        state.partitions.push(PartitionSnapshot { checkpoint: index, first, ..found.state });
+        let begins = SegmentId(0);
+        let state_of = PartitionSnapshot { checkpoint: index, first, begins, ..found.state };
+        state.partitions.push(state_of);
         logs.push((partition, found.log));
     }
     let config = WalConfig {

@@ -2,7 +2,7 @@
 
 use super::disk_queue::DiskQueue;
 pub(in crate::sim) use super::load::StartFailure;
-use super::{Activity, Node};
+use super::{Activity, Node, member_name};
 use crate::base::cast::{low_u32, u64_from};
 use crate::base::cluster::Cluster;
 use crate::base::ids::{ShardId, TermId};
@@ -10,15 +10,16 @@ use crate::base::limits::LOG_SEGMENT_COUNT_MIN;
 use crate::base::prng::Prng;
 use crate::base::shards::ShardMap;
 use crate::nopaxos::Settings;
-use crate::shard::{Config, Shard};
+use crate::shard::{Config, Shard, survival};
+use crate::sim::NodeId;
 use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::{CLUSTER, World};
 use crate::sim::disk::{Crash, Opened};
 use crate::sim::host::ShardHost;
 use crate::storage::block::first_batch;
 use crate::storage::checkpoint::CheckpointId;
-use crate::storage::identity::{Current, Identity};
-use crate::storage::wal::{Wal, WalConfig, WalStart};
+use crate::storage::identity::{Current, Identity, Members};
+use crate::storage::wal::{Durability, Wal, WalConfig, WalStart};
 
 impl Node {
     /// A process has come to read its logs.
@@ -29,6 +30,7 @@ impl Node {
         match self.start(world) {
             Ok(()) => {
                 self.activity = Activity::Running;
+                self.begin_peers(world);
                 self.tell_space(world);
                 (0..self.hosts.len()).try_for_each(|place| self.after_turn(place, world))
             }
@@ -92,6 +94,7 @@ impl Node {
         let identity = Identity {
             cluster: CLUSTER.to_owned(),
             member: self.member.clone(),
+            members: Members::of(&self.nodes(world)),
             uuid: draw(),
             partition_count: world.swarm.partition_count,
             hash_key: world.hash_key,
@@ -134,7 +137,8 @@ impl Node {
         let shard_machine =
             Shard::new(loading, recovered.partitions, Wal::open(wal_config, start), stale);
         let shards = ShardMap::new(opened.identity.partition_count, opened.current.shard_count);
-        Ok(ShardHost::new(shard_machine, shard, (CLUSTER, &self.member), shards))
+        let me = crate::base::ids::NodeId(self.id.0);
+        Ok(ShardHost::new(shard_machine, (me, shard), (CLUSTER, &self.member), shards))
     }
 
     /// What a shard is told about itself.
@@ -143,21 +147,35 @@ impl Node {
         let partition_count = opened.identity.partition_count;
         Config {
             cluster: CLUSTER.to_owned(),
-            nodes: Cluster::alone(&self.member),
-            sequencer_offset: 0,
-            settings: Settings::default(),
-            seed: 0,
+            nodes: self.nodes(world),
+            sequencer_offset: world.swarm.sequencer_offset,
+            settings: Settings {
+                survival: survival(world.swarm.durability),
+                ..Settings::default()
+            },
+            seed: self.process_seed,
             shard,
             partitions: ShardMap::new(partition_count, shard_count).partitions_of(shard),
             partition_count,
             shard_count,
             durability: world.swarm.durability,
-            first_term: TermId(1),
+            first_term: match world.swarm.durability {
+                Durability::Sync | Durability::Async => TermId(1),
+                // Without a log nobody remembers the terms of earlier lives, but time goes on.
+                Durability::None => TermId(self.clock.now(world.now()).wall.as_ms()),
+            },
             hash_key: opened.identity.hash_key,
             checkpoint_salt: opened.log_key(shard).salt,
             checkpoint_interval_size_bytes: world.swarm.checkpoint_interval_size_bytes,
             memory_size_bytes_max: u64::MAX,
         }
+    }
+
+    /// The cluster, as this node sees it.
+    pub(super) fn nodes(&self, world: &World) -> Cluster {
+        let count = world.swarm.node_count();
+        let ids = (0..u8::try_from(count).unwrap_or(u8::MAX)).map(NodeId);
+        Cluster::new(ids.map(member_name).collect(), &self.member, count)
     }
 
     /// The checkpoints of which the log knows nothing.

@@ -105,11 +105,10 @@ fn record() -> impl Strategy<Value = Record<'static>> {
         (any::<u64>(), any::<bool>())
             .prop_map(|(boot, clean)| Record::OpenBoot { boot_epoch: BootEpoch(boot), clean }),
         any::<u64>().prop_map(|boot| Record::CloseBoot { boot_epoch: BootEpoch(boot) }),
-        snapshot.prop_map(|(boot, segments, partitions)| Record::Snapshot(ShardSnapshot {
-            boot_epoch: BootEpoch(boot),
-            segments,
-            partitions,
-        })),
+        snapshot.prop_map(|(boot, segments, partitions)| {
+            let (boot_epoch, acts_early) = (BootEpoch(boot), boot % 2 == 1);
+            Record::Snapshot(ShardSnapshot { boot_epoch, acts_early, segments, partitions })
+        }),
     ]
 }
 
@@ -192,7 +191,7 @@ fn partition_beyond_its_width_is_refused() {
 
 #[test]
 fn count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
-    let body = [kind::SNAPSHOT, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F];
+    let body = [kind::SNAPSHOT, 1, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F];
     assert_eq!(decode_body(&body), Err(RecordError::Short));
     let body = [kind::CRASH_VECTOR, 1, 1, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(decode_body(&body), Err(RecordError::Number));
@@ -232,6 +231,7 @@ fn longest_command_and_largest_snapshot_fit_a_record() {
     let count = crate::base::cast::usize_from_u32(PARTITION_COUNT_MAX);
     let snapshot = ShardSnapshot {
         boot_epoch: BootEpoch(most),
+        acts_early: true,
         segments: vec![LiveSegment { segment: SegmentId(most), last_batch: BatchId(most) }; 1_000],
         partitions: vec![partition; count],
     };

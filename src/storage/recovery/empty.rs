@@ -6,6 +6,7 @@ use super::{
 };
 use crate::base::chain::Chain;
 use crate::base::ids::SegmentId;
+use crate::storage::slot_index::SlotIndex;
 
 /// No boot ever got as far as to complete its first batch.
 pub(super) fn begin_empty(
@@ -35,6 +36,7 @@ pub(super) fn begin_empty(
             prepared,
             next_segment,
             clean: !tail.is_torn(),
+            slots: folder.slot_index(),
             ..WalStart::default()
         },
         record_count: 0,
@@ -43,4 +45,11 @@ pub(super) fn begin_empty(
         garbage: Vec::new(),
         checkpoints: Vec::new(),
     })
+}
+
+impl LogFolder<'_> {
+    /// Where slots lie in a log without records, if that is to be known.
+    pub(super) fn slot_index(&self) -> Option<SlotIndex> {
+        self.serves_peers.then(|| SlotIndex::new(self.partitions.len()))
+    }
 }

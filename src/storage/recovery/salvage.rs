@@ -20,6 +20,8 @@
 //! adopts a view. Until then each start names it again, so a crash in between forgets nothing. The
 //! same holds for the damage itself: no file is removed before that snapshot is durable.
 
+use std::fmt;
+
 use super::{
     Damage, LogFolder, Place, Plan, Progress, Recovered, RecoveredPartition, SegmentSource,
     check_boot, head, is_void, recover,
@@ -33,7 +35,7 @@ use crate::storage::ledger::Ledger;
 use crate::storage::record::{LiveSegment, PartitionSnapshot, ShardSnapshot};
 use crate::storage::replay::Apply;
 use crate::storage::scan::{Reader, Segment};
-use crate::storage::slot_index::SlotIndex;
+use crate::storage::segment_name::segment_file_name;
 use crate::storage::wal::WalStart;
 
 use super::READ_BLOCK_COUNT;
@@ -61,6 +63,28 @@ pub enum Suspicion {
     Checkpoint,
     /// It was suspect at an earlier start, and has adopted no view since.
     Unrecovered,
+    /// The process before this one acted on records before they were durable, and wasn't closed.
+    Unclean,
+    /// Nothing was ever logged of it: it is new, or its disk is, or nothing is kept.
+    Blank,
+}
+
+impl fmt::Display for Suspicion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged { place, damage } => {
+                let Place { shard, segment, offset, .. } = place;
+                let file = segment_file_name(*segment);
+                write!(f, "shard-{shard}/{file} is damaged at byte {offset}: {damage}")
+            }
+            Self::Checkpoint => f.write_str("the checkpoint can't be loaded"),
+            Self::Unrecovered => f.write_str("an earlier recovery was not completed"),
+            Self::Unclean => {
+                f.write_str("with durability async the last process may have lost what it promised")
+            }
+            Self::Blank => f.write_str("nothing is stored here"),
+        }
+    }
 }
 
 /// Takes what is stable, and can begin anew.
@@ -350,9 +374,10 @@ fn begin_all_anew(
         checkpoints: checkpoints.filter(|found| found.1 > Index(0)).collect(),
         start: WalStart {
             ledger: Ledger::new(states.len()),
-            slots: SlotIndex::new(states.len()),
+            slots: folder.slot_index(),
             state: ShardSnapshot {
                 boot_epoch: known.boot_epoch,
+                acts_early: known.acts_early,
                 segments: Vec::new(),
                 partitions: states,
             },
@@ -375,7 +400,9 @@ fn begin_anew(recovered: &mut Recovered, partition: PartitionId, apply: &mut imp
     }
     *state = state.anew(checkpoint, start.next_segment);
     start.ledger.forget(position);
-    start.slots.reset(position, checkpoint);
+    if let Some(slots) = &mut start.slots {
+        slots.reset(position, checkpoint);
+    }
     let recovered = &mut recovered.partitions[position];
     *recovered = RecoveredPartition { state: state.clone(), chain: None, log: Vec::new() };
 }

@@ -1,10 +1,11 @@
+mod member;
 mod salvage;
 
 use std::collections::BTreeMap;
 
 use super::super::block::{BlockHeader, BlockState, PAYLOAD_SIZE_BYTES, SegmentWrite, seal};
 use super::super::codec::encode;
-use super::super::record::{Adopted, Entry};
+use super::super::record::{Entry, sample};
 use super::super::state::StateError;
 use super::super::wal::{Durability, SegmentWanted, Wal, WalConfig};
 use super::*;
@@ -96,6 +97,7 @@ fn folder(boot: u64, files: &[SegmentFile]) -> LogFolder<'_> {
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         partitions: &[P, Q],
         files,
+        serves_peers: true,
     }
 }
 
@@ -177,13 +179,17 @@ impl Boot {
 }
 
 fn open_wal(boot: u64, start: WalStart) -> Wal {
+    open_wal_with(Durability::Sync, boot, start)
+}
+
+fn open_wal_with(durability: Durability, boot: u64, start: WalStart) -> Wal {
     let config = WalConfig {
         key: KEY,
         boot_epoch: BootEpoch(boot),
         segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
         log_size_bytes_max: 1 << 40,
         writes_in_flight: 4,
-        durability: Durability::Sync,
+        durability,
     };
     Wal::open(config, start)
 }
@@ -219,28 +225,11 @@ fn no_op(index: u64) -> Record<'static> {
 }
 
 fn adopt(term: u64, base: u64, kept: u64) -> Record<'static> {
-    Record::Adopt {
-        partition: P,
-        term: TermId(term),
-        base: Index(base),
-        kept: Index(kept),
-        chain: [0; 16],
-    }
+    sample::adopt(P, term, base, kept)
 }
 
 fn install(index: u64, kept: u64, adopted: Option<(u64, u64)>) -> Record<'static> {
-    Record::Install {
-        partition: P,
-        index: Index(index),
-        size_bytes: 9,
-        digest: [1; 16],
-        kept: Index(kept),
-        adopted: adopted.map(|(term, base)| Adopted {
-            term: TermId(term),
-            base: Index(base),
-            chain: [0; 16],
-        }),
-    }
+    sample::install(P, index, kept, adopted)
 }
 
 /// What the log of P holds beyond its sync point.
@@ -861,6 +850,7 @@ fn forged(records: &[Record<'_>]) -> Image {
 fn snapshot() -> ShardSnapshot {
     ShardSnapshot {
         boot_epoch: BootEpoch(1),
+        acts_early: false,
         segments: Vec::new(),
         partitions: vec![PartitionSnapshot::empty(P), PartitionSnapshot::empty(Q)],
     }

@@ -11,6 +11,7 @@ use crate::base::limits::{
     CARRY_SIZE_BYTES_MAX, COMMAND_SIZE_BYTES_MAX, LOG_TARGET_SIZE_BYTES_MIN,
 };
 use crate::storage::block::{boot_of, offset_of};
+use crate::storage::slot_index::SlotIndex;
 
 /// A partition that keeps the oldest segment and must take a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,12 +154,24 @@ impl Wal {
         2 * size_bytes.min(offset_of(blocks.len())) <= left
     }
 
-    /// Whether a partition's slots may be carried over: each was written once since its checkpoint.
+    /// Whether a partition's slots may be carried over: it is known which record of each holds.
     #[must_use]
     pub fn may_carry(&self, partition: PartitionId) -> bool {
+        self.state.position(partition).is_some_and(|position| self.is_carriable(position))
+    }
+
+    fn is_carriable(&self, position: usize) -> bool {
+        let checkpoint = self.state.partitions[position].checkpoint;
+        let is_found = |slots: &SlotIndex| slots.floor(position) <= checkpoint;
+        self.ledger.is_settled(position, checkpoint)
+            && (self.ledger.is_written_once(position, checkpoint)
+                || self.slots.as_ref().is_some_and(is_found))
+    }
+
+    /// Whether each slot of a partition above its checkpoint was written once.
+    pub(in crate::storage) fn is_written_once(&self, partition: PartitionId) -> bool {
         self.state.position(partition).is_some_and(|position| {
-            let checkpoint = self.state.partitions[position].checkpoint;
-            self.ledger.is_written_once(position, checkpoint)
+            self.ledger.is_written_once(position, self.state.partitions[position].checkpoint)
         })
     }
 
@@ -277,11 +290,9 @@ impl Wal {
     }
 
     fn is_carried(&self, position: usize) -> bool {
-        let checkpoint = self.state.partitions[position].checkpoint;
         let small =
             self.ledger.size_bytes_since_checkpoint(position) <= self.carry_size_bytes_max();
-        self.ledger.is_written_once(position, checkpoint)
-            && (small || self.ledger.is_carried_whole(position))
+        self.is_carriable(position) && (small || self.ledger.is_carried_whole(position))
     }
 
     /// Segments that count, the one being filled among them.

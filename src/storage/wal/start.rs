@@ -52,11 +52,11 @@ pub struct WalStart {
     pub ledger: Ledger,
     /// Checkpoints that only snapshots before the next one name.
     pub superseded: Vec<(PartitionId, Index)>,
-    /// Where the slots lie.
-    pub slots: SlotIndex,
-    /// Whether slots are kept for peers, and where they lie is remembered: in a group of one it
-    /// would be of no use.
-    pub serves_peers: bool,
+    /// Where the slots lie, if they are kept for peers: in a group of one that would be of no use.
+    pub slots: Option<SlotIndex>,
+    /// Partitions that have lost something of which the log doesn't say so yet: it will, before it
+    /// says anything else of this boot.
+    pub lost: Vec<PartitionId>,
     /// Of the segments that count, those that aren't what was written to them.
     pub damaged: Vec<SegmentId>,
     /// Files whose segments don't count, as damage has made them void: they can be used again when

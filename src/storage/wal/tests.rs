@@ -370,3 +370,25 @@ fn boot_epoch_of_an_earlier_boot_is_refused() {
     start.state.boot_epoch = BootEpoch(1);
     let _ = Wal::open(config(), start);
 }
+
+/// Members of a group append what they are sent, room or not; the segment with which a boot begins
+/// was skipped, and nothing was ever written again (`simulate --seed 161`).
+#[test]
+fn first_segment_is_asked_for_again_though_a_later_one_is_being_filled() {
+    let mut wal = Wal::open(config(), start());
+    assert_eq!(wanted(&mut wal, T0), Some(SegmentId(1)));
+    wal.on_segment_failed(SegmentId(1), T0);
+    let value = vec![3; COMMAND_SIZE_BYTES_MAX];
+    for index in 1..=4 {
+        wal.append(&entry(index, &value));
+    }
+    let later = T0.after_ns(PREPARE_RETRY_NS);
+    for segment in [1, 2, 3].map(SegmentId) {
+        assert_eq!(wanted(&mut wal, later), Some(segment));
+        wal.on_segment_prepared(segment);
+    }
+    while let Some(write) = wal.poll_write(later) {
+        wal.on_written(write);
+    }
+    assert_eq!(wal.durable(), AppendId(4));
+}

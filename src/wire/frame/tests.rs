@@ -33,7 +33,7 @@ fn range_of_a_payload_starts_behind_the_prefix() {
 #[test]
 fn compressed_and_unknown_flags_are_refused_at_the_first_byte() {
     assert_eq!(next(&[1]), Err(FrameError::Compressed));
-    assert_eq!(next(&[3]), Err(FrameError::FlagUnknown { flag: 3 }));
+    assert_eq!(next(&[4]), Err(FrameError::FlagUnknown { flag: 4 }));
     assert_eq!(next(b"GET / HTTP/1.1"), Err(FrameError::FlagUnknown { flag: b'G' }));
     assert_eq!(FrameError::Compressed.status(), StatusCode::Unimplemented);
 }

@@ -20,6 +20,7 @@ use crate::base::ids::{BootEpoch, Incarnation, Index, NodeId, PartitionId, Shard
 use crate::base::limits::{
     HELLO_PROOF_SIZE_BYTES, HELLO_SIZE_BYTES_MAX, NODE_COUNT_MAX, PARTITION_COUNT_MAX, POSITION_END,
 };
+use crate::base::time::Timestamp;
 use crate::proto::p2pmap::v1;
 use crate::proto::reader::Fields;
 use crate::wire::error::StatusCode;
@@ -54,6 +55,8 @@ pub struct Hello {
     pub partitions: Vec<PartitionState>,
     /// What the connection is for.
     pub lane: Lane,
+    /// What the sender's clock says.
+    pub clock: Timestamp,
 }
 
 impl Hello {
@@ -87,7 +90,7 @@ pub enum Lane {
 }
 
 /// What a member holds of a partition, durably.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
     /// The partition.
     pub partition: PartitionId,
@@ -97,6 +100,9 @@ pub struct PartitionState {
     pub last_normal: TermId,
     /// The last slot of its log.
     pub durable_last: Index,
+    /// The latest life that it knows of each of the partition's members, in their order; its own
+    /// among them.
+    pub lives: Vec<Incarnation>,
 }
 
 /// What one member knows of the cluster before it talks to another.
@@ -216,6 +222,7 @@ impl Greeter<'_> {
             term: state.term.0,
             last_normal: state.last_normal.0,
             durable_last: state.durable_last.0,
+            lives: state.lives.iter().map(|life| life.0).collect(),
         });
         let lane = match hello.lane {
             Lane::Protocol => v1::hello::Lane::Protocol,
@@ -236,6 +243,7 @@ impl Greeter<'_> {
             challenge: proof_bytes(hello.challenge),
             partitions: partitions.collect(),
             lane: lane.into(),
+            clock_ns: hello.clock.0,
         };
         frame::encode(out, Flag::Hello, &hello);
     }
@@ -274,6 +282,7 @@ impl Greeter<'_> {
             challenge: proof("challenge", &hello.challenge)?,
             partitions: self.partitions(&hello.partitions)?,
             lane,
+            clock: Timestamp(hello.clock_ns),
         })
     }
 
@@ -312,6 +321,8 @@ impl Greeter<'_> {
                 && state.last_normal <= state.term
                 && state.term < POSITION_END
                 && state.durable_last < POSITION_END
+                && state.lives.len() == self.cluster.replication_factor()
+                && state.lives.iter().all(|life| *life < POSITION_END)
         };
         if !ascend || !states.iter().all(possible) {
             return Err(HelloError::Malformed { field: "partitions" });
@@ -321,6 +332,7 @@ impl Greeter<'_> {
             term: TermId(state.term),
             last_normal: TermId(state.last_normal),
             durable_last: Index(state.durable_last),
+            lives: state.lives.iter().copied().map(Incarnation).collect(),
         });
         Ok(states.collect())
     }

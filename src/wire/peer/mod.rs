@@ -14,6 +14,7 @@
 //! | [`filter`], [`ranges`], [`chunk`], [`recovery_id`] | what is encoded inside of fields |
 //! | [`error`] | what can be wrong, and what to do about it |
 //! | [`hello`], [`configuration`] | the first frame of each direction |
+//! | [`ping`] | whether the other one is there |
 //!
 //! # What is checked here
 //!
@@ -36,6 +37,7 @@ pub mod error;
 mod field;
 pub mod filter;
 pub mod hello;
+pub mod ping;
 pub mod ranges;
 pub mod recovery_id;
 mod split;

@@ -135,7 +135,13 @@ impl Logged {
             Change::Close => Operation::CloseSession,
             Change::Tick => Operation::Tick,
         };
-        Command { map: self.map, session: self.session, timeout_ms: 0, operation }
+        Command {
+            map: self.map,
+            session: self.session,
+            timeout_ms: 0,
+            no_forward: false,
+            operation,
+        }
     }
 }
 
@@ -668,7 +674,7 @@ impl World {
     fn read(&self, map: &'static str, key: &[u8], place: usize, later_ns: u64) {
         let (index, time, state) = &self.states[place];
         let hash = self.hasher.hash(map, key);
-        let at = |time| AsOf { index: Index(*index), time };
+        let at = |time| AsOf { index: Index(*index), time, asked: time };
         let get = QueryOperation::Get { key };
         let found = |as_of| {
             let mut out = Vec::new();

@@ -23,7 +23,7 @@ fn run_at(
     let map = if operation.is_internal() { "" } else { "m" };
     let hash = partition.hasher.hash(map, operation.key().unwrap_or_default());
     let mut out = Vec::new();
-    let command = Command { map, session: None, timeout_ms: 0, operation };
+    let command = Command { map, session: None, timeout_ms: 0, no_forward: false, operation };
     partition.execute(arena, run, &command, hash, &mut out);
     v1::Result::decode(&out[..]).unwrap().outcome.unwrap()
 }
@@ -34,7 +34,8 @@ fn is_present(
     ms: u64,
     key: &[u8],
 ) -> bool {
-    let as_of = AsOf { index, time: Timestamp(ms * NS_PER_MS) };
+    let time = Timestamp(ms * NS_PER_MS);
+    let as_of = AsOf { index, time, asked: time };
     let operation = QueryOperation::Exists { key };
     let hash = partition.hasher.hash("m", key);
     match partition.answer(arena, as_of, ("m", &operation), hash) {
@@ -222,6 +223,27 @@ fn what_is_hidden_stays_hidden_when_it_is_loaded() {
     assert_eq!(loaded.size(index, "m").entries, 5);
     let world = (arena, loaded);
     assert!(!is_present(&world, index, 0, &key), "though the reader's clock is behind");
+}
+
+#[test]
+fn entry_that_is_hidden_by_no_time_but_the_logs_has_some_of_its_own_left() {
+    let mut world = world();
+    put_at(&mut world, 0, b"k", TTL, Undo::Keep);
+    let index = world.1.applied();
+    let ttl_ms_at = |(arena, partition): &(Arena, PartitionMap), asked_ms: u64| {
+        let asked = Timestamp(asked_ms * NS_PER_MS);
+        let as_of = AsOf { index, time: Timestamp(0), asked };
+        let hash = partition.hasher.hash("m", b"k");
+        match partition.answer(arena, as_of, ("m", &QueryOperation::Get { key: b"k" }), hash) {
+            Outcome::Found(found) => found.map(|entry| entry.ttl_ms),
+            other => panic!("{other:?}"),
+        }
+    };
+    let seen = [0, 400, 999, 1_000, 5_000].map(|asked_ms| ttl_ms_at(&world, asked_ms));
+    assert_eq!(seen, [Some(1_000), Some(600), Some(1), Some(1), Some(1)]);
+    run_at(&mut world, 1_000, Operation::Tick, Undo::Keep);
+    assert_eq!(ttl_ms_at(&world, 5_000), Some(1), "as of before the tick");
+    assert!(!is_present(&world, world.1.applied(), 0, b"k"), "and after it");
 }
 
 #[test]

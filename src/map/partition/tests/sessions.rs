@@ -14,7 +14,7 @@ fn run_in(
     let index = partition.applied().next();
     let run = Execution { index, time: Timestamp(index.0 * NS_PER_MS), undo: Undo::Keep };
     let hash = partition.hasher.hash("m", operation.key().unwrap_or_default());
-    let command = Command { map: "m", session, timeout_ms: 0, operation };
+    let command = Command { map: "m", session, timeout_ms: 0, no_forward: false, operation };
     let mut out = Vec::new();
     partition.execute(arena, run, &command, hash, &mut out);
     out

@@ -6,11 +6,13 @@ use prost::Message as _;
 
 use super::super::rehome::LogWriter;
 use super::*;
+use crate::base::ids::Incarnation;
 use crate::map::arena::PAGE_SIZE_BYTES;
 use crate::map::digest::StateDigest;
 use crate::proto::p2pmap::v1::{Command, Put, command};
 use crate::shard::{Config, Installing, Loading};
 use crate::storage::record::PartitionSnapshot;
+use crate::storage::recovery::{Recovered, Suspicion};
 use crate::storage::replay::LoggedEntry;
 
 /// What a partition is, wherever it lies.
@@ -29,7 +31,7 @@ fn with_shards(path: &Path, shard_count: u16) -> DataDirOptions {
 fn load(data_dir: &DataDir, shard: ShardId) -> Loading {
     Loading::new(Config {
         cluster: "cluster".into(),
-        nodes: crate::base::cluster::Cluster::alone("member"),
+        nodes: Cluster::alone("member"),
         sequencer_offset: 0,
         settings: crate::nopaxos::Settings::default(),
         seed: 0,
@@ -149,6 +151,53 @@ fn directory_that_was_never_written_to_has_no_log_afterwards_either() {
     drop(data_dir);
     let data_dir = DataDir::open(&with_shards(&path, 3)).unwrap();
     assert_eq!(held(&data_dir).len(), 8);
+}
+
+#[test]
+fn what_a_member_has_lost_moves_with_it_and_what_is_blank_stays_blank() {
+    let (_folder, path) = folder();
+    let open = |shard_count| {
+        let nodes = three(["a", "b", "c"], "a", 3);
+        DataDir::open(&DataDirOptions { nodes, ..with_shards(&path, shard_count) }).unwrap()
+    };
+    let suspects = |data_dir: &DataDir| {
+        let mut found = Vec::new();
+        for shard in (0..data_dir.current().shard_count).map(ShardId) {
+            found.extend(recover(data_dir, shard).suspects);
+        }
+        found.iter().map(|found| (found.partition.0, found.suspicion)).collect::<Vec<_>>()
+    };
+    let data_dir = open(1);
+    let shard = ShardId(0);
+    let config = data_dir.wal_config(shard, 1 << 40, 2, Durability::Sync);
+    let folder = data_dir.shard_folder(shard);
+    let mut writer = LogWriter::open(&folder, config, recover(&data_dir, shard).start);
+    for partition in data_dir.partitions_of(shard).filter(|partition| partition.0 < 7) {
+        writer.append(&Record::CrashVector {
+            partition,
+            incarnation: Incarnation(1),
+            crash_vector: vec![Incarnation(1); 3],
+            is_recovering: partition.0 == 2,
+        });
+    }
+    writer.close(&mut |_| Ok(())).unwrap();
+    drop(data_dir);
+    let expected = [(7, Suspicion::Blank), (2, Suspicion::Unrecovered)];
+    let by_name = |mut found: Vec<(u32, Suspicion)>| {
+        found.sort_unstable_by_key(|(partition, _)| std::cmp::Reverse(*partition));
+        found
+    };
+    assert_eq!(by_name(suspects(&open(1))), expected);
+    let mut data_dir = open(3);
+    data_dir.rehome(Destination::of(3), load, &mut |_| Ok(())).unwrap();
+    let said = data_dir.notices().iter().filter(|notice| notice.is_recovery());
+    assert_eq!(said.count(), 2);
+    drop(data_dir);
+    assert_eq!(by_name(suspects(&open(3))), expected);
+}
+
+fn recover(data_dir: &DataDir, shard: ShardId) -> Recovered {
+    data_dir.recover_shard(shard, &mut Applied(vec![])).unwrap().recovered
 }
 
 #[test]

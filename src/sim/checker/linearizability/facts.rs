@@ -132,6 +132,10 @@ impl<'a> Facts<'a> {
                     }
                 }
             }
+            (Action::Session { partition, .. }, Outcome::Session { index, .. }) => {
+                self.place_command(number, partition, *index);
+                Ok(())
+            }
             (Action::Clear { scope, .. }, Outcome::Cleared { index, .. }) => {
                 match scope {
                     Scope::Partition(partition) => self.place_command(number, partition, *index),

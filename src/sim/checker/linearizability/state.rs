@@ -104,6 +104,13 @@ impl<'f, 'h> Log<'f, 'h> {
             let is_unknown = matches!(operation.outcome, Outcome::Unknown | Outcome::Open);
             let invoked = operation.invoked.number;
             match operation.action {
+                // Nobody knows when what has expired is removed.
+                Action::Put { key, value, .. } if facts.history.ttl_ms(value).is_some() => {
+                    if is_unknown && facts.version_of(value).is_none() {
+                        unknown_puts.entry(key).or_insert(invoked);
+                    }
+                    unknown_writes.entry(key.map).or_insert(invoked);
+                }
                 Action::Put { key, value, .. }
                     if is_unknown && facts.version_of(value).is_none() =>
                 {
@@ -150,18 +157,78 @@ impl Log<'_, '_> {
             (View::Is(seen), Some((index, Some(value))))
                 if index == seen.version && value == seen.value =>
             {
+                self.not_expired_before(observation, index, value)?;
                 self.not_cleared_before(observation, seen)?;
                 Ok(None)
             }
             (View::Is(_), _) => Err(self.wrong(observation, last)),
-            (View::Present, Some((_, Some(_)))) => Ok(None),
+            (View::Present, Some((index, Some(value)))) => {
+                // Or what nobody knows of was put there meanwhile.
+                match self.may_be_put(key, operation) {
+                    true => Ok(None),
+                    false => self.not_expired_before(observation, index, value).map(|()| None),
+                }
+            }
             (View::Present, _) if self.may_be_put(key, operation) => Ok(None),
             (View::Present, _) => Err(self.wrong(observation, last)),
+            (View::Absent, Some((version, Some(value))))
+                if self.may_have_expired(observation, version, value) =>
+            {
+                Ok(None)
+            }
             (View::Absent, Some((version, Some(_)))) => {
                 Ok(Some(Vanished { version, missed_by: self.ended(operation), operation }))
             }
             (View::Absent, _) => Ok(None),
         }
+    }
+
+    /// The log's time when somebody saw a key: that of its own slot if it was a command, else of
+    /// the slot that a read reflects.
+    fn log_time_of(&self, observation: &Observation) -> Option<u64> {
+        let Observation { operation, key, as_of, .. } = *observation;
+        let is_command = self.operation(operation).action.is_write();
+        let index = if is_command { as_of.next() } else { as_of };
+        self.slot_time(key, index)
+    }
+
+    fn slot_time(&self, key: Key, index: Index) -> Option<u64> {
+        let history = self.facts.history;
+        history.slot_times.get(&(history.universe.partition_of(key), index)).copied()
+    }
+
+    /// Whether what was put in a slot isn't there any more by the log's time. `None`: nobody knows.
+    fn has_expired(
+        &self,
+        observation: &Observation,
+        version: Index,
+        value: ValueId,
+    ) -> Option<bool> {
+        let Some(ttl_ms) = self.facts.history.ttl_ms(value) else { return Some(false) };
+        let put = self.slot_time(observation.key, version)?;
+        Some(self.log_time_of(observation)? >= put.saturating_add(ttl_ms))
+    }
+
+    /// What has expired isn't seen.
+    fn not_expired_before(
+        &self,
+        observation: &Observation,
+        version: Index,
+        value: ValueId,
+    ) -> Result<(), Violation> {
+        if self.has_expired(observation, version, value) != Some(true) {
+            return Ok(());
+        }
+        let what = format!("{} of slot {version} outlives its time", observation.key);
+        Err(violation(self.facts.history, &what, &[observation.operation]))
+    }
+
+    /// Whether what is absent may be so because its time was over. A read goes by the clock of the
+    /// node that answers it, too, if that is ahead of the log's time.
+    fn may_have_expired(&self, observation: &Observation, version: Index, value: ValueId) -> bool {
+        let is_read = !self.operation(observation.operation).action.is_write();
+        let expires = self.facts.history.ttl_ms(value).is_some();
+        expires && (is_read || self.has_expired(observation, version, value) != Some(false))
     }
 
     fn operation(&self, number: usize) -> &Operation {
@@ -218,6 +285,11 @@ impl Log<'_, '_> {
             let is_unknown = matches!(operation.outcome, Outcome::Unknown | Outcome::Open);
             match operation.action {
                 Action::Remove { key: removed, .. } => is_unknown && removed == key,
+                // It may have replaced what was there, and have expired.
+                Action::Put { key: replaced, value, .. } => {
+                    let expires = self.facts.history.ttl_ms(value).is_some();
+                    is_unknown && replaced == key && expires
+                }
                 Action::Clear { map, scope: Scope::Whole } => {
                     map == key.map && !matches!(operation.outcome, Outcome::Failed(_))
                 }

@@ -497,3 +497,72 @@ fn checkers_agree_on_true_histories_and_slots_find_whatever_a_search_finds() {
     assert!(found * 5 > falsified * 4, "{found} of {falsified} were found by their slots");
     assert!(found_by_search * 2 > falsified, "{found_by_search} of {falsified} by search");
 }
+
+/// A history in which a value that lives for 10 ms is put in slot 1, at 100 ms by the log.
+fn expiring() -> Script {
+    let mut script = script();
+    let value = script.values[0];
+    script.history.set_ttl(value, 10);
+    for (index, ms) in [(1, 100), (2, 109), (3, 110)] {
+        script.history.slot_times.insert((PARTITION, Index(index)), ms);
+    }
+    script.put(A, 0, 1);
+    script
+}
+
+#[test]
+fn what_expires_does_so_at_its_slot_for_commands() {
+    for (index, existed, is_right) in
+        [(2, true, true), (2, false, false), (3, false, true), (3, true, false)]
+    {
+        let mut script = expiring();
+        script.remove(A, index, existed);
+        let checked = check(&script.history);
+        assert_eq!(checked.is_ok(), is_right, "{index} {existed}: {checked:?}");
+    }
+}
+
+#[test]
+fn read_may_miss_what_expires_but_not_see_it_later() {
+    for (index, sees, is_right) in
+        [(2, true, true), (2, false, true), (3, false, true), (3, true, false)]
+    {
+        let mut script = expiring();
+        let entry = if sees { script.seen(0, 1) } else { None };
+        let get = Action::Get { key: A, freshness: FRESH };
+        script.done(get, Outcome::Found { index: Index(index), entry });
+        let checked = check(&script.history);
+        assert_eq!(checked.is_ok(), is_right, "{index} {sees}: {checked:?}");
+    }
+}
+
+#[test]
+fn value_without_a_time_to_live_does_not_expire() {
+    let mut script = expiring();
+    script.put(B, 1, 2);
+    script.remove(B, 3, false);
+    check(&script.history).expect_err("nobody removed it");
+}
+
+#[test]
+fn search_leaves_keys_alone_whose_values_expire() {
+    let mut script = expiring();
+    script.remove(A, 3, false);
+    let (ordered, given_up) = search::check(&script.history).expect("it can't know");
+    assert_eq!((ordered, given_up), (3, 1));
+}
+
+#[test]
+fn what_expires_may_have_taken_the_place_of_what_is_missed() {
+    for (ttl, is_right) in [(Some(10), true), (None, false)] {
+        let mut script = script();
+        script.put(A, 0, 1);
+        let action = script.put_action(A, 1);
+        if let Some(ttl) = ttl {
+            script.history.set_ttl(script.values[1], ttl);
+        }
+        script.done(action, Outcome::Unknown);
+        script.remove(A, 3, false);
+        assert_eq!(check(&script.history).is_ok(), is_right);
+    }
+}

@@ -7,7 +7,7 @@ type Slots = Vec<(u64, Option<Vec<u8>>)>;
 
 /// What a member of a group has of its partitions after a start.
 #[derive(Debug, Default)]
-struct Kept {
+pub(super) struct Kept {
     slots: BTreeMap<PartitionId, Slots>,
     /// Checkpoints that can't be loaded.
     broken: Vec<(PartitionId, u64)>,

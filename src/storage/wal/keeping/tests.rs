@@ -8,6 +8,7 @@ use super::super::super::carry::Carrier;
 use super::super::super::record::{Entry, PartitionSnapshot, Record, ShardSnapshot};
 use super::super::super::recovery::{LogFolder, Recovered, SegmentFile, SegmentSource, recover};
 use super::super::super::replay::Apply;
+use super::super::super::slot_index::SlotIndex;
 use super::super::{SegmentWanted, WalConfig, WalStart};
 use super::*;
 use crate::base::cast::{usize_from, usize_from_u32};
@@ -87,7 +88,7 @@ impl Log {
         let start = WalStart {
             state: ShardSnapshot { partitions: empty, ..ShardSnapshot::default() },
             next_segment: SegmentId(1),
-            serves_peers,
+            slots: serves_peers.then(|| SlotIndex::new(usize_from_u32(PARTITION_COUNT))),
             ..WalStart::default()
         };
         let wal = Wal::open(config(1, segment_count_max), start);
@@ -108,6 +109,7 @@ impl Log {
             segment_size_bytes: SEGMENT_SIZE_BYTES_MIN,
             partitions: &partitions(),
             files: &files,
+            serves_peers: self.serves_peers,
         };
         let mut applied = Applied::default();
         let mut source = Files(self.files.values().collect());
@@ -123,8 +125,7 @@ impl Log {
         }
         self.boot += 1;
         let segment_count_max = self.wal.config.log_size_bytes_max / segment_size();
-        let serves_peers = self.serves_peers;
-        let start = WalStart { prepared: Vec::new(), serves_peers, ..recovered.start };
+        let start = WalStart { prepared: Vec::new(), ..recovered.start };
         self.wal = Wal::open(config(self.boot, segment_count_max), start);
         self.serve();
     }
@@ -182,22 +183,8 @@ impl Log {
                 self.read_count += read.block_count;
                 let file = &self.files[&read.segment];
                 let blocks = file[read.first_block..read.first_block + read.block_count].to_vec();
-                let mut slots = Vec::new();
-                let keep =
-                    |slot: Entry<'_>| slots.push((slot.partition, slot.index, slot.value.to_vec()));
-                carrier.on_read(&blocks, keep).expect("it is whole");
-                for (partition, index, value) in slots {
-                    assert!(self.wal.needs(partition, index));
-                    count += 1;
-                    self.wal.append(&Record::Carry(Entry {
-                        partition,
-                        index,
-                        term: TermId(1),
-                        message_id: MessageId(index.0),
-                        timestamp: Timestamp(index.0),
-                        value: &value,
-                    }));
-                }
+                let carried = carrier.on_read(&mut self.wal, &blocks).expect("it is whole");
+                count += usize_from(carried.count);
                 self.serve();
             }
             let plan = carrier.plan().clone();

@@ -12,12 +12,11 @@ use crate::nopaxos::message::{Answer, Message, Stamped};
 use crate::proto::reader::{Reader, Seen, WIRE_BYTES, WIRE_VARINT, tag};
 use crate::wire::peer::decode::{Link, checks, other_member, partition_of};
 use crate::wire::peer::{Body, Received};
+use crate::wire::target;
 
 const MESSAGE_TARGET: u8 = tag(1, WIRE_BYTES);
 const MESSAGE_COMMAND: u8 = tag(2, WIRE_BYTES);
 const MESSAGE_COMMAND_RESPONSE: u8 = tag(3, WIRE_BYTES);
-const NAME_NAME: u8 = tag(1, WIRE_BYTES);
-const NAME_NAMESPACE: u8 = tag(2, WIRE_BYTES);
 const REQUEST_TERM_ID: u8 = tag(1, WIRE_VARINT);
 const REQUEST_MESSAGE_ID: u8 = tag(2, WIRE_VARINT);
 const REQUEST_TIMESTAMP: u8 = tag(3, WIRE_BYTES);
@@ -53,7 +52,7 @@ pub(super) fn decode<'g>(
     if !reader.is_empty() {
         return None;
     }
-    let group = group_of(partition_in(target, link.cluster)?)?;
+    let group = group_of(partition_of(target::hot_name(target, link.cluster)?)?)?;
     let sender = other_member(group, link.peer)?;
     let message = if kind == MESSAGE_COMMAND {
         command(payload, body)?
@@ -69,24 +68,6 @@ pub(super) fn decode<'g>(
     };
     let body = Body::Message(message);
     Some(Received { partition: group.partition(), sender, body })
-}
-
-/// The partition in a target that is meant for this cluster.
-#[inline]
-fn partition_in(target: &[u8], cluster: &str) -> Option<PartitionId> {
-    let mut reader = Reader::new(target);
-    let mut seen = Seen::default();
-    let mut name: &[u8] = &[];
-    while let Some(tag) = reader.byte() {
-        seen.first(tag)?;
-        let bytes = reader.bytes()?;
-        match tag {
-            NAME_NAME => name = bytes,
-            NAME_NAMESPACE if bytes.is_empty() || bytes == cluster.as_bytes() => {}
-            _ => return None,
-        }
-    }
-    partition_of(name)
 }
 
 #[inline]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::base::limits::FRAME_PREFIX_SIZE_BYTES;
+use crate::base::limits::{FRAME_PREFIX_SIZE_BYTES, MEMBER_COUNT_MAX};
 
 fn cluster(me: &str) -> Cluster {
     Cluster::new(["a", "b", "c"].map(str::to_owned).to_vec(), me, 3)
@@ -15,6 +15,7 @@ fn hello() -> Hello {
         term: TermId(term),
         last_normal: TermId(term / 2),
         durable_last: Index(100),
+        lives: vec![Incarnation(1), Incarnation(4), Incarnation((1 << 63) - 1)],
     };
     Hello {
         member: NodeId(1),
@@ -28,6 +29,7 @@ fn hello() -> Hello {
         challenge: Some([2; 32]),
         partitions: vec![state(0, 0), state(7, 5), state(63, (1 << 63) - 1)],
         lane: Lane::Bulk,
+        clock: Timestamp(u64::MAX),
     }
 }
 
@@ -109,6 +111,9 @@ fn malformed_fields_are_named() {
     refused("partitions", |hello| hello.partitions[1].last_normal = 6);
     refused("partitions", |hello| hello.partitions[1].term = 1 << 63);
     refused("partitions", |hello| hello.partitions[1].durable_last = u64::MAX);
+    refused("partitions", |hello| hello.partitions[1].lives[2] = 1 << 63);
+    refused("partitions", |hello| hello.partitions[1].lives.truncate(2));
+    refused("partitions", |hello| hello.partitions[1].lives.push(0));
 }
 
 #[test]
@@ -129,13 +134,14 @@ fn longest_greeting_is_taken() {
         term: TermId((1 << 63) - 1),
         last_normal: TermId((1 << 63) - 1),
         durable_last: Index((1 << 63) - 1),
+        lives: vec![Incarnation((1 << 63) - 1); MEMBER_COUNT_MAX],
     };
     let partitions = (0..PARTITION_COUNT_MAX).map(state).collect();
     let names: Vec<String> = (0..NODE_COUNT_MAX).map(|at| format!("{at:0>128}")).collect();
     let crash_vector = (0..NODE_COUNT_MAX).map(|at| u8::try_from(at).unwrap());
     let crash_vector = crash_vector.map(|node| (NodeId(node), Incarnation((1 << 63) - 1)));
     let hello = Hello { partitions, crash_vector: crash_vector.collect(), ..hello() };
-    let cluster = |me: &str| Cluster::new(names.clone(), me, 3);
+    let cluster = |me: &str| Cluster::new(names.clone(), me, MEMBER_COUNT_MAX);
     let (ours, theirs) = (cluster(&names[0]), cluster(&names[1]));
     let of = |cluster| Greeter { partition_count: PARTITION_COUNT_MAX, ..greeter(cluster) };
     let mut out = BytesMut::new();

@@ -1,7 +1,7 @@
 //! What the log keeps and reads back for peers.
 
 use super::*;
-use crate::base::limits::OLD_SLOTS_SIZE_BYTES_MAX;
+use crate::base::limits::REPAIR_SIZE_BYTES_MAX;
 use crate::storage::carry::SegmentRead;
 use crate::storage::error::Damage;
 use crate::storage::old_slots::{SlotReader, SlotRequest, SlotStep};
@@ -112,7 +112,7 @@ fn request_is_answered_up_to_its_bound() {
         log.entry(P, 100_000);
     }
     let (entries, end) = log.read(P, 1, 60);
-    assert_eq!((entries.len(), end), (OLD_SLOTS_SIZE_BYTES_MAX.div_ceil(100_000), SlotStep::Done));
+    assert_eq!((entries.len(), end), (REPAIR_SIZE_BYTES_MAX.div_ceil(100_000), SlotStep::Done));
     assert_eq!(log.read(P, 58, 90).0.len(), 3, "no more than there are");
     assert_eq!(log.read(P, 61, 61), (Vec::new(), SlotStep::Gone));
 }
@@ -280,4 +280,71 @@ fn promises_and_lives_survive_the_segment_in_which_they_were_made() {
     let standing = log.wal.standing(IDLE).expect("it is the shard's");
     assert_eq!((standing.view, standing.last_normal), (TermId(9), TermId(0)));
     assert_eq!(log.wal.boot_epoch(), BootEpoch(3));
+}
+
+/// A view is adopted with some slots that were staged for it: one of them is a no-op, and one was
+/// staged with another content at first.
+fn adopt_staged(log: &mut Log, count: u64) {
+    let partition = IDLE;
+    let adopting = TermId(2);
+    for (number, index) in (1..=count).chain([1]).enumerate() {
+        let value: &[u8] = match (number, index) {
+            (0, _) => b"replaced",
+            (_, 2) => b"",
+            _ => b"staged",
+        };
+        let message_id = MessageId(index);
+        let timestamp = Timestamp(index);
+        let index = Index(index);
+        let entry = Entry { partition, index, term: TermId(1), message_id, timestamp, value };
+        log.wal.append(&Record::Stage { adopting, entry });
+        log.serve();
+    }
+    let (base, kept) = (Index(count), Index(0));
+    log.wal.append(&Record::Adopt { partition, term: adopting, base, kept, chain: [0; 16] });
+    log.serve();
+}
+
+#[test]
+fn what_was_staged_and_adopted_is_carried_over_where_it_is_known_where_slots_lie() {
+    const COUNT: u64 = 5;
+    let mut log = Log::open(SEGMENT_COUNT_MAX, true);
+    adopt_staged(&mut log, COUNT);
+    let first = log.wal.filling;
+    for round in 0..3 {
+        // In it who must take a checkpoint is never the idle one.
+        log.go_round(4 * SEGMENT_COUNT_MAX);
+        assert!(!log.wal.is_live(first), "it keeps nothing");
+        let (recovered, applied) = log.recover();
+        let idle = &recovered.partitions[usize_from_u32(IDLE.0)];
+        assert_eq!(applied.0.get(&IDLE), None, "nothing is stable");
+        let found: Vec<_> =
+            idle.log.iter().map(|slot| (slot.index.0, slot.value.as_deref())).collect();
+        let expected = (1..=COUNT).map(|index| (index, (index != 2).then_some(&b"staged"[..])));
+        assert_eq!(found, expected.collect::<Vec<_>>(), "round {round}");
+        log.restart();
+    }
+    log.wal.append(&Record::SyncPoint { partition: IDLE, index: Index(COUNT) });
+    log.serve();
+    assert_eq!(log.recover().1.0[&IDLE], (1..=COUNT).collect::<Vec<_>>());
+}
+
+#[test]
+fn where_it_is_not_known_it_is_not_carried_over_and_neither_is_what_is_only_staged() {
+    let mut log = Log::open(SEGMENT_COUNT_MAX, false);
+    adopt_staged(&mut log, 5);
+    assert!(!log.wal.may_carry(IDLE));
+    let mut log = Log::open(SEGMENT_COUNT_MAX, true);
+    adopt_staged(&mut log, 5);
+    assert!(log.wal.may_carry(IDLE));
+    let (term, message_id) = (TermId(1), MessageId(6));
+    let (index, timestamp) = (Index(6), Timestamp(6));
+    let entry = Entry { partition: IDLE, index, term, message_id, timestamp, value: b"v" };
+    log.wal.append(&Record::Stage { adopting: TermId(3), entry });
+    assert!(!log.wal.may_carry(IDLE));
+    // That it came to nothing is known with the next promise.
+    log.wal.append(&Record::View { partition: IDLE, term: TermId(4) });
+    assert!(log.wal.may_carry(IDLE));
+    log.wal.refuse_carry(IDLE);
+    assert!(!log.wal.may_carry(IDLE), "the segment can't be read");
 }

@@ -1,0 +1,582 @@
+//! One generator: connections on one ring, driven by one pinned thread.
+//!
+//! In an *open* loop each request has its time from a [`Schedule`], and its latency counts from
+//! then, whenever it could be sent. It goes to the connection that has waited longest; when none
+//! has room it waits, and the schedule doesn't. In a *closed* loop each connection keeps so many
+//! requests in flight and sends the next one when an answer comes.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+
+use super::content::Content;
+use super::expectation::Expectation;
+use super::load::LoadError;
+use super::mix::Kind;
+use super::recorder::{Interval, Recorder};
+use super::response::{self, Answer, Outcome};
+use super::schedule::Schedule;
+use super::workload::{Request, Requests, Workload};
+use crate::base::cast::{u32_from, usize_from_u32};
+use crate::base::ids::CorrelationId;
+use crate::base::limits::{
+    LATE_SEND_NS, LOAD_DRAIN_NS, LOAD_INTERVAL_NS, LOAD_WAKE_BEFORE_NS, YIELD_INTERVAL_NS,
+};
+use crate::base::time::Monotonic;
+use crate::runtime::clock::Clock;
+use crate::runtime::uring::{Completion, Key, RingSize, Uring};
+use crate::wire::frame;
+
+/// Completions that are looked at in one turn.
+const COMPLETION_COUNT_MAX: usize = 256;
+
+/// What a generator has to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Give the keys from `next` up to `end` their first values, `step` apart.
+    Preload {
+        /// The first of them.
+        next: u64,
+        /// The first that isn't one of them.
+        end: u64,
+        /// From one to the next.
+        step: u64,
+    },
+    /// Ask when there is room.
+    Closed,
+    /// Ask when it is time.
+    Open(Schedule),
+    /// Take answers.
+    Drain,
+}
+
+/// When a load begins, is measured and ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The schedule's 0.
+    pub begin: Monotonic,
+    /// Requests from here on are measured.
+    pub measure: Monotonic,
+    /// The first that isn't asked any more.
+    pub end: Monotonic,
+}
+
+impl Span {
+    fn measures(&self, intended: Monotonic) -> bool {
+        self.measure <= intended && intended < self.end
+    }
+}
+
+/// A request without an answer.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    id: CorrelationId,
+    request: Request,
+    /// What it writes, if it does.
+    content: Option<Content>,
+    intended: Monotonic,
+    is_measured: bool,
+    /// The version that its answer must reflect.
+    floor: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    /// Requests in flight, oldest first.
+    asked: VecDeque<Asked>,
+    /// It is among those with room.
+    is_ready: bool,
+    /// The beginning of an answer.
+    held: BytesMut,
+    output: BytesMut,
+    is_sending: bool,
+}
+
+/// What a generator is made from.
+#[derive(Clone, Debug)]
+pub struct GeneratorOptions {
+    /// Where each of its connections goes.
+    pub addresses: Vec<SocketAddr>,
+    /// Requests in flight on a connection.
+    pub depth: usize,
+    /// Never sleep.
+    pub spin: bool,
+    /// What is asked.
+    pub workload: Workload,
+    /// Its place among the generators of the run, and how many there are.
+    pub lane: (usize, usize),
+    /// Check values; its name as a writer.
+    pub verify: Option<u32>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Generator {
+    ring: Uring,
+    clock: Clock,
+    now: Monotonic,
+    clients: Vec<Client>,
+    /// Those with room, the one that has waited longest first.
+    ready: VecDeque<usize>,
+    /// Those with output.
+    touched: Vec<usize>,
+    completions: VecDeque<Completion>,
+    spin: bool,
+    yielded_at: Monotonic,
+    alarm_at: Option<Monotonic>,
+    depth: usize,
+    workload: Workload,
+    requests: Requests,
+    expectation: Expectation,
+    is_verifying: bool,
+    work: Work,
+    span: Span,
+    interval_end: Monotonic,
+    /// When a request last had to wait for room.
+    blocked_at: Monotonic,
+    in_flight: usize,
+    last_id: CorrelationId,
+    key: Vec<u8>,
+    /// What was measured.
+    pub recorder: Recorder,
+}
+
+impl Generator {
+    /// Connects.
+    ///
+    /// # Errors
+    /// If there is no ring, or a node can't be reached.
+    pub fn connect(options: GeneratorOptions, clock: Clock) -> Result<Self, LoadError> {
+        let mut ring = Uring::new(RingSize::default()).map_err(LoadError::Ring)?;
+        let mut clients = Vec::with_capacity(options.addresses.len());
+        for (slot, address) in options.addresses.iter().enumerate() {
+            let fail = |error| LoadError::Connect(*address, error);
+            let socket = TcpStream::connect(address).map_err(fail)?;
+            socket.set_nodelay(true).map_err(fail)?;
+            let socket = OwnedFd::from(socket);
+            ring.receive(socket.as_fd(), key_of(slot));
+            clients.push(Client {
+                socket,
+                asked: VecDeque::with_capacity(options.depth),
+                is_ready: true,
+                held: BytesMut::new(),
+                output: BytesMut::new(),
+                is_sending: false,
+            });
+        }
+        let now = clock.monotonic();
+        let (lane, lanes) = options.lane;
+        let writer = options.verify.unwrap_or(0);
+        let key_count = if options.verify.is_some() { options.workload.key_count } else { 0 };
+        Ok(Self {
+            ring,
+            clock,
+            now,
+            ready: (0..clients.len()).collect(),
+            touched: Vec::with_capacity(clients.len()),
+            clients,
+            completions: VecDeque::with_capacity(COMPLETION_COUNT_MAX),
+            spin: options.spin,
+            yielded_at: Monotonic(0),
+            alarm_at: None,
+            depth: options.depth,
+            requests: options.workload.requests(lane, lanes),
+            expectation: Expectation::new(key_count, options.workload.key_first, writer),
+            is_verifying: options.verify.is_some(),
+            workload: options.workload,
+            work: Work::Drain,
+            span: Span { begin: now, measure: now, end: now },
+            interval_end: Monotonic(u64::MAX),
+            blocked_at: Monotonic(0),
+            in_flight: 0,
+            last_id: 0,
+            key: Vec::new(),
+            recorder: Recorder::default(),
+        })
+    }
+
+    /// Gives this generator's share of the keys their first values.
+    ///
+    /// # Errors
+    /// If a node fails, refuses a value or doesn't answer.
+    pub fn preload(&mut self, lane: usize, lanes: usize) -> Result<(), LoadError> {
+        let end = self.workload.key_count;
+        let (lane, lanes) = (u64::from(u32_from(lane)), u64::from(u32_from(lanes)));
+        self.work = Work::Preload { next: lane, end, step: lanes };
+        let mut answered_at = self.clock.monotonic();
+        let mut left = usize::MAX;
+        loop {
+            self.turn(answered_at.after_ns(LOAD_DRAIN_NS))?;
+            let is_asking = self.work.due(self.now, &self.span).is_some();
+            if self.in_flight == 0 && !is_asking {
+                break;
+            }
+            if is_asking || self.in_flight != left {
+                (answered_at, left) = (self.now, self.in_flight);
+            } else if self.now.since_ns(answered_at) > LOAD_DRAIN_NS {
+                return Err(LoadError::Silent);
+            }
+        }
+        match self.recorder.counts.errors() {
+            0 => Ok(()),
+            _ => Err(LoadError::Preload(self.recorder.counts.refusals.clone())),
+        }
+    }
+
+    /// Loads. `publish` gets each interval that ends, and puts another one in its place.
+    ///
+    /// # Errors
+    /// If a node closes a connection or stops to speak the protocol.
+    pub fn run(
+        &mut self,
+        work: Work,
+        span: Span,
+        mut publish: impl FnMut(&mut Box<Interval>),
+    ) -> Result<(), LoadError> {
+        (self.work, self.span) = (work, span);
+        self.interval_end = span.measure.after_ns(LOAD_INTERVAL_NS);
+        self.now = self.clock.monotonic();
+        self.blocked_at = Monotonic(0);
+        while self.now < span.end {
+            self.turn(span.end.min(self.interval_end))?;
+            while self.now >= self.interval_end && self.interval_end < span.end {
+                self.give_out(&mut publish);
+            }
+        }
+        self.recorder.counts.measured_ns = span.end.since_ns(span.measure);
+        let work = std::mem::replace(&mut self.work, Work::Drain);
+        let deadline = span.end.after_ns(LOAD_DRAIN_NS);
+        while self.in_flight > 0 && self.now < deadline {
+            self.turn(deadline)?;
+        }
+        self.give_up(work);
+        self.give_out(&mut publish);
+        Ok(())
+    }
+
+    fn give_out(&mut self, publish: &mut impl FnMut(&mut Box<Interval>)) {
+        let number = self.recorder.interval.number + 1;
+        publish(&mut self.recorder.interval);
+        self.recorder.interval.reset(number);
+        self.interval_end = self.interval_end.after_ns(LOAD_INTERVAL_NS);
+    }
+
+    /// What has no answer by now has waited at least so long.
+    fn give_up(&mut self, work: Work) {
+        let now = self.now;
+        for asked in self.clients.iter().flat_map(|client| &client.asked) {
+            if asked.is_measured {
+                self.recorder.counts.timeouts += 1;
+                self.recorder.latency(asked.request.kind, now.since_ns(asked.intended));
+            }
+        }
+        if let Work::Open(mut schedule) = work {
+            loop {
+                let intended = self.span.begin.after_ns(schedule.peek());
+                if intended >= self.span.end {
+                    break;
+                }
+                schedule.advance();
+                if self.span.measures(intended) {
+                    let kind = self.requests.draw().kind;
+                    self.recorder.counts.unsent += 1;
+                    self.recorder.latency(kind, now.since_ns(intended));
+                }
+            }
+        }
+    }
+
+    /// One turn. It counts as busy from its beginning if anything came of it: the system call that
+    /// sends is the largest part of the work. Waiting doesn't count.
+    fn turn(&mut self, until: Monotonic) -> Result<(), LoadError> {
+        let mut begun = self.clock.monotonic();
+        self.now = begun;
+        let mut has_worked = self.ask_due();
+        self.ring.submit().map_err(LoadError::Broken)?;
+        self.ring.reap(&mut self.completions, COMPLETION_COUNT_MAX);
+        if self.completions.is_empty() && !has_worked && !self.spin && self.sleep(until)? {
+            begun = self.clock.monotonic();
+            self.ring.reap(&mut self.completions, COMPLETION_COUNT_MAX);
+        }
+        self.now = self.clock.monotonic();
+        if !self.completions.is_empty() {
+            has_worked = true;
+            while let Some(completion) = self.completions.pop_front() {
+                self.complete(completion)?;
+            }
+        }
+        if has_worked && self.span.measures(begun) {
+            self.recorder.counts.busy_ns += self.clock.monotonic().since_ns(begun);
+        }
+        self.yield_core();
+        Ok(())
+    }
+
+    /// Sleeps until something completes or there is something to do; false if it isn't worth it.
+    fn sleep(&mut self, until: Monotonic) -> Result<bool, LoadError> {
+        let due = match &self.work {
+            Work::Open(schedule) if !self.ready.is_empty() => {
+                self.span.begin.after_ns(schedule.peek())
+            }
+            _ => until,
+        };
+        let wait_ns = due.min(until).since_ns(self.now);
+        if wait_ns <= LOAD_WAKE_BEFORE_NS {
+            return Ok(false);
+        }
+        let wake_at = self.now.after_ns(wait_ns - LOAD_WAKE_BEFORE_NS);
+        if self.alarm_at.is_none_or(|alarm_at| alarm_at > wake_at) {
+            self.ring.set_alarm(Duration::from_nanos(wait_ns - LOAD_WAKE_BEFORE_NS));
+            self.alarm_at = Some(wake_at);
+        }
+        self.ring.submit_and_wait().map_err(LoadError::Broken)?;
+        Ok(true)
+    }
+
+    /// Lets the scheduler run others now and then, as a node's loops do while it writes: the kernel
+    /// finishes synced writes on the core that takes the disk's interrupts, and a generator that
+    /// spins there would keep the node's disk waiting for milliseconds.
+    fn yield_core(&mut self) {
+        if self.spin && self.now.since_ns(self.yielded_at) >= YIELD_INTERVAL_NS {
+            rustix::thread::sched_yield();
+            self.yielded_at = self.now;
+        }
+    }
+
+    /// Asks all that is due and has a connection with room.
+    fn ask_due(&mut self) -> bool {
+        let mut has_asked = false;
+        while let Some(intended) = self.work.due(self.now, &self.span) {
+            let Some(slot) = self.ready.pop_front() else {
+                self.blocked_at = self.now;
+                break;
+            };
+            self.clients[slot].is_ready = false;
+            let request = match self.work.take() {
+                Some(key) => self.workload.preload(key),
+                None => self.requests.draw(),
+            };
+            self.ask(slot, request, intended);
+            self.make_ready(slot);
+            has_asked = true;
+        }
+        while let Some(slot) = self.touched.pop() {
+            self.send(slot);
+        }
+        has_asked
+    }
+
+    fn ask(&mut self, slot: usize, request: Request, intended: Monotonic) {
+        let is_measured = self.span.measures(intended);
+        if is_measured {
+            let delay_ns = self.now.since_ns(intended);
+            let counts = &mut self.recorder.counts;
+            counts.sent += 1;
+            if intended <= self.blocked_at {
+                counts.held_back += u64::from(delay_ns > 0);
+            } else if delay_ns > LATE_SEND_NS {
+                counts.late += 1;
+            }
+            self.recorder.send_delays_ns.saturating_record(delay_ns);
+        }
+        let writes = request.kind == Kind::Write;
+        let content = writes.then(|| self.expectation.next_write(request.key));
+        self.put_out(slot, Asked { id: 0, request, content, intended, is_measured, floor: 0 });
+        self.in_flight += 1;
+    }
+
+    /// Encodes a request and notes that it is in flight.
+    fn put_out(&mut self, slot: usize, asked: Asked) {
+        self.last_id += 1;
+        let floor = if self.is_verifying { self.expectation.floor(asked.request.key) } else { 0 };
+        let asked = Asked { id: self.last_id, floor, ..asked };
+        let client = &mut self.clients[slot];
+        if client.output.is_empty() && !client.is_sending {
+            self.touched.push(slot);
+        }
+        self.workload.encode(
+            &asked.request,
+            asked.content.as_ref(),
+            asked.id,
+            &mut self.key,
+            &mut client.output,
+        );
+        client.asked.push_back(asked);
+    }
+
+    fn make_ready(&mut self, slot: usize) {
+        let client = &mut self.clients[slot];
+        if !client.is_ready && client.asked.len() < self.depth {
+            client.is_ready = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<(), LoadError> {
+        match completion {
+            Completion::Received { key, data, more } => {
+                let slot = usize_from_u32(key.slot);
+                if !more {
+                    self.ring.receive(self.clients[slot].socket.as_fd(), key);
+                }
+                match data {
+                    Ok(Some(buffer)) => {
+                        let held = &mut self.clients[slot].held;
+                        held.extend_from_slice(self.ring.buffers().bytes(&buffer));
+                        self.ring.buffers_mut().give_back(buffer);
+                        self.take_answers(slot)?;
+                    }
+                    Ok(None) => return Err(LoadError::Closed),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                    Err(error) => return Err(LoadError::Connection(error)),
+                }
+            }
+            Completion::Sent { key, mut bytes, result } => {
+                let slot = usize_from_u32(key.slot);
+                bytes.advance(result.map_err(LoadError::Connection)?);
+                let client = &mut self.clients[slot];
+                client.is_sending = false;
+                // What wasn't sent goes first; as a rule nothing.
+                bytes.extend_from_slice(&client.output);
+                client.output = bytes;
+                self.touched.push(slot);
+            }
+            Completion::Alarm => self.alarm_at = None,
+            Completion::Accepted { .. }
+            | Completion::Connected { .. }
+            | Completion::Written { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn take_answers(&mut self, slot: usize) -> Result<(), LoadError> {
+        let mut held = std::mem::take(&mut self.clients[slot].held);
+        let mut at = 0;
+        while let Some((_, payload)) = frame::next(&held[at..]).map_err(LoadError::Frame)? {
+            self.answered(slot, &held[at + payload.start..at + payload.end]);
+            at += payload.end;
+        }
+        held.advance(at);
+        self.clients[slot].held = held;
+        self.make_ready(slot);
+        Ok(())
+    }
+
+    fn answered(&mut self, slot: usize, payload: &[u8]) {
+        let all = &mut self.clients[slot].asked;
+        let answer = response::read(payload);
+        // Answers come in order as a rule, so the first one fits.
+        let place =
+            answer.and_then(|answer| all.iter().position(|asked| asked.id == answer.correlation));
+        let (Some(answer), Some(place)) = (answer, place) else {
+            self.recorder.counts.strays += 1;
+            return;
+        };
+        if answer.outcome == Outcome::Page && all[place].request.kind == Kind::Scan {
+            return;
+        }
+        let Some(asked) = all.remove(place) else { return };
+        let goes_on = self.take_answer(&asked, answer);
+        if goes_on {
+            let content = Some(self.expectation.next_write(asked.request.key));
+            self.put_out(slot, Asked { content, ..asked });
+        } else {
+            self.in_flight -= 1;
+        }
+    }
+
+    /// Checks an answer and counts it. True: it was the first half of a read followed by a write.
+    fn take_answer(&mut self, asked: &Asked, answer: Answer<'_>) -> bool {
+        let Asked { request, floor, .. } = *asked;
+        let counts = &mut self.recorder.counts;
+        let checked = match (answer.outcome, asked.content) {
+            (Outcome::Echo, _) => {
+                counts.echoes += 1;
+                Ok(())
+            }
+            (Outcome::Refused { code }, _) => {
+                if asked.is_measured {
+                    self.recorder.refusal(code, self.now.since_ns(asked.intended));
+                } else if matches!(self.work, Work::Preload { .. }) {
+                    *counts.refusals.entry(code).or_default() += 1;
+                }
+                return false;
+            }
+            (Outcome::Written { version }, Some(content)) if self.is_verifying => {
+                counts.checked += 1;
+                self.expectation.on_written(content, floor, version)
+            }
+            (Outcome::Found { version, value }, None) if self.is_verifying => {
+                counts.checked += 1;
+                self.expectation.on_found(request.key, floor, version, value)
+            }
+            (Outcome::Absent, None) if request.kind != Kind::Scan => {
+                counts.absent += 1;
+                self.expectation.on_absent(request.key, floor)
+            }
+            (Outcome::Written { .. }, Some(_)) | (Outcome::Found { .. }, None) => Ok(()),
+            (Outcome::Closed, None) if request.kind == Kind::Scan => Ok(()),
+            // An answer to another question than was asked.
+            _ => {
+                counts.strays += 1;
+                return false;
+            }
+        };
+        if let Err(violation) = checked {
+            self.recorder.counts.violation(violation);
+        }
+        let is_first_half = request.kind == Kind::ReadModifyWrite && asked.content.is_none();
+        if asked.is_measured && !is_first_half {
+            self.recorder.latency(request.kind, self.now.since_ns(asked.intended));
+        }
+        is_first_half
+    }
+
+    fn send(&mut self, slot: usize) {
+        let client = &mut self.clients[slot];
+        if !client.is_sending && !client.output.is_empty() {
+            client.is_sending = true;
+            let bytes = std::mem::take(&mut client.output);
+            self.ring.send(client.socket.as_fd(), key_of(slot), bytes);
+        }
+    }
+}
+
+impl Work {
+    /// The time of the next request, if it has come.
+    fn due(&self, now: Monotonic, span: &Span) -> Option<Monotonic> {
+        match self {
+            Self::Preload { next, end, .. } => (next < end).then_some(now),
+            Self::Closed => (now < span.end).then_some(now),
+            Self::Open(schedule) => {
+                let intended = span.begin.after_ns(schedule.peek());
+                (intended <= now && intended < span.end).then_some(intended)
+            }
+            Self::Drain => None,
+        }
+    }
+
+    /// Takes it; the key, if it is given.
+    fn take(&mut self) -> Option<u64> {
+        match self {
+            Self::Preload { next, step, .. } => {
+                let key = *next;
+                *next += *step;
+                Some(key)
+            }
+            Self::Open(schedule) => {
+                schedule.advance();
+                None
+            }
+            Self::Closed | Self::Drain => None,
+        }
+    }
+}
+
+fn key_of(slot: usize) -> Key {
+    Key { slot: u32_from(slot), generation: 0 }
+}

@@ -1,0 +1,113 @@
+//! Which node leads which partition, as far as that is decided and not voted: a leader hands its
+//! place over when it is asked to, and all of its places before its node goes down, so that nobody
+//! has to find out that it is gone.
+//!
+//! Handing over is the members' business ([`Member::transfer_leadership`]): the leader stamps
+//! nothing until the other one is as far as itself, for a bounded time, and whoever writes
+//! meanwhile is told to try again.
+//!
+//! [`Member::transfer_leadership`]: crate::nopaxos::Member::transfer_leadership
+
+use super::execute::World;
+use super::partition::{Partition, PartitionView};
+use super::{Core, Effects, Shard};
+use crate::base::cast::{u64_from, usize_from};
+use crate::base::ids::{MemberId, NodeId, PartitionId};
+use crate::base::limits::HANDOVER_INTERVAL_NS;
+use crate::base::time::Monotonic;
+
+/// The node is to lead nothing any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retiring {
+    /// When partitions that are led here still are handed over again.
+    pub(super) due: Monotonic,
+    /// How often that was tried: each time to another member.
+    tries_count: u64,
+}
+
+impl Shard {
+    /// Partitions that this node leads.
+    #[must_use]
+    pub fn led_count(&self) -> usize {
+        self.partitions.iter().filter(|found| found.member.replica().is_leading()).count()
+    }
+
+    /// Partitions that this node leads though a member of another node that it is connected to
+    /// could: while there are some after [`Input::Retire`](super::Input::Retire), a host waits with
+    /// closing, for a while.
+    #[must_use]
+    pub fn to_be_handed_over_count(&self) -> usize {
+        let is_led = |found: &&Partition| {
+            found.member.replica().is_leading() && heirs(&found.view).next().is_some()
+        };
+        self.partitions.iter().filter(is_led).count()
+    }
+
+    /// Hands a partition that this node leads over to another node, if that is there and holds it.
+    pub(super) fn transfer_leadership(
+        &mut self,
+        partition: PartitionId,
+        to: NodeId,
+        effects: &mut impl Effects,
+    ) {
+        if !self.core.config.partitions.contains(&partition.0) {
+            return;
+        }
+        let view = &self.partitions[self.place(partition)].view;
+        let to = heirs(view).find(|member| view.nodes[usize::from(member.0)] == to);
+        if let Some(to) = to {
+            self.hand_over(partition, to, effects);
+        }
+    }
+
+    /// From here on this node leads nothing that another one can.
+    pub(super) fn retire(&mut self, effects: &mut impl Effects) {
+        let due = self.core.now.monotonic;
+        self.core.retiring.get_or_insert(Retiring { due, tries_count: 0 });
+        self.hand_all_over(effects);
+    }
+
+    /// Hands over what is led here, each partition to another of its members than its neighbours,
+    /// if that is due.
+    pub(super) fn hand_all_over(&mut self, effects: &mut impl Effects) {
+        let now = self.core.now.monotonic;
+        let Some(retiring) = self.core.retiring.as_mut().filter(|found| found.due <= now) else {
+            return;
+        };
+        retiring.due = now.after_ns(HANDOVER_INTERVAL_NS);
+        let tries_count = retiring.tries_count;
+        retiring.tries_count += 1;
+        for partition in self.core.config.partitions.clone() {
+            let found = &self.partitions[self.place(PartitionId(partition))];
+            if !found.member.replica().is_leading() {
+                continue;
+            }
+            let heirs: Vec<MemberId> = heirs(&found.view).collect();
+            if !heirs.is_empty() {
+                let turn = (u64::from(partition) + tries_count) % u64_from(heirs.len());
+                self.hand_over(PartitionId(partition), heirs[usize_from(turn)], effects);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, partition: PartitionId, to: MemberId, effects: &mut impl Effects) {
+        let now = self.core.now;
+        let place = self.place(partition);
+        let Partition { member, view } = &mut self.partitions[place];
+        let mut world = World::new(view, &mut self.core, effects);
+        member.transfer_leadership(now, to, &mut world);
+        self.core.after_step(&mut self.partitions[place]);
+    }
+}
+
+impl Core {
+    /// When something is to be handed over again.
+    pub(super) fn handover_due(&self) -> Option<Monotonic> {
+        self.retiring.filter(|_| !self.closing).map(|retiring| retiring.due)
+    }
+}
+
+/// The other members that could lead a partition, as far as this node sees.
+fn heirs(view: &PartitionView) -> impl Iterator<Item = MemberId> + '_ {
+    view.group.others().filter(|member| view.links[usize::from(member.0)].is_connected)
+}
