@@ -161,7 +161,10 @@ impl Node {
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
             is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
-            world.network.send(now, link.connection, link.side, bytes);
+            let bytes = world.losses.sift(now, link.node(), bytes);
+            if !bytes.is_empty() {
+                world.network.send(now, link.connection, link.side, bytes);
+            }
         }
         self.dial_later(world);
         if is_probed { self.probe(place, world) } else { Ok(()) }
