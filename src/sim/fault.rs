@@ -47,11 +47,13 @@ pub enum Fault {
     ClockJump,
     /// Stamped commands are lost, each as often as it is sent, and what is said of no-ops.
     LostCommand,
+    /// Whoever leads a partition is told that another node shall.
+    Transfer,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Kill,
         Self::PowerLoss,
         Self::CleanStop,
@@ -73,6 +75,7 @@ impl Fault {
         Self::DiskRolledBack,
         Self::ClockJump,
         Self::LostCommand,
+        Self::Transfer,
     ];
 
     /// Its name in traces and reports.
@@ -100,6 +103,7 @@ impl Fault {
             Self::DiskRolledBack => "disk-rolled-back",
             Self::ClockJump => "clock-jump",
             Self::LostCommand => "lost-command",
+            Self::Transfer => "transfer",
         }
     }
 
@@ -119,7 +123,7 @@ impl Fault {
     /// Whether a lone node can't have it.
     #[must_use]
     pub const fn needs_others(self) -> bool {
-        self.is_loss() || matches!(self, Self::LostCommand)
+        self.is_loss() || matches!(self, Self::LostCommand | Self::Transfer)
     }
 }
 

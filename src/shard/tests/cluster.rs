@@ -11,6 +11,7 @@ use super::*;
 use crate::base::limits::FRAME_SENT_SIZE_BYTES_MAX;
 use crate::nopaxos::Status;
 use crate::nopaxos::replica::Replica;
+use crate::storage::witness::Life;
 use crate::wire::route::Router;
 
 const BOOT: u64 = 1;
@@ -108,10 +109,12 @@ impl Net {
             self.connected.insert((from, to));
         }
         for (from, to) in [(one, other), (other, one)] {
-            let lives = self.host(from).shard.lives(id(to));
+            let partitions = &*self.host(from).shard.greeting(id(to));
+            let boot = self.boots[from];
+            let life = Life { boot_epoch: BootEpoch(boot), nonce: boot };
             let host = self.host(to);
-            let clock = host.now.wall;
-            host.handle(Input::PeerConnected { node: id(from), clock, lives: &lives });
+            let (node, clock) = (id(from), host.now.wall);
+            host.handle(Input::PeerConnected { node, life, clock, partitions });
         }
     }
 

@@ -6,6 +6,7 @@ mod load;
 mod peers;
 mod probe;
 mod rehome;
+mod rollback;
 mod start;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use super::links::Links;
 use super::network::{Endpoint, Side};
 use super::{ConnectionId, NodeId};
 use crate::base::cast::u64_from;
-use crate::base::ids::{PartitionId, ShardId};
+use crate::base::ids::{Incarnation, PartitionId, ShardId};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US};
 use crate::metrics::ServiceMetrics;
@@ -91,6 +92,8 @@ pub(super) struct Node {
     turns_count: u64,
     /// It has lost what it had promised, or never had anything, and isn't part of all views again.
     is_lost: bool,
+    /// Its disk went back in time: the lives that it had, of which it has to begin later ones.
+    rolled_back: BTreeMap<PartitionId, Incarnation>,
 }
 
 impl Node {
@@ -125,6 +128,7 @@ impl Node {
             segment_count_max: swarm.segment_count_max,
             turns_count: 0,
             is_lost: swarm.node_count() > 1,
+            rolled_back: BTreeMap::new(),
         }
     }
 
@@ -142,7 +146,8 @@ impl Node {
     }
 
     /// Its next start will find less than it has promised: others have to make good for it.
-    pub(super) fn will_lose(&mut self, world: &World) {
+    pub(super) fn will_lose(&mut self, world: &mut World) {
+        world.unsound.insert(self.id);
         self.is_lost |= world.swarm.node_count() > 1;
     }
 
@@ -348,12 +353,25 @@ impl Node {
         self.after_turn(place, world)
     }
 
+    /// Nobody is said to have lost something who hasn't.
+    fn check_witness(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
+        let Some(node) = self.hosts[place].rolled_back.take() else { return Ok(()) };
+        world.report.mark("disk found to be another one", 1);
+        if world.unsound.contains(&NodeId(node.0)) {
+            return Ok(());
+        }
+        let what = format!("node {}: the disk of node {node} went back in time, it says", self.id);
+        Err(Violation::new(Checker::Sense, what).at(world.now()))
+    }
+
     /// Performs what a shard wants done, looks at how it stands, and sees when it goes on.
     fn after_turn(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
         self.perform(place, world)?;
+        self.check_witness(place, world)?;
         self.observe(place, world)?;
         // A process that stops leaves nothing behind that it hadn't before.
-        self.is_lost &= !(self.activity == Activity::Running && self.is_serving());
+        self.look_for_new_life(world);
+        self.is_lost &= !self.is_serving() || self.is_rolled_back();
         if let Some(deadline) = self.hosts[place].shard.next_deadline() {
             // A turn takes some time, however little it does.
             let due = self.clock.when(deadline).max(world.now().after_ns(NS_PER_US));
@@ -481,6 +499,7 @@ impl Node {
     /// Damages the disk. What was damaged; `None`: there was nothing to damage.
     pub(super) fn damage(&mut self, fault: Fault, world: &mut World) -> Option<String> {
         let what = self.disk.damage(fault)?;
+        world.unsound.insert(self.id);
         world.claims.forget_member(self.id);
         Some(what)
     }
@@ -490,6 +509,7 @@ impl Node {
         self.crash(world, Crash::Power);
         self.disk.lose();
         self.is_lost = true;
+        world.unsound.insert(self.id);
         world.replicas.forget_member(self.id);
         world.claims.forget_member(self.id);
         if let Activity::Refused(_) = self.activity {

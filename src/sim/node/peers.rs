@@ -27,6 +27,24 @@ impl Node {
         self.dial_later(world);
     }
 
+    /// Whether the node leads a partition.
+    pub(in crate::sim) fn leads(&self, partition: PartitionId, world: &World) -> bool {
+        let place = usize::from(self.shards(world).owner(partition).0);
+        self.is_serving() && self.hosts[place].shard.replica(partition).is_leading()
+    }
+
+    /// Somebody says that another node shall lead a partition.
+    pub(in crate::sim) fn transfer(
+        &mut self,
+        partition: PartitionId,
+        to: NodeId,
+        world: &mut World,
+    ) {
+        let to = crate::base::ids::NodeId(to.0);
+        let place = usize::from(self.shards(world).owner(partition).0);
+        self.put(place, Incoming::Transfer(partition, to), world);
+    }
+
     fn shards(&self, world: &World) -> ShardMap {
         ShardMap::new(world.swarm.partition_count, self.shard_count)
     }
