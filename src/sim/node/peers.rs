@@ -4,6 +4,7 @@ use super::{Activity, Node};
 use crate::base::cast::u64_from;
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::shards::ShardMap;
+use crate::sim::again;
 use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::{Event, World};
 use crate::sim::greeting::Greeting;
@@ -152,7 +153,7 @@ impl Node {
             }
         }
         for (connection, side, greeting) in std::mem::take(&mut output.greetings) {
-            world.network.send_once(now, connection, side, greeting);
+            world.network.send(now, connection, side, greeting);
             if output.peers.iter().any(|link| link.connection == connection) {
                 let count = world.network.resend(now, connection, side);
                 world.report.mark("sent again after a reconnection", u64_from(count.min(1)));
@@ -161,6 +162,9 @@ impl Node {
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
             is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
+            if world.swarm.network.resend_percent > 0 {
+                world.network.keep(link.connection, link.side, again::of(&bytes));
+            }
             world.network.send(now, link.connection, link.side, bytes);
         }
         self.dial_later(world);
