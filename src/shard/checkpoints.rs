@@ -105,15 +105,16 @@ impl Checkpoints {
         }
     }
 
-    /// A checkpoint is recorded in the place of an earlier one (0: there was none).
+    /// A checkpoint is recorded in the place of an earlier one (0: there was none). One of the same
+    /// slot has taken its file's place already.
     pub(super) fn on_recorded(
         &mut self,
-        partition: PartitionId,
+        CheckpointId { partition, index }: CheckpointId,
         former: Index,
         durability: Durability,
     ) {
         self.damaged.remove(&partition);
-        if durability == Durability::None && former > Index(0) {
+        if durability == Durability::None && former > Index(0) && former != index {
             self.replaced.push(CheckpointId { partition, index: former });
         }
     }
@@ -201,7 +202,7 @@ impl Shard {
             // What no log holds is in memory.
             Durability::None => {
                 let log = self.partitions[place].member.replica().log();
-                u64_from(log.retained_size_bytes())
+                u64_from(log.kept_size_bytes())
             }
             _ => self.core.log.size_bytes_since_checkpoint(partition),
         };
@@ -414,7 +415,8 @@ impl Shard {
         self.core.log.carry_whole(partition, false);
         let former = self.core.log.state().partition(partition).map(|state| state.checkpoint);
         let durability = self.core.config.durability;
-        self.core.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
+        let id = CheckpointId { partition, index };
+        self.core.checkpoints.on_recorded(id, former.unwrap_or_default(), durability);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
         self.core.checkpoint_metrics.checkpoints_count += 1;
         self.core.checkpoint_metrics.checkpoint_size_bytes += size_bytes;

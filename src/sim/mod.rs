@@ -32,6 +32,7 @@ pub mod report;
 pub mod schedule;
 pub mod swarm;
 pub mod trace;
+mod transcript;
 
 use std::fmt;
 

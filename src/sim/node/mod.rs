@@ -435,6 +435,11 @@ impl Node {
         shard.take_changed(usize::MAX, |partition, state| changed.push((partition, state)));
         for (partition, state) in changed {
             let digest = shard.digest(partition);
+            let PartitionState { status, term, last, sync_point, .. } = state;
+            let (id, words) = (self.id, [u64::from(self.id.0), term.0, last.0]);
+            world.trace.event(now, "state", &words, || {
+                format!("{id} #{partition} {status:?} {term}: {sync_point} of {last}")
+            });
             world
                 .replicas
                 .observe(self.id, partition, state, digest)

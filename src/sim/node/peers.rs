@@ -10,6 +10,7 @@ use crate::sim::cluster::{Event, World};
 use crate::sim::greeting::Greeting;
 use crate::sim::host::{Incoming, PeerIncoming};
 use crate::sim::links::{Frame, Gone};
+use crate::sim::transcript::transcript;
 use crate::sim::{ConnectionId, NodeId};
 use crate::wire::frame::Flag;
 
@@ -161,6 +162,10 @@ impl Node {
         }
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
+            let words = [u64::from(self.id.0), link.connection.0];
+            world.trace.event(now, "says", &words, || {
+                format!("{} to {}: {}", self.id, link.node, transcript(&bytes))
+            });
             is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
             if world.swarm.network.resend_percent > 0 {
                 world.network.keep(link.connection, link.side, again::of(&bytes));
