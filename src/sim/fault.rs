@@ -45,11 +45,13 @@ pub enum Fault {
     DiskRolledBack,
     /// A wall clock jumps.
     ClockJump,
+    /// Stamped commands are lost, each as often as it is sent, and what is said of no-ops.
+    LostCommand,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Kill,
         Self::PowerLoss,
         Self::CleanStop,
@@ -70,6 +72,7 @@ impl Fault {
         Self::DiskLost,
         Self::DiskRolledBack,
         Self::ClockJump,
+        Self::LostCommand,
     ];
 
     /// Its name in traces and reports.
@@ -96,6 +99,7 @@ impl Fault {
             Self::DiskLost => "disk-lost",
             Self::DiskRolledBack => "disk-rolled-back",
             Self::ClockJump => "clock-jump",
+            Self::LostCommand => "lost-command",
         }
     }
 
@@ -110,6 +114,12 @@ impl Fault {
     #[must_use]
     pub const fn is_loss(self) -> bool {
         matches!(self, Self::DiskLost | Self::DiskRolledBack)
+    }
+
+    /// Whether a lone node can't have it.
+    #[must_use]
+    pub const fn needs_others(self) -> bool {
+        self.is_loss() || matches!(self, Self::LostCommand)
     }
 }
 

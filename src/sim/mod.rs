@@ -26,6 +26,7 @@ pub mod greeting;
 pub mod history;
 mod host;
 pub mod links;
+pub mod loss;
 pub mod network;
 mod node;
 pub mod report;

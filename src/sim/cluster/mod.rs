@@ -16,6 +16,7 @@ use super::disk::{Directory, Plant};
 use super::fault::Fault;
 use super::history::{Action, Freshness, History, Scope, Universe};
 use super::host::MeshMessage;
+use super::loss::Losses;
 use super::network::{Endpoint, Lane, Network, NetworkEvent, Side};
 use super::node::{Activity, DiskJob, Node};
 use super::report::Report;
@@ -80,6 +81,7 @@ pub struct Options {
 pub(super) struct World {
     pub(super) schedule: Schedule<Event>,
     pub(super) network: Network,
+    pub(super) losses: Losses,
     pub(super) trace: Trace,
     pub(super) swarm: Swarm,
     pub(super) report: Report,
@@ -161,6 +163,7 @@ impl Cluster {
         let world = World {
             schedule: Schedule::default(),
             network: Network::new(seed, swarm.network),
+            losses: Losses::new(seed, node_count),
             trace: Trace::new(options.trace),
             swarm,
             report: Report { seed, ..Report::default() },
@@ -364,6 +367,7 @@ impl Cluster {
         world.is_active = false;
         world.trace.event(now, "heal", &[], String::new);
         world.network.heal(now);
+        world.losses.heal();
         for node in nodes.iter_mut() {
             node.disk.heal();
             node.pause(Monotonic(0));

@@ -40,6 +40,11 @@ pub(in crate::sim) struct PeerLink {
 }
 
 impl PeerLink {
+    /// The node at the other end.
+    pub(in crate::sim) const fn node(&self) -> crate::sim::NodeId {
+        crate::sim::NodeId(self.node.0)
+    }
+
     /// Whether it leads to the shard of a node that holds a partition.
     pub(super) fn leads_to(&self, node: NodeId, partition: PartitionId) -> bool {
         self.node == node && self.partitions.contains(&partition.0)

@@ -167,10 +167,13 @@ impl Node {
                 format!("{} to {}: {}", self.id, link.node, transcript(&bytes))
             });
             is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
+            let bytes = world.losses.sift(now, link.node(), bytes);
             if world.swarm.network.resend_percent > 0 {
                 world.network.keep(link.connection, link.side, again::of(&bytes));
             }
-            world.network.send(now, link.connection, link.side, bytes);
+            if !bytes.is_empty() {
+                world.network.send(now, link.connection, link.side, bytes);
+            }
         }
         self.dial_later(world);
         if is_probed { self.probe(place, world) } else { Ok(()) }
