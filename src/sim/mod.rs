@@ -14,6 +14,7 @@
 //!
 //! This room is the other host of a shard beside `runtime`, and knows nothing of that.
 
+pub mod again;
 pub mod batch;
 pub mod checker;
 mod client;
@@ -32,6 +33,7 @@ pub mod report;
 pub mod schedule;
 pub mod swarm;
 pub mod trace;
+mod transcript;
 
 use std::fmt;
 

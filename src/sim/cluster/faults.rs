@@ -109,11 +109,9 @@ impl Cluster {
     fn is_loss(&self, fault: Fault) -> bool {
         let durability = self.world.swarm.durability;
         match fault {
-            // With `async` a process that was told to stop should keep all that it had promised; it
-            // is not yet seen to (`simulate --seed 2267`), and counts as one that was killed.
-            Fault::Kill | Fault::PowerLoss | Fault::CleanStop | Fault::Rehome => {
-                durability != Durability::Sync
-            }
+            Fault::Kill | Fault::PowerLoss => durability != Durability::Sync,
+            // A process that was told to stop keeps what it had promised, where it can.
+            Fault::CleanStop | Fault::Rehome => durability == Durability::None,
             // A log that can't be read is mended by the other members.
             Fault::ReadError => self.nodes.len() > 1,
             _ => fault.is_damage() || fault.is_loss(),

@@ -32,7 +32,7 @@ pub(in crate::sim) enum PeerIncoming {
 pub(in crate::sim) struct PeerLink {
     pub(in crate::sim) connection: ConnectionId,
     pub(in crate::sim) side: Side,
-    node: NodeId,
+    pub(in crate::sim) node: NodeId,
     shard_count: u16,
     partitions: std::ops::Range<u32>,
     /// What is to be sent.

@@ -30,6 +30,7 @@ use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US};
 use crate::metrics::ServiceMetrics;
 use crate::shard::PartitionState;
+use crate::storage::wal::Durability;
 
 /// Between something coming and the turn that takes it, at most.
 const TURN_DELAY_NS_MAX: u64 = 20 * NS_PER_US;
@@ -186,7 +187,10 @@ impl Node {
             Activity::Running | Activity::Stopping => self.tear_what_is_under_way(world, crash),
         }
         self.disk.on_crash(crash);
-        self.is_lost |= !world.promises_durability();
+        if !world.promises_durability() {
+            self.is_lost = true;
+            world.claims.forget_member(self.id);
+        }
         self.end_process(world);
         world.network.end_gone(
             world.schedule.now(),
@@ -218,7 +222,7 @@ impl Node {
         self.mesh_count = 0;
         self.paused_until = Monotonic(0);
         world.replicas.forget_life(self.id);
-        if !world.promises_durability() {
+        if world.swarm.durability == Durability::None {
             world.claims.forget_member(self.id);
         }
     }
@@ -229,7 +233,7 @@ impl Node {
             return;
         }
         self.activity = Activity::Stopping;
-        self.is_lost |= !world.promises_durability();
+        self.is_lost |= world.swarm.durability == Durability::None;
         for host in &mut self.hosts {
             host.is_closing = true;
         }
@@ -449,14 +453,24 @@ impl Node {
         shard.take_changed(usize::MAX, |partition, state| changed.push((partition, state)));
         for (partition, state) in changed {
             let digest = shard.digest(partition);
+            let PartitionState { status, term, last, sync_point, .. } = state;
+            let (id, words) = (self.id, [u64::from(self.id.0), term.0, last.0]);
+            world.trace.event(now, "state", &words, || {
+                format!("{id} #{partition} {status:?} {term}: {sync_point} of {last}")
+            });
             world
                 .replicas
                 .observe(self.id, partition, state, digest)
                 .map_err(|violation| violation.at(now))?;
-            let acknowledged = world.acknowledged.last(partition);
+            let inside = Inside::of(shard.replica(partition), digest);
+            if world.replicas.has_moved(self.id, &inside) {
+                let words = [u64::from(self.id.0), u64::from(partition.0), inside.view.0];
+                world.trace.event(now, "view", &words, || format!("{} {inside}", self.id));
+            }
+            let acknowledged = world.acknowledged.last_before(partition, inside.view);
             world
                 .replicas
-                .look_into(self.id, &Inside::of(shard.replica(partition), digest), acknowledged)
+                .look_into(self.id, &inside, acknowledged)
                 .map_err(|violation| violation.at(now))?;
         }
         self.turns_count += 1;
@@ -464,7 +478,8 @@ impl Node {
             let mut metrics = ServiceMetrics::default();
             shard.measure(&mut metrics);
             let shard_count = u16::try_from(self.hosts.len()).unwrap_or(u16::MAX);
-            resources::check(self.id, shard_count, &metrics.gauges)
+            let segment_size_bytes = u64_from(world.swarm.segment_size_bytes);
+            resources::check(self.id, shard_count, segment_size_bytes, &metrics.gauges)
                 .map_err(|violation| violation.at(now))?;
             world.report.mark("slots carried over", metrics.counters.carried.min(1));
             world.report.mark("checkpoint recorded", metrics.checkpoints.checkpoints_count.min(1));

@@ -4,11 +4,13 @@ use super::{Activity, Node};
 use crate::base::cast::u64_from;
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::shards::ShardMap;
+use crate::sim::again;
 use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::{Event, World};
 use crate::sim::greeting::Greeting;
 use crate::sim::host::{Incoming, PeerIncoming};
 use crate::sim::links::{Frame, Gone};
+use crate::sim::transcript::transcript;
 use crate::sim::{ConnectionId, NodeId};
 use crate::wire::frame::Flag;
 
@@ -170,7 +172,7 @@ impl Node {
             }
         }
         for (connection, side, greeting) in std::mem::take(&mut output.greetings) {
-            world.network.send_once(now, connection, side, greeting);
+            world.network.send(now, connection, side, greeting);
             if output.peers.iter().any(|link| link.connection == connection) {
                 let count = world.network.resend(now, connection, side);
                 world.report.mark("sent again after a reconnection", u64_from(count.min(1)));
@@ -178,8 +180,15 @@ impl Node {
         }
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
+            let words = [u64::from(self.id.0), link.connection.0];
+            world.trace.event(now, "says", &words, || {
+                format!("{} to {}: {}", self.id, link.node, transcript(&bytes))
+            });
             is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
             let bytes = world.losses.sift(now, link.node(), bytes);
+            if world.swarm.network.resend_percent > 0 {
+                world.network.keep(link.connection, link.side, again::of(&bytes));
+            }
             if !bytes.is_empty() {
                 world.network.send(now, link.connection, link.side, bytes);
             }
