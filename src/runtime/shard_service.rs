@@ -18,14 +18,13 @@ use crate::map::operation::QueryOperation;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
-use crate::shard::{
-    Effects, Input, PartitionLives, PartitionState, RoutedRequest, SegmentBlocks, Shard,
-};
+use crate::shard::{Effects, Input, PartitionState, RoutedRequest, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
+use crate::storage::witness::{Life, RolledBack};
 use crate::wire::error::WireError;
 use crate::wire::peer::PeerError;
 use crate::wire::peer::hello::{Lane, PartitionState as PeerPartition};
@@ -309,13 +308,14 @@ impl Service for ShardService {
     fn peer_connected(
         &mut self,
         now: Now,
-        node: NodeId,
+        (node, life): (NodeId, Life),
         clock: Timestamp,
         partitions: &[PeerPartition],
         output: &mut Output<'_>,
-    ) {
-        let lives: Vec<PartitionLives> = partitions.iter().map(PartitionLives::from).collect();
-        self.shard.handle(now, Input::PeerConnected { node, clock, lives: &lives }, output);
+    ) -> Option<RolledBack> {
+        let input = Input::PeerConnected { node, life, clock, partitions };
+        self.shard.handle(now, input, output);
+        self.shard.take_rolled_back()
     }
 
     fn peer_disconnected(

@@ -377,7 +377,8 @@ impl Core {
         let last = self.log.state().partition(partition).map_or(index, |state| state.last);
         let former = self.log.state().partition(partition).map(|state| state.checkpoint);
         let durability = self.config.durability;
-        self.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
+        let id = CheckpointId { partition, index };
+        self.checkpoints.on_recorded(id, former.unwrap_or_default(), durability);
         let kept = adopted.map_or(last, |(kept, _)| kept).max(index);
         let record = Record::Install {
             partition,

@@ -13,32 +13,17 @@ use super::execute::World;
 use super::partition::Partition;
 use super::{Core, Effects, Shard};
 use crate::base::cast::usize_from_u32;
-use crate::base::ids::{Incarnation, Index, MemberId, NodeId, PartitionId};
+use crate::base::ids::{Index, MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
 use crate::storage::record::PartitionSnapshot;
 use crate::storage::recovery::FormerLife;
-use crate::storage::wal::Durability;
+use crate::storage::wal::{Durability, Standing};
+use crate::storage::witness::{Life, RolledBack, Witness};
 use crate::wire::peer::decode::Link;
 use crate::wire::peer::hello::PartitionState;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
-
-/// What a member knows of the lives of a partition's members: what is said when a connection
-/// begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionLives {
-    /// The partition.
-    pub partition: PartitionId,
-    /// The highest life known of each member, in the order of members; its own among them.
-    pub lives: Vec<Incarnation>,
-}
-
-impl From<&PartitionState> for PartitionLives {
-    fn from(state: &PartitionState) -> Self {
-        Self { partition: state.partition, lives: state.lives.clone() }
-    }
-}
 
 /// When something is due in which partition.
 #[derive(Debug, Default)]
@@ -155,35 +140,42 @@ impl Shard {
         let now = self.core.now;
         let place = self.place(partition);
         let Partition { member, view } = &mut self.partitions[place];
+        let node = usize::from(view.nodes[usize::from(from.0)].0);
         let life = &mut view.lives[usize::from(from.0)];
         if let Message::Recover { member, attempt } = &message
             && *member == from
         {
             // It says itself which life it is.
-            *life = (*life).max(attempt.incarnation);
+            if attempt.incarnation > *life {
+                *life = attempt.incarnation;
+                self.core.peers[node].witness.on_new_incarnation(partition);
+            }
         }
         let life = *life;
+        self.core.peers[node].remember(partition, &message);
         let mut world = World::new(view, &mut self.core, effects);
         member.on_message(now, (from, life), message, &mut world);
         self.stepped(place);
     }
 
-    /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
-    /// both hold.
+    /// A connection to a shard of a node is there; `partitions`: what that said of those that both
+    /// hold.
     pub(super) fn on_peer_connected(
         &mut self,
-        node: NodeId,
+        (node, life): (NodeId, Life),
         clock: Timestamp,
-        lives: &[PartitionLives],
+        partitions: &[PartitionState],
         effects: &mut impl Effects,
     ) {
         if self.core.closing {
             return;
         }
-        self.core.peers[usize::from(node.0)] = Peer::default();
+        let is_rolled_back = self.is_rolled_back((node, life), partitions);
         let now = self.core.now;
-        for PartitionLives { partition, lives } in lives {
+        for state in partitions {
+            let PartitionState { partition, lives, .. } = state;
             let Some((place, from)) = self.member_of(*partition, node) else { continue };
+            let is_lost = is_rolled_back && !self.has_new_life(node, state);
             let Partition { member, view } = &mut self.partitions[place];
             if lives.len() != view.group.count() {
                 continue;
@@ -195,10 +187,67 @@ impl Shard {
             }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
+            if is_lost {
+                member.on_rolled_back(now, from, &mut world);
+            }
             member.on_peer_clock(now, from, clock);
             member.on_peer_connected(now, from, &mut world);
             self.stepped(place);
         }
+    }
+
+    /// Whether a node that connects has said more before than it knows now.
+    fn is_rolled_back(&mut self, (node, life): (NodeId, Life), all: &[PartitionState]) -> bool {
+        let mut is_known = false;
+        for state in all {
+            if self.has_new_life(node, state) {
+                let witness = &mut self.core.peers[usize::from(node.0)].witness;
+                witness.on_new_incarnation(state.partition);
+            } else {
+                is_known = true;
+            }
+        }
+        let peer = &mut self.core.peers[usize::from(node.0)];
+        peer.bad_senders_count = 0;
+        if !is_known {
+            // Whatever its disk was, it has begun anew.
+            peer.witness = Witness::default();
+        }
+        // Without `sync` a member may lose the end of what it has said, and begins anew by itself.
+        let all = match self.core.config.durability {
+            Durability::Sync => all,
+            Durability::Async => &[],
+            Durability::None => return false,
+        };
+        let standings = all.iter().map(|state| {
+            let PartitionState { term: view, last_normal, durable_last: last, .. } = *state;
+            (state.partition, Standing { view, last_normal, last })
+        });
+        let rolled_back = peer.witness.on_hello(life, standings).err();
+        self.core.counters.rolled_back += u64::from(rolled_back.is_some());
+        self.core.rolled_back = rolled_back;
+        rolled_back.is_some()
+    }
+
+    /// Whether a node says that it has begun a new life in a partition since it connected last.
+    fn has_new_life(&self, node: NodeId, state: &PartitionState) -> bool {
+        self.member_of(state.partition, node).is_some_and(|(place, from)| {
+            let (place, from) = (&self.partitions[place], usize::from(from.0));
+            state.lives.get(from).is_some_and(|life| *life > place.view.lives[from])
+        })
+    }
+
+    /// How it shows, if it does, that the disk of the node that has connected just now went back in
+    /// time. Somebody should look at it: what comes next may not be noticed.
+    #[must_use]
+    pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
+        self.core.rolled_back.take()
+    }
+
+    /// The process with which a node connected last.
+    #[must_use]
+    pub fn witnessed(&self, node: NodeId) -> Option<Life> {
+        self.core.peers[usize::from(node.0)].witness.life()
     }
 
     /// The connection to the shard of a node that has these partitions is gone; `refused`: its
@@ -228,18 +277,8 @@ impl Shard {
         }
     }
 
-    /// What this shard says of its partitions' lives when a connection to a node begins.
-    #[must_use]
-    pub fn lives(&self, node: NodeId) -> Vec<PartitionLives> {
-        let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
-        let lives = shared.map(|found| PartitionLives {
-            partition: found.view.group.partition(),
-            lives: found.member.replica().crash_vector().to_vec(),
-        });
-        lives.collect()
-    }
-
-    /// The same, and how these partitions stand: what a host says for this shard.
+    /// What this shard says when a connection to a node begins: how the partitions stand that both
+    /// hold, and what is known of their members' lives.
     #[must_use]
     pub fn greeting(&self, node: NodeId) -> Vec<PartitionState> {
         let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
@@ -249,7 +288,7 @@ impl Shard {
                 partition: found.view.group.partition(),
                 term: replica.view(),
                 last_normal: replica.last_normal(),
-                durable_last: replica.durable(),
+                durable_last: replica.stored(),
                 lives: replica.crash_vector().to_vec(),
             }
         });
@@ -262,7 +301,7 @@ impl Shard {
     /// [`Input::PeerConnected`](super::Input::PeerConnected), unless an operator has said that the
     /// node is to begin a new life in the place of the old one: with that input it does.
     #[must_use]
-    pub fn former_life(&self, lives: &[PartitionLives]) -> Option<FormerLife> {
+    pub fn former_life(&self, lives: &[PartitionState]) -> Option<FormerLife> {
         let mut states = self.core.log.state().partitions.iter();
         let keeps = self.core.config.durability != Durability::None;
         if !keeps || !states.all(PartitionSnapshot::is_blank) {
@@ -316,10 +355,27 @@ impl Shard {
 }
 
 /// Another node, as this shard sees it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
     /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
+    /// What it has said of its disk.
+    witness: Witness,
+}
+
+impl Peer {
+    /// What a message says to be durable at its sender.
+    fn remember(&mut self, partition: PartitionId, message: &Message) {
+        match *message {
+            Message::CommandResponse { term, index, .. }
+            | Message::SyncResponse { term, index }
+            | Message::GapCommitResponse { term, index } => {
+                self.witness.on_answer(partition, term, index);
+            }
+            Message::ViewChange { term, .. } => self.witness.on_vote(partition, term),
+            _ => {}
+        }
+    }
 }
 
 impl Core {

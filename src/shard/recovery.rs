@@ -394,6 +394,7 @@ impl Shard {
             arena,
             log,
             peers: vec![Peer::default(); node_count],
+            rolled_back: None,
             peer_drops: [0; PeerDrop::ALL.len()],
             addresses: vec![Box::default(); node_count],
             timers: Timers::default(),

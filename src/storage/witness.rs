@@ -42,6 +42,15 @@ pub enum RolledBack {
         /// The boot.
         boot_epoch: BootEpoch,
     },
+    /// It had voted for a view that it knows nothing of now.
+    Vote {
+        /// The partition.
+        partition: PartitionId,
+        /// The view for which it has voted.
+        seen: TermId,
+        /// What it says now.
+        found: TermId,
+    },
     /// It had adopted a view that it knows nothing of now.
     View {
         /// The partition.
@@ -71,6 +80,9 @@ impl fmt::Display for RolledBack {
             Self::Twice { boot_epoch } => {
                 write!(f, "two processes say that they are boot {boot_epoch} of one directory")
             }
+            Self::Vote { partition, seen, found } => {
+                write!(f, "partition {partition}: it voted for view {seen}, and knows of {found}")
+            }
             Self::View { partition, seen, found } => {
                 write!(f, "partition {partition}: it was in view {seen}, and is in {found} now")
             }
@@ -87,30 +99,63 @@ impl std::error::Error for RolledBack {}
 #[derive(Clone, Debug, Default)]
 pub struct Witness {
     life: Option<Life>,
-    /// For each partition, the last view for which it has answered, and the last slot in it.
-    answered: BTreeMap<PartitionId, (TermId, Index)>,
+    said: BTreeMap<PartitionId, Said>,
+}
+
+/// What a member has said of a partition in its present life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// The last view that it has voted for.
+    voted: TermId,
+    /// The last view for which it has answered, and the last slot in it.
+    answered: (TermId, Index),
 }
 
 impl Witness {
     /// The member has answered that it holds all slots up to `last`, durably, in a view.
     pub fn on_answer(&mut self, partition: PartitionId, term: TermId, last: Index) {
-        let answered = self.answered.entry(partition).or_default();
-        *answered = (*answered).max((term, last));
+        let said = self.said.entry(partition).or_default();
+        said.answered = said.answered.max((term, last));
+    }
+
+    /// The member has voted for a view, durably.
+    pub fn on_vote(&mut self, partition: PartitionId, term: TermId) {
+        let said = self.said.entry(partition).or_default();
+        said.voted = said.voted.max(term);
+    }
+
+    /// The process with which the member connected last, as long as nothing was wrong with it.
+    #[must_use]
+    pub const fn life(&self) -> Option<Life> {
+        self.life
     }
 
     /// The member connects. What it says is remembered if it is possible.
     ///
     /// # Errors
-    /// If its disk went back in time.
+    /// If its disk went back in time. It is for the caller to see that this is a new life of the
+    /// member in each partition; what it says from then on is remembered anew.
     pub fn on_hello(
         &mut self,
         life: Life,
         standings: impl IntoIterator<Item = (PartitionId, Standing)>,
     ) -> Result<(), RolledBack> {
-        if mutant::is(Mutant::RollbackUnnoticed) {
-            self.life = Some(life);
-            return Ok(());
+        let checked = match mutant::is(Mutant::RollbackUnnoticed) {
+            true => Ok(()),
+            false => self.check(life, standings),
+        };
+        if checked.is_err() {
+            self.said.clear();
         }
+        self.life = Some(life);
+        checked
+    }
+
+    fn check(
+        &self,
+        life: Life,
+        standings: impl IntoIterator<Item = (PartitionId, Standing)>,
+    ) -> Result<(), RolledBack> {
         if let Some(seen) = self.life {
             if life.boot_epoch < seen.boot_epoch {
                 let (seen, found) = (seen.boot_epoch, life.boot_epoch);
@@ -121,7 +166,12 @@ impl Witness {
             }
         }
         for (partition, standing) in standings {
-            let Some(&(term, last)) = self.answered.get(&partition) else { continue };
+            let Some(&Said { voted, answered }) = self.said.get(&partition) else { continue };
+            let (term, last) = answered;
+            if standing.view < voted {
+                let (seen, found) = (voted, standing.view);
+                return Err(RolledBack::Vote { partition, seen, found });
+            }
             if standing.last_normal < term {
                 let (seen, found) = (term, standing.last_normal);
                 return Err(RolledBack::View { partition, seen, found });
@@ -131,14 +181,13 @@ impl Witness {
                 return Err(RolledBack::Slot { partition, seen, found });
             }
         }
-        self.life = Some(life);
         Ok(())
     }
 
     /// The member has lost its disk, and says so by a higher incarnation: what it had answered in a
     /// partition before that is void.
     pub fn on_new_incarnation(&mut self, partition: PartitionId) {
-        self.answered.remove(&partition);
+        self.said.remove(&partition);
     }
 }
 
@@ -163,9 +212,10 @@ mod tests {
         assert_eq!(witness.on_hello(life(5, 1), []), Ok(()));
         assert_eq!(witness.on_hello(life(5, 1), []), Ok(()), "it connects again");
         let twice = RolledBack::Twice { boot_epoch: BootEpoch(5) };
-        assert_eq!(witness.on_hello(life(5, 2), []), Err(twice));
+        assert_eq!(witness.clone().on_hello(life(5, 2), []), Err(twice));
         let older = RolledBack::Boot { seen: BootEpoch(5), found: BootEpoch(4) };
         assert_eq!(witness.on_hello(life(4, 3), []), Err(older));
+        assert_eq!(witness.on_hello(life(4, 3), []), Ok(()), "it was told, and goes on from there");
         assert_eq!(witness.on_hello(life(6, 2), []), Ok(()));
         assert!(witness.on_hello(life(5, 1), []).is_err());
     }
@@ -177,14 +227,27 @@ mod tests {
         witness.on_answer(P, TermId(2), Index(15));
         witness.on_answer(P, TermId(2), Index(12));
         let slot = RolledBack::Slot { partition: P, seen: Index(15), found: Index(14) };
-        assert_eq!(witness.on_hello(life(2, 2), standing(2, 14)), Err(slot));
+        assert_eq!(witness.clone().on_hello(life(2, 2), standing(2, 14)), Err(slot));
         assert_eq!(witness.on_hello(life(2, 2), standing(2, 15)), Ok(()));
         // A later view may have dropped slots that weren't committed.
         assert_eq!(witness.on_hello(life(3, 3), standing(4, 13)), Ok(()));
         witness.on_answer(P, TermId(4), Index(13));
         let view = RolledBack::View { partition: P, seen: TermId(4), found: TermId(2) };
-        assert_eq!(witness.on_hello(life(4, 4), standing(2, 99)), Err(view));
+        assert_eq!(witness.clone().on_hello(life(4, 4), standing(2, 99)), Err(view));
+        witness.on_vote(P, TermId(6));
+        let vote = RolledBack::Vote { partition: P, seen: TermId(6), found: TermId(5) };
+        assert_eq!(witness.clone().on_hello(life(4, 4), standing(5, 99)), Err(vote));
         witness.on_new_incarnation(P);
         assert_eq!(witness.on_hello(life(4, 4), standing(0, 0)), Ok(()));
+    }
+
+    #[test]
+    fn what_was_said_before_a_rollback_was_noticed_counts_no_longer() {
+        let mut witness = Witness::default();
+        witness.on_hello(life(1, 1), standing(2, 10)).unwrap();
+        witness.on_answer(P, TermId(2), Index(15));
+        witness.on_hello(life(2, 2), standing(2, 14)).unwrap_err();
+        assert_eq!(witness.on_hello(life(2, 2), standing(2, 14)), Ok(()), "noticed once");
+        assert_eq!(witness.life(), Some(life(2, 2)));
     }
 }

@@ -102,6 +102,45 @@ impl Replica {
         if is_raised {
             self.persist_lives(world);
         }
+        self.check_own_life(world);
+    }
+
+    /// A member's disk isn't the one that it was: it has said more than it knows now. What it says
+    /// counts no longer, as if it had begun a new life; and it is told, so that it does.
+    pub(in crate::nopaxos) fn on_rolled_back(&mut self, member: MemberId, world: &mut impl World) {
+        let incarnation = self.crash_vector[usize::from(member.0)].next();
+        mark!("member-rolled-back");
+        self.raise(member, incarnation, world);
+        self.persist_lives(world);
+        // If it is lost, the next connection with it begins with the same.
+        let attempt = RecoveryId { incarnation, nonce: 0 };
+        world.send(member, Message::Recover { member, attempt });
+    }
+
+    /// Others may know of a life of this member that it doesn't know itself: its disk went back in
+    /// time, and what it has said since counts for nothing, nor does what it holds above the sync
+    /// point. It begins anew.
+    fn check_own_life(&mut self, world: &mut impl World) {
+        let known = self.crash_vector[usize::from(self.group.me().0)];
+        let asks_for_life =
+            self.recovery.as_ref().is_some_and(|recovery| recovery.life_write.is_none());
+        if known <= self.incarnation || asks_for_life || self.group.is_alone() {
+            return;
+        }
+        mark!("own-life-unknown");
+        // The way back may lead into the same view, and what is stable stays.
+        self.write_sync_point(world);
+        self.leave(world);
+        for timeout in
+            [Timeout::Silence, Timeout::ViewChange, Timeout::ViewChangeRetry, Timeout::Endorse]
+        {
+            self.timeouts.cancel(timeout);
+        }
+        self.votes.fill(None);
+        self.status = Status::Recovering;
+        self.recovery = Some(Recovery { first_term: TermId(1), ..Recovery::default() });
+        self.write_lives(true, world);
+        self.start_recovery(world);
     }
 
     /// A life of a member is known: what earlier ones said is void. Whether that is new.
@@ -192,8 +231,16 @@ impl Replica {
         attempt: RecoveryId,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if usize::from(member.0) >= self.group.count() || member == self.group.me() {
+        if usize::from(member.0) >= self.group.count() {
             return Err(IgnoreReason::Malformed);
+        }
+        if member == self.group.me() {
+            if !self.raise(member, attempt.incarnation, world) {
+                return Err(IgnoreReason::Duplicate);
+            }
+            self.persist_lives(world);
+            self.check_own_life(world);
+            return Ok(());
         }
         let known = self.crash_vector[usize::from(member.0)];
         if from != member {

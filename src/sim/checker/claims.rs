@@ -11,17 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message as _;
 
 use super::{Checker, Violation};
-use crate::base::ids::{CorrelationId, Index, PartitionId, TermId};
+use crate::base::ids::{Index, PartitionId, TermId};
 use crate::base::prng::Prng;
 use crate::proto::atomix::map::message::Message as Kind;
 use crate::proto::atomix::map::{Indexed, Message, ViewId};
 use crate::sim::NodeId;
+use crate::sim::again::is_passed_on;
 use crate::storage::record::PartitionSnapshot;
 use crate::storage::wal::Durability;
 use crate::wire::frame::{self, Flag};
-
-/// Set in the numbers of what is passed on for clients: no claim of a replica.
-const FORWARDED: CorrelationId = 1 << 63;
 
 /// What a member has said of a partition in all of its lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,15 +180,17 @@ impl Claims {
 fn said(message: &Message) -> Option<Said> {
     let term = |view: &Option<ViewId>| view.as_ref().map(|view| TermId(view.term_id));
     let holds = |view, index| term(view).map(|term| Said::Holds(term, Index(index)));
+    if is_passed_on(message) {
+        // No claim of a replica.
+        return None;
+    }
     match message.message.as_ref()? {
         Kind::ViewChange(vote) => term(&vote.view_id).map(Said::Vote),
         Kind::StartView(start) => term(&start.view_id).map(Said::Start),
-        Kind::CommandResponse(response) if response.message_id & FORWARDED == 0 => {
-            holds(&response.view_id, response.index)
-        }
+        Kind::CommandResponse(response) => holds(&response.view_id, response.index),
         Kind::GapCommitResponse(response) => holds(&response.view_id, response.index),
         Kind::SyncResponse(response) => holds(&response.view_id, response.index),
-        Kind::QueryResponse(response) if response.message_id & FORWARDED == 0 => {
+        Kind::QueryResponse(response) => {
             let index = Indexed::decode(response.value.clone()).ok()?.index;
             holds(&response.view_id, index)
         }

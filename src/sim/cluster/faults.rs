@@ -1,7 +1,8 @@
 //! What goes wrong, when it does.
 
 use super::{Cluster, Event};
-use crate::base::cast::{u64_from, usize_from};
+use crate::base::cast::{low_u32, u64_from, usize_from};
+use crate::base::ids::PartitionId;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sim::disk::Crash;
 use crate::sim::fault::Fault;
@@ -37,11 +38,14 @@ impl Cluster {
     fn make(&mut self, fault: Fault, place: usize) -> Option<String> {
         let until = self.lasting();
         let may_lose = self.may_lose(place);
-        if !may_lose && self.is_loss(fault) {
+        if !may_lose && self.is_loss(fault) || !self.lets_happen(fault) {
             return None;
         }
+        if fault == Fault::DiskRolledBack {
+            return self.roll_back(place).then(String::new);
+        }
         let is_everywhere = self.world.promises_durability() && self.world.prng.one_in(6);
-        let Self { world, nodes, images, .. } = self;
+        let Self { world, nodes, .. } = self;
         let may_crash = world.may_crash() && (may_lose || world.promises_durability());
         let node = &mut nodes[place];
         match fault {
@@ -60,6 +64,7 @@ impl Cluster {
                 }
             }
             Fault::Break => return self.break_one(),
+            Fault::Transfer => return self.transfer_to(place),
             Fault::Partition | Fault::OneWay | Fault::Clog => {
                 return Some(self.disturb_way(fault, place, until));
             }
@@ -72,7 +77,7 @@ impl Cluster {
             Fault::WriteError => node.disk.fail_write(),
             Fault::ReadError => {
                 node.will_lose(world);
-                node.disk.fail_reads(1 + crate::base::cast::low_u32(world.prng.below(3)));
+                node.disk.fail_reads(1 + low_u32(world.prng.below(3)));
                 match may_crash {
                     true => node.crash(world, Crash::Process),
                     false => node.stop(world),
@@ -87,10 +92,10 @@ impl Cluster {
                 return Some(what);
             }
             Fault::DiskLost => node.lose_disk(world),
-            Fault::DiskRolledBack => {
-                let image = images[place].take()?;
-                node.lose_disk(world);
-                node.disk.roll_back(image);
+            Fault::DiskRolledBack => return None,
+            Fault::LostCommand => {
+                let one_in = world.losses.begin(until);
+                return Some(format!("and all: one in {one_in} until {}", until.0 / NS_PER_MS));
             }
             Fault::ClockJump => {
                 let ns = i64::try_from(world.prng.below(JUMP_NS_MAX)).unwrap_or(0);
@@ -104,11 +109,9 @@ impl Cluster {
     fn is_loss(&self, fault: Fault) -> bool {
         let durability = self.world.swarm.durability;
         match fault {
-            // With `async` a process that was told to stop should keep all that it had promised; it
-            // is not yet seen to (`simulate --seed 2267`), and counts as one that was killed.
-            Fault::Kill | Fault::PowerLoss | Fault::CleanStop | Fault::Rehome => {
-                durability != Durability::Sync
-            }
+            Fault::Kill | Fault::PowerLoss => durability != Durability::Sync,
+            // A process that was told to stop keeps what it had promised, where it can.
+            Fault::CleanStop | Fault::Rehome => durability == Durability::None,
             // A log that can't be read is mended by the other members.
             Fault::ReadError => self.nodes.len() > 1,
             _ => fault.is_damage() || fault.is_loss(),
@@ -140,6 +143,17 @@ impl Cluster {
         let chosen = open[usize_from(world.prng.below(u64_from(open.len())))];
         world.network.break_off(world.schedule.now(), chosen);
         Some(format!("connection {}", chosen.0))
+    }
+
+    /// A node is to lead a partition that another one leads.
+    fn transfer_to(&mut self, place: usize) -> Option<String> {
+        let Self { world, nodes, .. } = self;
+        let partition = world.prng.below(u64::from(world.swarm.partition_count));
+        let partition = PartitionId(low_u32(partition));
+        let to = nodes[place].id;
+        let leader = nodes.iter_mut().find(|node| node.leads(partition, world))?;
+        leader.transfer(partition, to, world);
+        Some(format!("instead of {} leads {partition}", leader.id))
     }
 
     /// Disturbs the way between a node and another end.

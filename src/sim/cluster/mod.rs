@@ -6,16 +6,21 @@
 //! is looked at in each turn, so that later progress hides nothing.
 
 mod faults;
+mod rollback;
 
+use std::collections::BTreeSet;
+
+use self::rollback::Image;
 use super::checker::claims::Claims;
 use super::checker::durability::Acknowledged;
 use super::checker::replicas::Replicas;
 use super::checker::{Checker, Violation, linearizability, search};
 use super::client::{Client, Wake};
-use super::disk::{Directory, Plant};
+use super::disk::Plant;
 use super::fault::Fault;
 use super::history::{Action, Freshness, History, Scope, Universe};
 use super::host::MeshMessage;
+use super::loss::Losses;
 use super::network::{Endpoint, Lane, Network, NetworkEvent, Side};
 use super::node::{Activity, DiskJob, Node};
 use super::report::Report;
@@ -80,12 +85,15 @@ pub struct Options {
 pub(super) struct World {
     pub(super) schedule: Schedule<Event>,
     pub(super) network: Network,
+    pub(super) losses: Losses,
     pub(super) trace: Trace,
     pub(super) swarm: Swarm,
     pub(super) report: Report,
     pub(super) replicas: Replicas,
     pub(super) acknowledged: Acknowledged,
     pub(super) claims: Claims,
+    /// Nodes whose disks have lost something, once at least.
+    pub(super) unsound: BTreeSet<NodeId>,
     /// Clients ask, and faults happen.
     pub(super) is_active: bool,
     pub(super) hash_key: [u8; 16],
@@ -123,7 +131,7 @@ pub struct Cluster {
     clients: Vec<Client>,
     history: History,
     /// What the disks were a while ago.
-    images: Vec<Option<Directory>>,
+    images: Vec<Option<Image>>,
     healed_at: Option<Monotonic>,
     /// The last questions were asked.
     is_closing: bool,
@@ -161,12 +169,14 @@ impl Cluster {
         let world = World {
             schedule: Schedule::default(),
             network: Network::new(seed, swarm.network),
+            losses: Losses::new(seed, node_count),
             trace: Trace::new(options.trace),
             swarm,
             report: Report { seed, ..Report::default() },
             replicas: Replicas::default(),
             acknowledged: Acknowledged::default(),
             claims,
+            unsound: BTreeSet::new(),
             is_active: true,
             hash_key,
             prng,
@@ -180,7 +190,7 @@ impl Cluster {
             nodes,
             clients,
             history: History::new(universe),
-            images: vec![None; node_count],
+            images: (0..node_count).map(|_| None).collect(),
             healed_at: None,
             is_closing: false,
             is_over: false,
@@ -275,7 +285,7 @@ impl Cluster {
             }
             Event::Image => {
                 let place = usize_from(world.prng.below(u64_from(nodes.len())));
-                self.images[place] = Some(nodes[place].disk.image());
+                self.images[place] = Image::of(&nodes[place]).or(self.images[place].take());
                 if world.is_active {
                     world.schedule.after(IMAGE_INTERVAL_NS, Event::Image);
                 }
@@ -364,6 +374,7 @@ impl Cluster {
         world.is_active = false;
         world.trace.event(now, "heal", &[], String::new);
         world.network.heal(now);
+        world.losses.heal();
         for node in nodes.iter_mut() {
             node.disk.heal();
             node.pause(Monotonic(0));
@@ -430,6 +441,7 @@ impl Cluster {
     }
 
     fn check_end(&mut self) -> Result<(), Violation> {
+        self.check_rolled_back()?;
         let Self { world, nodes, history, .. } = self;
         if nodes.iter().all(Node::is_serving) {
             converged(world, nodes.len())?;

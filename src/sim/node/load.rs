@@ -166,8 +166,10 @@ impl Node {
                 world.acknowledged.recovered(self.id, state.partition, state.last)?;
             }
         }
-        // What was damaged the others make good for.
-        if world.promises_durability() && !self.disk.is_damaged() {
+        // What was damaged the others make good for; what a crash loses without `sync` nobody
+        // expects (`Claims::forget_member`), but all that a process had claimed which was told to
+        // stop.
+        if !self.disk.is_damaged() {
             let states = recovered.partitions.iter().map(|found| &found.state);
             for state in states.filter(|state| !state.is_recovering) {
                 world.claims.recovered(self.id, state)?;

@@ -20,6 +20,7 @@ use crate::storage::block::first_batch;
 use crate::storage::checkpoint::CheckpointId;
 use crate::storage::identity::{Current, Identity, Members};
 use crate::storage::wal::{Durability, Wal, WalConfig, WalStart};
+use crate::storage::witness::Life;
 
 impl Node {
     /// A process has come to read its logs.
@@ -138,7 +139,9 @@ impl Node {
             Shard::new(loading, recovered.partitions, Wal::open(wal_config, start), stale);
         let shards = ShardMap::new(opened.identity.partition_count, opened.current.shard_count);
         let me = crate::base::ids::NodeId(self.id.0);
-        Ok(ShardHost::new(shard_machine, (me, shard), (CLUSTER, &self.member), shards))
+        let life = Life { boot_epoch: opened.boot_epoch, nonce: self.process_seed };
+        let names = (CLUSTER, self.member.as_str());
+        Ok(ShardHost::new(shard_machine, (me, life, shard), names, shards))
     }
 
     /// What a shard is told about itself.
