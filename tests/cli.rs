@@ -386,11 +386,14 @@ fn node_that_is_silent_is_given_up_after_the_timeout() {
         Box::leak(Box::new(stream));
         Ok(())
     });
-    let line = format!(
-        "p2pmap: no answer from {node} within 100ms; a write may or may not have been done; allow \
-         more time with --timeout\n"
-    );
+    let line =
+        format!("p2pmap: no answer from {node} within 100ms; allow more time with --timeout\n");
     assert_eq!(at(node, &["get", "m", "k", "--timeout", "100ms"]), failed(&line));
+    let line = format!(
+        "p2pmap: no certain answer: no answer from {node} within 100ms; the write may or may not \
+         have been done; read the key before trying again\n"
+    );
+    assert_eq!(at(node, &["put", "m", "k", "v", "--timeout", "100ms"]), failed(&line));
     let zero = at(node, &["get", "m", "k", "--timeout", "0s"]);
     assert_eq!(zero.code, 2);
     assert!(zero.stderr.contains("expected a duration above 0 with its unit"), "{}", zero.stderr);

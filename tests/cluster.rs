@@ -5,143 +5,18 @@
 mod support;
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
 use p2pmap::client::Client;
 use p2pmap::proto::p2pmap::v1::partition_status::Activity;
-use p2pmap::proto::p2pmap::v1::{PartitionStatus, Put};
 use rustix::process::Signal;
 use support::Node;
+use support::cluster::{ATTEMPT_COUNT, Cluster, PAUSE, WAIT};
 
-const WAIT: Duration = Duration::from_secs(10);
 /// More than a member has for its greeting, and less than a connection for its first bytes.
 const GREETING_WAIT: Duration = Duration::from_secs(6);
-const PAUSE: Duration = Duration::from_millis(20);
-/// Attempts until something has happened: a minute of pauses.
-const ATTEMPT_COUNT: usize = 3_000;
-const NAMES: [&str; 3] = ["a", "b", "c"];
-
-/// A cluster of three; a place without a node is one that was killed.
-struct Cluster {
-    folder: tempfile::TempDir,
-    members: String,
-    addresses: Vec<String>,
-    more: Vec<&'static str>,
-    nodes: Vec<Option<Node>>,
-}
-
-/// As many free ports.
-fn addresses(count: usize) -> Vec<String> {
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let listeners: Vec<TcpListener> = (0..count).map(bind).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
-}
-
-fn put(key: &str, value: &str) -> Put {
-    Put { key: key.to_owned().into(), value: value.to_owned().into(), ..Put::default() }
-}
-
-impl Cluster {
-    fn start(more: &[&'static str]) -> Self {
-        let addresses = addresses(NAMES.len());
-        let members = NAMES.iter().zip(&addresses).map(|(name, at)| format!("{name}={at}"));
-        let members: Vec<String> = members.collect();
-        let mut cluster = Self {
-            folder: tempfile::tempdir().unwrap(),
-            members: members.join(","),
-            addresses,
-            more: more.to_vec(),
-            nodes: Vec::new(),
-        };
-        // None of them is ready before the others are there.
-        let commands: Vec<_> = (0..NAMES.len()).map(|place| cluster.command(place)).collect();
-        let starting =
-            commands.into_iter().map(|command| std::thread::spawn(move || Node::run(command)));
-        let starting: Vec<_> = starting.collect();
-        cluster.nodes = starting.into_iter().map(|node| Some(node.join().unwrap())).collect();
-        cluster
-    }
-
-    fn command(&self, place: usize) -> std::process::Command {
-        let arguments = [
-            &["--node-id", NAMES[place], "--members", &self.members][..],
-            &["--listen", &self.addresses[place], "--partitions", "8"],
-            &["--segment-size", "8MiB", "--cores", "0"],
-            &self.more,
-        ];
-        support::serve(&self.folder.path().join(NAMES[place]), &arguments.concat())
-    }
-
-    fn kill(&mut self, place: usize) {
-        self.nodes[place].take().expect("it runs").kill();
-    }
-
-    fn restart(&mut self, place: usize) {
-        assert!(self.nodes[place].is_none(), "it was killed");
-        self.nodes[place] = Some(Node::run(self.command(place)));
-    }
-
-    fn running(&self) -> Vec<usize> {
-        (0..NAMES.len()).filter(|place| self.nodes[*place].is_some()).collect()
-    }
-
-    /// Asks one node until it answers: while a view changes it says that it can't.
-    fn ask<T>(
-        &self,
-        place: usize,
-        mut ask: impl FnMut(&mut Client) -> Result<T, p2pmap::client::error::ClientError>,
-    ) -> T {
-        let mut last = None;
-        for _ in 0..ATTEMPT_COUNT {
-            let answer = Client::connect(&self.addresses[place], WAIT);
-            match answer.and_then(|mut client| ask(&mut client)) {
-                Ok(answer) => return answer,
-                Err(error) => last = Some(error),
-            }
-            std::thread::park_timeout(PAUSE);
-        }
-        panic!("node {} doesn't answer: {last:?}", NAMES[place]);
-    }
-
-    fn put(&self, place: usize, key: &str, value: &str) {
-        self.ask(place, |client| client.put("m", put(key, value)));
-    }
-
-    fn get(&self, place: usize, key: &str) -> Option<String> {
-        let found = self.ask(place, |client| client.get("m", key.to_owned()));
-        found.map(|found| String::from_utf8(found.value.to_vec()).unwrap())
-    }
-
-    fn partitions(&self, place: usize) -> Vec<PartitionStatus> {
-        self.ask(place, |client| client.status(true)).partitions
-    }
-
-    /// Waits until all nodes that run hold the same, and all of it is stable.
-    fn wait_until_equal(&self) {
-        let standing = |place| -> Vec<(u64, u64, u64, u64)> {
-            let partitions = self.partitions(place);
-            assert_eq!(partitions.len(), 8);
-            let standing = |partition: &PartitionStatus| {
-                (partition.term, partition.last, partition.sync_point, partition.entries)
-            };
-            partitions.iter().map(standing).collect()
-        };
-        let mut found = Vec::new();
-        for _ in 0..ATTEMPT_COUNT {
-            found = self.running().into_iter().map(standing).collect();
-            let first = &found[0];
-            if found.iter().all(|other| other == first)
-                && first.iter().all(|(term, last, sync_point, _)| *term > 0 && last == sync_point)
-            {
-                return;
-            }
-            std::thread::park_timeout(PAUSE);
-        }
-        panic!("the nodes don't come together: {found:#?}");
-    }
-}
 
 #[test]
 fn what_was_put_on_one_node_is_there_on_the_others() {

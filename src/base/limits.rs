@@ -424,6 +424,8 @@ pub const STALL_NS: u64 = NS_PER_MS;
 pub const PUBLISHED_PARTITIONS_PER_TURN: usize = 64;
 /// Partitions in one answer to `Status`.
 pub const STATUS_PARTITION_COUNT_MAX: usize = 512;
+/// How long a node that is to go down waits until others lead what it has led.
+pub const RETIRE_NS_MAX: u64 = 4 * NS_PER_S;
 /// How long a shutdown waits for what is in flight.
 pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 
@@ -431,6 +433,8 @@ pub const SHUTDOWN_NS_MAX: u64 = 10 * NS_PER_S;
 // unread anyway.
 const _: () =
     assert!(FORWARDED_PER_CONNECTION_MIN * VALUE_SIZE_BYTES_DEFAULT <= SEND_QUEUE_SIZE_BYTES_MAX);
+// Whoever stops all nodes of a machine waits until each has gone down in good order.
+const _: () = assert!(RETIRE_NS_MAX + SHUTDOWN_NS_MAX < LOCAL_CLUSTER_END_MS_MAX * NS_PER_MS);
 // A pass of one shard's requests fits the ring to any other.
 const _: () = assert!(RING_SLOT_COUNT_MIN >= PASS_COUNT_MAX);
 const _: () = assert!(RING_SLOT_COUNT_MIN.is_power_of_two());

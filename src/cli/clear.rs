@@ -21,7 +21,7 @@ pub(super) struct ClearArgs {
 
 pub(super) fn run(args: ClearArgs) -> Result<Verdict, Failure> {
     let map = &args.map.map;
-    let removed = args.node.connect()?.clear(map)?;
+    let removed = args.node.client().clear(map)?;
     args.node.output().print(
         || format!("removed {removed}"),
         || {

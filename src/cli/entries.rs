@@ -36,7 +36,7 @@ pub(super) struct EntriesArgs {
 }
 
 pub(super) fn run(args: EntriesArgs) -> Result<Verdict, Failure> {
-    let mut client = args.node.connect()?;
+    let mut client = args.node.client();
     let mut stdout = BufWriter::new(io::stdout().lock());
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut start_after = Bytes::new();
@@ -47,7 +47,7 @@ pub(super) fn run(args: EntriesArgs) -> Result<Verdict, Failure> {
             limit: page_limit(left),
             keys_only: args.keys_only,
         };
-        let answer = client.entries(&args.map.map, entries)?;
+        let answer = client.entries(&args.map.map, &entries)?;
         for item in &answer.items {
             print(&mut stdout, item, &args).map_err(|e| Failure::stdout(&e))?;
             left = left.saturating_sub(1);

@@ -19,7 +19,7 @@ pub(super) struct ExistsArgs {
 
 pub(super) fn run(args: ExistsArgs) -> Result<Verdict, Failure> {
     let key = args.key.key();
-    let exists = args.node.connect()?.exists(&args.key.map.map, key.clone())?;
+    let exists = args.node.client().exists(&args.key.map.map, &key)?;
     args.node.output().print(
         || exists.to_string(),
         || {

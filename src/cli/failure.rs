@@ -98,10 +98,11 @@ fn advice(error: &ClientError) -> Option<&'static str> {
             Some("check --node, or allow more time with --timeout")
         }
         ClientError::TimedOut { phase: Phase::Sending | Phase::Answer, .. } => {
-            Some("a write may or may not have been done; allow more time with --timeout")
+            Some("allow more time with --timeout")
         }
-        ClientError::Broken { .. } | ClientError::Closed { .. } => {
-            Some("a write may or may not have been done; look at the node's log")
+        ClientError::Broken { .. } | ClientError::Closed { .. } => Some("look at the node's log"),
+        ClientError::OutcomeUnknown { .. } => {
+            Some("the write may or may not have been done; read the key before trying again")
         }
         ClientError::Violation { .. } => Some("is that a p2pmap node's port?"),
         ClientError::Refused(error) => match error.code() {

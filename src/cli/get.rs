@@ -22,7 +22,7 @@ pub(super) struct GetArgs {
 
 pub(super) fn run(args: GetArgs) -> Result<Verdict, Failure> {
     let (key, output) = (args.key.key(), args.node.output());
-    let Some(entry) = args.node.connect()?.get(&args.key.map.map, key.clone())? else {
+    let Some(entry) = args.node.client().get(&args.key.map.map, &key)? else {
         return absent_key(&args.key.map.map, &key, output, object_with("key", &key));
     };
     match output {

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::failure::Failure;
 use super::output::Output;
-use crate::client::Client;
+use crate::client::cluster::ClusterClient;
 use crate::client::session::SessionClient;
 use crate::node::config::quantity::parse_duration;
 
 /// Which node.
 #[derive(Debug, Args)]
 pub(super) struct NodeAddress {
-    /// The node to talk to.
+    /// The node to talk to, or several members of a cluster with commas between them: whichever
+    /// of them answers.
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        visible_alias = "connect",
+        value_name = "HOST:PORT,...",
         env = "P2PMAP_NODE",
         hide_env_values = true,
         default_value = "127.0.0.1:5678"
@@ -28,7 +29,8 @@ pub(super) struct NodeAddress {
 pub(super) struct NodeArgs {
     #[command(flatten)]
     address: NodeAddress,
-    /// How long to wait for the connection, and then for each answer.
+    /// How long to wait for the connection, and then for each answer; with several nodes, for
+    /// everything together.
     #[arg(
         long,
         value_name = "DURATION",
@@ -44,13 +46,18 @@ pub(super) struct NodeArgs {
 }
 
 impl NodeArgs {
-    pub(super) fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.address.node, self.timeout)?)
+    /// A client of whichever node answers.
+    pub(super) fn client(&self) -> ClusterClient {
+        ClusterClient::new(self.addresses(), self.timeout)
     }
 
     /// A client whose writes are done once, however often it has to send them.
     pub(super) fn session_client(&self, patience: Duration) -> SessionClient {
-        SessionClient::new(&self.address.node, self.timeout, patience)
+        SessionClient::of_members(self.addresses(), self.timeout, patience)
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.address.node.split(',').map(|node| node.trim().to_owned()).collect()
     }
 
     pub(super) fn output(&self) -> Output {

@@ -90,7 +90,7 @@ fn put(args: &EntryArgs, wanted: Option<Wanted>) -> Result<Verdict, Failure> {
     };
     let map = &args.key.map.map;
     let written = match args.retry_for {
-        None => args.node.connect()?.put(map, put),
+        None => args.node.client().put(map, &put),
         Some(patience) => {
             let mut client = args.node.session_client(patience);
             let written = client.put(map, put);

@@ -33,7 +33,7 @@ pub(super) fn run(args: RemoveArgs) -> Result<Verdict, Failure> {
         condition: wanted.map(|wanted| Condition { condition: Some(wanted) }),
         want_previous: args.previous,
     };
-    let removed = match args.node.connect()?.remove(&args.key.map.map, remove) {
+    let removed = match args.node.client().remove(&args.key.map.map, &remove) {
         Ok(removed) => removed,
         Err(e) => return failed_condition(e, &key, output),
     };

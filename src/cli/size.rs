@@ -19,7 +19,7 @@ pub(super) struct SizeArgs {
 
 pub(super) fn run(args: SizeArgs) -> Result<Verdict, Failure> {
     let map = &args.map.map;
-    let size = args.node.connect()?.size(map)?;
+    let size = args.node.client().size(map)?;
     args.node.output().print(
         || format!("entries {}\nbytes {}", size.entries, size.bytes),
         || {

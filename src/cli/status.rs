@@ -36,7 +36,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: StatusArgs) -> Result<Verdict, Failure> {
-    let mut client = args.node.connect()?;
+    let mut client = args.node.client();
     let before = match args.sample {
         Duration::ZERO => NodeStatus::default(),
         sample => {

@@ -14,6 +14,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
 
 use super::error::{ClientError, Phase, Violation};
+use super::waiting::now;
 use crate::base::cast;
 use crate::base::ids::CorrelationId;
 use crate::base::limits::{
@@ -135,6 +136,11 @@ impl Connection {
             chunk: vec![0; READ_SIZE_BYTES].into_boxed_slice(),
             ended: false,
         })
+    }
+
+    /// From here on each write and each wait for an answer may take as long as this.
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
     }
 
     /// How many requests wait for their last answer.
@@ -316,12 +322,6 @@ impl Connection {
         }
         Ok(answer)
     }
-}
-
-/// The client waits on a real socket; nothing of it is replayed.
-#[allow(clippy::disallowed_methods)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn is_timeout(error: &io::Error) -> bool {

@@ -71,6 +71,11 @@ pub enum ClientError {
     },
     /// The node answered this request with an error.
     Refused(Box<Error>),
+    /// A write was sent, and nobody has said what came of it: it may or may not have been done.
+    OutcomeUnknown {
+        /// What happened last.
+        last: Box<Self>,
+    },
 }
 
 /// What a client waits for.
@@ -117,6 +122,7 @@ impl ClientError {
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Refused(error) | Self::Ended { error, .. } => Some(error.code()),
+            Self::OutcomeUnknown { .. } => Some(Code::OutcomeUnknown),
             _ => None,
         }
     }
@@ -152,6 +158,7 @@ impl fmt::Display for ClientError {
                 "the request is {size_bytes} bytes long, of {FRAME_SENT_SIZE_BYTES_MAX} at most"
             ),
             Self::Refused(error) => write!(f, "{} ({})", error.message, name_of(error)),
+            Self::OutcomeUnknown { last } => write!(f, "no certain answer: {last}"),
         }
     }
 }

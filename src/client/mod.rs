@@ -2,10 +2,11 @@
 //!
 //! [`Client`] asks one thing and waits for its answer. Beneath it [`Connection`] pipelines: many
 //! requests may be under way, and answers come in whatever order the node has them. Above it
+//! [`cluster::ClusterClient`] knows several members and goes on with another one when one is gone;
 //! [`session::SessionClient`] writes again until it has an answer, and yet only once. All speak to
-//! one node over one TCP connection, wait for a bounded time only, and trust nothing that comes
-//! back: a frame that is too long, an answer to a question that wasn't asked or an answer of the
-//! wrong kind ends the connection with a [`ClientError`] that says so.
+//! one node at a time over one TCP connection, wait for a bounded time only, and trust nothing that
+//! comes back: a frame that is too long, an answer to a question that wasn't asked or an answer of
+//! the wrong kind ends the connection with a [`ClientError`] that says so.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), p2pmap::client::error::ClientError> {
@@ -20,9 +21,12 @@
 //! # }
 //! ```
 
+pub mod cluster;
 pub mod connection;
 pub mod error;
+mod nodes;
 pub mod session;
+mod waiting;
 
 use std::time::Duration;
 
@@ -66,6 +70,11 @@ impl Client {
     /// If `node` is no address or nobody answers there.
     pub fn connect(node: &str, timeout: Duration) -> Result<Self, ClientError> {
         Ok(Self { connection: Connection::connect(node, timeout)? })
+    }
+
+    /// From here on each request may take as long as `timeout`.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.connection.set_timeout(timeout);
     }
 
     /// Sets a key's value.

@@ -9,11 +9,12 @@
 //! needed. That makes giving up safe as well: what was given up is refused if it comes late.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Client;
 use super::connection::{Answer, Operation};
 use super::error::ClientError;
+use super::nodes::{Deadline, Nodes, Trace, is_worth_repeating, trace_of};
 use crate::base::ids::{PartitionId, Sequence, SessionId};
 use crate::map::operation::SessionCall;
 use crate::proto::p2pmap::v1::error::Code;
@@ -21,18 +22,12 @@ use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{Put, Remove, Removed, Written};
 use crate::wire::route::Router;
 
-/// How long to wait before the first repetition; each later one waits half as long again.
-const RETRY_AFTER: Duration = Duration::from_millis(10);
-/// The same at most.
-const RETRY_AFTER_MAX: Duration = Duration::from_millis(100);
-
 /// A client whose writes are executed exactly once if they are answered, and at most once if not.
 #[derive(Debug)]
 pub struct SessionClient {
-    node: String,
+    nodes: Nodes,
     timeout: Duration,
     patience: Duration,
-    client: Option<Client>,
     router: Option<Router>,
     sessions: BTreeMap<PartitionId, Session>,
 }
@@ -50,22 +45,27 @@ impl SessionClient {
     /// `patience`.
     #[must_use]
     pub fn new(node: &str, timeout: Duration, patience: Duration) -> Self {
-        Self {
-            node: node.to_owned(),
-            timeout,
-            patience,
-            client: None,
-            router: None,
-            sessions: BTreeMap::new(),
-        }
+        Self::of_members(vec![node.to_owned()], timeout, patience)
+    }
+
+    /// The same of several members of a cluster: when one doesn't answer, or can't, the write is
+    /// sent to the next one. `timeout` is for all of them in turn.
+    ///
+    /// # Panics
+    /// If there are no addresses.
+    #[must_use]
+    pub fn of_members(addresses: Vec<String>, timeout: Duration, patience: Duration) -> Self {
+        let nodes = Nodes::new(addresses);
+        let timeout = nodes.share_of(timeout);
+        Self { nodes, timeout, patience, router: None, sessions: BTreeMap::new() }
     }
 
     /// Sets a key's value.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] if the condition fails or the node can't do it. If it was not
-    /// answered in time, by any other error or as `OUTCOME_UNKNOWN`, or if the session has expired
-    /// in the meantime (`SESSION_EXPIRED`), it may or may not have been done, once.
+    /// [`ClientError::OutcomeUnknown`] if it was sent and not answered in time, or if the session
+    /// has expired in the meantime: it may or may not have been done, once. With any other error it
+    /// wasn't.
     pub fn put(&mut self, map: &str, put: Put) -> Result<Written, ClientError> {
         let key = put.key.clone();
         let answer = self.write(map, &key, &Operation::Put(put))?;
@@ -108,19 +108,29 @@ impl SessionClient {
         key: &[u8],
         operation: &Operation,
     ) -> Result<Answer, ClientError> {
-        let deadline = now() + self.patience;
-        let mut pause = RETRY_AFTER;
-        let mut sent = None;
+        let mut deadline = Deadline::after(self.patience);
+        let (mut sent, mut trace) = (None, Trace::None);
         loop {
             let error = match self.attempt(map, key, operation, &mut sent) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if !is_worth_repeating(&error) || now() + pause > deadline {
-                return Err(error);
+            self.nodes.leave(&error);
+            if sent.is_some() && trace_of(&error) == Trace::Unknown {
+                trace = Trace::Unknown;
             }
-            wait(pause);
-            pause = (pause * 3 / 2).min(RETRY_AFTER_MAX);
+            let has_expired = error.code() == Some(Code::SessionExpired);
+            if has_expired && trace == Trace::None {
+                // It was certainly not executed, so another session may do so.
+                sent = None;
+            }
+            let is_over = has_expired && sent.is_some();
+            if is_over || !is_worth_repeating(&error) || !deadline.pause() {
+                return Err(match trace {
+                    Trace::None => error,
+                    Trace::Unknown => ClientError::OutcomeUnknown { last: Box::new(error) },
+                });
+            }
         }
     }
 
@@ -133,13 +143,12 @@ impl SessionClient {
         operation: &Operation,
         sent: &mut Option<(PartitionId, SessionCall)>,
     ) -> Result<Answer, ClientError> {
-        let (is_first, (partition, call)) = match *sent {
-            Some(sent) => (false, sent),
-            None => (true, self.next_call(key)?),
+        let (partition, call) = match *sent {
+            Some(sent) => sent,
+            None => self.next_call(key)?,
         };
         *sent = Some((partition, call));
-        let answered = self.client()?.ask_in(Some(call), map, operation.clone());
-        let answer = answered.inspect_err(|_| self.client = None)?;
+        let answer = self.client()?.ask_in(Some(call), map, operation.clone())?;
         let code = match &answer.outcome {
             Outcome::Error(error) => Some(error.code()),
             _ => None,
@@ -148,12 +157,7 @@ impl SessionClient {
             Some(Code::Unavailable | Code::OutcomeUnknown) => Err(refused(answer)),
             Some(Code::SessionExpired) => {
                 self.sessions.remove(&partition);
-                if is_first {
-                    // It was certainly not executed, so another session may do so.
-                    *sent = None;
-                    return Err(refused(answer));
-                }
-                Ok(answer)
+                Err(refused(answer))
             }
             _ => Ok(answer),
         }
@@ -164,8 +168,7 @@ impl SessionClient {
         let router = match self.router {
             Some(router) => router,
             None => {
-                let status = self.client()?.status(false);
-                let status = status.inspect_err(|_| self.client = None)?;
+                let status = self.client()?.status(false)?;
                 *self.router.insert(Router::new(status.partition_count.clamp(1, PARTITIONS_MAX)))
             }
         };
@@ -183,24 +186,15 @@ impl SessionClient {
     fn open(&mut self, partition: PartitionId) -> Result<SessionId, ClientError> {
         let client = self.client()?;
         let operation = Operation::OpenSession { ttl_ms: 0 };
-        let opened = client.ask_in(None, &format!("#{partition}"), operation).and_then(|answer| {
-            client.expect(answer, |outcome| match outcome {
-                Outcome::Session(session) => Some(SessionId(session.session_id)),
-                _ => None,
-            })
-        });
-        if !matches!(opened, Ok(_) | Err(ClientError::Refused(_))) {
-            self.client = None;
-        }
-        opened
+        let answer = client.ask_in(None, &format!("#{partition}"), operation)?;
+        client.expect(answer, |outcome| match outcome {
+            Outcome::Session(session) => Some(SessionId(session.session_id)),
+            _ => None,
+        })
     }
 
     fn client(&mut self) -> Result<&mut Client, ClientError> {
-        let client = match self.client.take() {
-            Some(client) => client,
-            None => Client::connect(&self.node, self.timeout)?,
-        };
-        Ok(self.client.insert(client))
+        self.nodes.client(self.timeout)
     }
 }
 
@@ -212,32 +206,4 @@ fn refused(answer: Answer) -> ClientError {
         Outcome::Error(error) => ClientError::Refused(Box::new(error)),
         other => unreachable!("an error, not {other:?}"),
     }
-}
-
-/// Whether the same write may have another answer.
-fn is_worth_repeating(error: &ClientError) -> bool {
-    match error {
-        ClientError::Unreachable { .. }
-        | ClientError::TimedOut { .. }
-        | ClientError::Broken { .. }
-        | ClientError::Closed { .. } => true,
-        ClientError::Refused(error) => {
-            matches!(error.code(), Code::Unavailable | Code::OutcomeUnknown | Code::SessionExpired)
-        }
-        ClientError::Ended { error, .. } => error.code() == Code::Unavailable,
-        ClientError::Address { .. }
-        | ClientError::Violation { .. }
-        | ClientError::TooLong { .. } => false,
-    }
-}
-
-/// The client waits on a real socket; nothing of it is replayed.
-#[allow(clippy::disallowed_methods)]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[allow(clippy::disallowed_methods)]
-fn wait(pause: Duration) {
-    std::thread::sleep(pause);
 }

@@ -298,7 +298,11 @@ impl Assembly {
         let start = WalStart { prepared: Vec::new(), ..recovered.start };
         let wal = Wal::open(wal_config, start);
         let shard_id = shard;
-        let shard = Shard::new(loading, recovered.partitions, wal, stale);
+        let mut shard = Shard::new(loading, recovered.partitions, wal, stale);
+        if config.members.node_count() > 1 {
+            let addresses = config.members.addresses().into_iter();
+            shard.know_addresses(addresses.map(|at| at.to_string().into()).collect());
+        }
         let requests = RequestConfig {
             cluster: config.cluster.clone(),
             member: config.node_id.clone(),

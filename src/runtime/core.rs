@@ -59,6 +59,8 @@ pub struct Progress {
     pub started_count: AtomicUsize,
     /// They serve requests: until all do, none accepts connections.
     pub ready_count: AtomicUsize,
+    /// Others lead what they have led, or their time for that is up: until then nothing is refused.
+    pub retired_count: AtomicUsize,
     /// They forward no more writes: once none does, logs may be closed.
     pub closing_count: AtomicUsize,
     /// They have no connections left and will ask for nothing any more: once all are quiet they may

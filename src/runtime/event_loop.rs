@@ -249,8 +249,8 @@ impl<S: Service> EventLoop<S> {
         }
         self.ring.submit().map_err(|error| Fatal::new(FatalReason::Ring, error))?;
         self.ring.reap(&mut self.completions, TURN_COMPLETION_COUNT_MAX);
-        let shutdown_is_news =
-            self.shutdown_by.is_none() && self.node.shutdown.load(Ordering::Acquire);
+        let knows_shutdown = self.shutdown_by.is_some() || self.descent.retire_by.is_some();
+        let shutdown_is_news = !knows_shutdown && self.node.shutdown.load(Ordering::Acquire);
         self.observation.sleeps(now);
         let idle = self.completions.is_empty()
             && !self.connections.has_dirty()
@@ -504,7 +504,7 @@ impl<S: Service> EventLoop<S> {
             self.service.next_deadline(),
             self.connections.deadlines.next_sweep(),
             resting,
-            self.shutdown_by,
+            self.shutdown_by.or(self.descent.retire_by),
             self.next_dial(),
         ];
         deadlines.into_iter().flatten().min()
@@ -518,13 +518,13 @@ impl<S: Service> EventLoop<S> {
     /// Goes on with a shutdown, if there is one. True: it is complete.
     fn shut_down(&mut self) -> Result<bool, Fatal> {
         let Some(by) = self.shutdown_by else {
-            if self.node.shutdown.load(Ordering::Acquire) {
+            if self.node.shutdown.load(Ordering::Acquire) && self.retire() {
                 self.begin_shutdown();
             }
             return Ok(false);
         };
         self.descend();
-        if self.is_drained() {
+        if self.is_drained() && !self.keeps_clients_waiting() {
             self.connections.cut_members(&mut self.metrics);
         }
         if self.descent.quiet && self.all_are_quiet() {

@@ -18,7 +18,8 @@ use super::service::{Frame, Service};
 use super::uring::Key;
 use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::ShardId;
-use crate::base::limits::{PASS_COUNT_MAX, TURN_REQUEST_COUNT_MAX};
+use crate::base::limits::{PASS_COUNT_MAX, RETIRE_NS_MAX, TURN_REQUEST_COUNT_MAX};
+use crate::base::time::Monotonic;
 
 /// Answers that a turn takes from each of them.
 const TURN_ANSWER_COUNT_MAX: usize = 1_024;
@@ -28,6 +29,10 @@ const TURN_ARRIVAL_COUNT_MAX: usize = 64;
 /// How far a core is on its way down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Descent {
+    /// When others must lead what this node has led.
+    pub(super) retire_by: Option<Monotonic>,
+    /// They do, or that time is up, and it has told so.
+    pub(super) retired: bool,
     /// It forwards no more writes, and has told so.
     pub(super) closing: bool,
     /// Nobody does: its service was told to close.
@@ -300,6 +305,41 @@ impl<S: Service> EventLoop<S> {
         }
     }
 
+    /// Lets other nodes take over before anything is refused. True: that is done on all cores, or
+    /// its time is up.
+    pub(super) fn retire(&mut self) -> bool {
+        if self.node.network.is_none() {
+            return true;
+        }
+        let now = self.now.monotonic;
+        let by = match self.descent.retire_by {
+            Some(by) => by,
+            None => {
+                let by = now.after_ns(RETIRE_NS_MAX);
+                self.descent.retire_by = Some(by);
+                let (service, output) = output!(self);
+                service.retire(self.now, output);
+                by
+            }
+        };
+        if !self.descent.retired && (self.service.has_retired() || now >= by) {
+            self.descent.retired = true;
+            let in_time = self.service.has_retired();
+            tracing::info!(in_time, "other nodes lead what this one has led");
+            self.node.arrive(|progress| &progress.retired_count);
+        }
+        self.descent.retired && (now >= by || self.all_have_retired())
+    }
+
+    fn all_have_retired(&self) -> bool {
+        self.node.all_arrived(|progress: &Progress| &progress.retired_count)
+    }
+
+    /// Whether a client waits for something, here or at another node.
+    pub(super) fn keeps_clients_waiting(&self) -> bool {
+        self.connections.requests_in_flight() > 0 || self.service.waits_for_members()
+    }
+
     /// Goes on with a shutdown as far as the other cores have come.
     pub(super) fn descend(&mut self) {
         // What was forwarded is published by now, and nothing more will be that changes anything.
@@ -335,8 +375,9 @@ impl<S: Service> EventLoop<S> {
 
     /// Whether the other cores have got on in a way that this one waits for.
     pub(super) fn progress_is_news(&self) -> bool {
-        let Descent { closing, closed, quiet } = self.descent;
+        let Descent { retired, closing, closed, quiet, .. } = self.descent;
         matches!(self.accepting, Accepting::Waiting) && self.may_accept()
+            || retired && !self.is_going_down() && self.all_have_retired()
             || closing && !closed && self.all_are_closing()
             || quiet && self.all_are_quiet()
     }

@@ -154,11 +154,24 @@ pub trait Service {
     /// The deadline has come.
     fn deadline(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    /// The node goes down: from now on clients' writes are refused. Those that other shards have
-    /// forwarded still come.
+    /// The node is about to go down: others are to do what it does alone. It goes on serving.
+    fn retire(&mut self, _now: Now, _output: &mut Output<'_>) {}
+
+    /// Whether others do, as far as they can, after [`Service::retire`].
+    fn has_retired(&self) -> bool {
+        true
+    }
+
+    /// Whether it has asked other nodes for something that a client waits for.
+    fn waits_for_members(&self) -> bool {
+        false
+    }
+
+    /// The node goes down: from now on clients' writes are refused, unless other nodes can take
+    /// them. Those that other shards have forwarded still come.
     fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
-    /// No more writes will come, of nobody. Finish what is in flight and make it durable.
+    /// No more writes will be taken, of nobody. Finish what is in flight and make it durable.
     fn close(&mut self, _now: Now, _output: &mut Output<'_>) {}
 
     /// Whether everything is finished after [`Service::close`].

@@ -57,7 +57,7 @@ pub struct ShardService {
     config: RequestConfig,
     /// The partitions of this shard.
     own: Range<u32>,
-    /// The node goes down: clients' writes are refused.
+    /// The node, which is alone, goes down: clients' writes are refused.
     closing: bool,
     /// What answers begin with that no partition gives.
     prefix: ResponsePrefix,
@@ -395,8 +395,21 @@ impl Service for ShardService {
         self.shard.handle(now, Input::Deadline, output);
     }
 
-    fn begin_shutdown(&mut self, _now: Now, _output: &mut Output<'_>) {
-        self.closing = true;
+    fn retire(&mut self, now: Now, output: &mut Output<'_>) {
+        self.shard.handle(now, Input::Retire, output);
+    }
+
+    fn has_retired(&self) -> bool {
+        self.shard.has_retired()
+    }
+
+    fn waits_for_members(&self) -> bool {
+        self.shard.waits_for_members()
+    }
+
+    fn begin_shutdown(&mut self, _now: Now, output: &mut Output<'_>) {
+        // Among others the shard passes on what it doesn't take.
+        self.closing = output.node().network.is_none();
     }
 
     fn close(&mut self, now: Now, output: &mut Output<'_>) {

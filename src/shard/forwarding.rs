@@ -220,6 +220,12 @@ impl<E: Effects> World<'_, E> {
 }
 
 impl Shard {
+    /// Whether requests were passed on to other nodes that aren't answered.
+    #[must_use]
+    pub fn waits_for_members(&self) -> bool {
+        self.core.forwards.count() > 0
+    }
+
     /// What another node passes on for its clients, or answers to what was passed on to it.
     pub(super) fn on_forwarded(
         &mut self,

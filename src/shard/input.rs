@@ -91,14 +91,14 @@ pub enum Input<'a> {
         /// Who is to lead it.
         to: NodeId,
     },
-    /// The node is about to go down: it hands over what it leads, and goes on serving. Once
-    /// [`Shard::to_be_handed_over_count`](super::Shard::to_be_handed_over_count) is 0, or after a
-    /// while, comes [`Input::Close`].
+    /// The node is about to go down: it hands over what it leads, and goes on serving. Once it
+    /// [has retired](super::Shard::has_retired), or after a while, comes [`Input::Close`].
     Retire,
     /// Time has passed: the shard's deadline is due. It is at once while somebody waits for what
     /// is done little by little, so that a host does as much of that in a turn as in any other.
     Deadline,
-    /// The node is going down: nothing more will be asked; make everything durable.
+    /// The node is going down: make everything durable. What is asked later is passed on to other
+    /// nodes, as far as they are there, or refused.
     Close,
 }
 

@@ -12,17 +12,27 @@ use super::execute::World;
 use super::partition::{Partition, PartitionView};
 use super::{Core, Effects, Shard};
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::{MemberId, NodeId, PartitionId};
+use crate::base::ids::{MemberId, NodeId, PartitionId, TermId};
 use crate::base::limits::HANDOVER_INTERVAL_NS;
 use crate::base::time::Monotonic;
+use crate::nopaxos::Status;
 
 /// The node is to lead nothing any more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Retiring {
     /// When partitions that are led here still are handed over again.
-    pub(super) due: Monotonic,
+    due: Monotonic,
     /// How often that was tried: each time to another member.
     tries_count: u64,
+    /// In which term each partition was handed over first. One that is led here in a later term has
+    /// come back: whoever had it retires as well, and it isn't handed to and fro.
+    offered: Vec<Option<TermId>>,
+}
+
+impl Retiring {
+    fn has_come_back(&self, place: usize, term: TermId) -> bool {
+        self.offered[place].is_some_and(|offered| offered < term)
+    }
 }
 
 impl Shard {
@@ -33,14 +43,31 @@ impl Shard {
     }
 
     /// Partitions that this node leads though a member of another node that it is connected to
-    /// could: while there are some after [`Input::Retire`](super::Input::Retire), a host waits with
-    /// closing, for a while.
+    /// could, but for those that came back after [`Input::Retire`](super::Input::Retire).
     #[must_use]
     pub fn to_be_handed_over_count(&self) -> usize {
-        let is_led = |found: &&Partition| {
-            found.member.replica().is_leading() && heirs(&found.view).next().is_some()
+        (0..self.partitions.len()).filter(|place| self.is_to_be_handed_over(*place)).count()
+    }
+
+    /// Whether there is nothing more to wait for after [`Input::Retire`](super::Input::Retire):
+    /// others lead what they can, and can be asked. A host that goes down waits for it, for a
+    /// while.
+    #[must_use]
+    pub fn has_retired(&self) -> bool {
+        let is_settled = |Partition { member, view }: &Partition| {
+            let connected_count = 1 + heirs(view).count();
+            let replica = member.replica();
+            replica.status() == Status::Normal || connected_count < view.group.quorum_count()
         };
-        self.partitions.iter().filter(is_led).count()
+        self.to_be_handed_over_count() == 0 && self.partitions.iter().all(is_settled)
+    }
+
+    fn is_to_be_handed_over(&self, place: usize) -> bool {
+        let Partition { member, view } = &self.partitions[place];
+        let retiring = self.core.retiring.as_ref();
+        member.replica().is_leading()
+            && heirs(view).next().is_some()
+            && !retiring.is_some_and(|retiring| retiring.has_come_back(place, view.term))
     }
 
     /// Hands a partition that this node leads over to another node, if that is there and holds it.
@@ -63,7 +90,8 @@ impl Shard {
     /// From here on this node leads nothing that another one can.
     pub(super) fn retire(&mut self, effects: &mut impl Effects) {
         let due = self.core.now.monotonic;
-        self.core.retiring.get_or_insert(Retiring { due, tries_count: 0 });
+        let offered = vec![None; self.partitions.len()];
+        self.core.retiring.get_or_insert(Retiring { due, tries_count: 0, offered });
         self.hand_all_over(effects);
     }
 
@@ -78,15 +106,17 @@ impl Shard {
         let tries_count = retiring.tries_count;
         retiring.tries_count += 1;
         for partition in self.core.config.partitions.clone() {
-            let found = &self.partitions[self.place(PartitionId(partition))];
-            if !found.member.replica().is_leading() {
+            let place = self.place(PartitionId(partition));
+            if !self.is_to_be_handed_over(place) {
                 continue;
             }
-            let heirs: Vec<MemberId> = heirs(&found.view).collect();
-            if !heirs.is_empty() {
-                let turn = (u64::from(partition) + tries_count) % u64_from(heirs.len());
-                self.hand_over(PartitionId(partition), heirs[usize_from(turn)], effects);
+            let view = &self.partitions[place].view;
+            let heirs: Vec<MemberId> = heirs(view).collect();
+            let turn = (u64::from(partition) + tries_count) % u64_from(heirs.len());
+            if let Some(retiring) = &mut self.core.retiring {
+                retiring.offered[place].get_or_insert(view.term);
             }
+            self.hand_over(PartitionId(partition), heirs[usize_from(turn)], effects);
         }
     }
 
@@ -103,7 +133,7 @@ impl Shard {
 impl Core {
     /// When something is to be handed over again.
     pub(super) fn handover_due(&self) -> Option<Monotonic> {
-        self.retiring.filter(|_| !self.closing).map(|retiring| retiring.due)
+        self.retiring.as_ref().filter(|_| !self.closing).map(|retiring| retiring.due)
     }
 }
 
