@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::durability::Acknowledged;
+use super::sync_prefix::Prefixes;
 use super::{Checker, Violation};
 use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
@@ -73,6 +74,8 @@ pub struct Replicas {
     doing: BTreeMap<(NodeId, PartitionId), (Status, TermId)>,
     /// The highest view that each member has ever been in; it survives restarts.
     terms: BTreeMap<(NodeId, PartitionId), TermId>,
+    /// How each log stands at sync points and at slots that are as the leader's.
+    prefixes: Prefixes,
     /// Up to which slot each process was compared with the others.
     compared: BTreeMap<(NodeId, PartitionId), Index>,
     /// What each view started with, and who said so first.
@@ -96,6 +99,8 @@ pub struct Inside<'a> {
     pub started: Option<(TermId, &'a LogSummary)>,
     /// Its log.
     pub log: &'a Log,
+    /// Slots up to here are as the leader's.
+    pub prepared: Index,
     /// Slots up to here are stable.
     pub sync_point: Index,
     /// Slots up to here are executed.
@@ -115,6 +120,7 @@ impl<'a> Inside<'a> {
             is_leading: replica.is_leading(),
             started: replica.started(),
             log: replica.log(),
+            prepared: replica.prepared(),
             sync_point: replica.sync_point(),
             applied: replica.applied(),
             digest,
@@ -210,6 +216,7 @@ impl Replicas {
             }
         }
         self.compared.insert((node, partition), sync_point.max(compared));
+        self.prefixes.look_into(node, replica)?;
         if replica.status != Status::Normal {
             return Ok(());
         }
@@ -334,6 +341,7 @@ impl Replicas {
     pub fn forget_life(&mut self, node: NodeId) {
         self.shown.retain(|(other, _), _| *other != node);
         self.doing.retain(|(other, _), _| *other != node);
+        self.prefixes.forget_life(node);
         self.compared.retain(|(other, _), _| *other != node);
     }
 
@@ -517,6 +525,7 @@ mod tests {
             is_leading: true,
             started: Some((TermId(term - 1), start)),
             log,
+            prepared: Index(stable),
             sync_point: Index(stable),
             applied: Index(stable),
             digest: StateDigest(u128::from(stable)),

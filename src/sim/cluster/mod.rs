@@ -447,6 +447,7 @@ impl Cluster {
             converged(world, nodes.len())?;
             world.replicas.hold_all(&world.acknowledged)?;
         }
+        history.slot_times = world.replicas.slot_times().collect();
         let checked = linearizability::check(history)?;
         world.report.observations_count = u64_from(checked.observations_count);
         let (ordered, given_up) = search::check(history)?;

@@ -159,19 +159,25 @@ impl Node {
     }
 
     /// What was found holds all that was acknowledged, where nobody else could.
-    fn check_recovered(&self, recovered: &Recovered, world: &World) -> Result<(), StartFailure> {
+    fn check_recovered(
+        &self,
+        recovered: &Recovered,
+        world: &mut World,
+    ) -> Result<(), StartFailure> {
         if world.promises_durability() && world.swarm.node_count() == 1 {
             for found in &recovered.partitions {
                 let state = &found.state;
                 world.acknowledged.recovered(self.id, state.partition, state.last)?;
             }
         }
-        // What was damaged the others make good for; what a crash loses without `sync` nobody
-        // expects (`Claims::forget_member`), but all that a process had claimed which was told to
-        // stop.
-        if !self.disk.is_damaged() {
-            let states = recovered.partitions.iter().map(|found| &found.state);
-            for state in states.filter(|state| !state.is_recovering) {
+        for found in &recovered.partitions {
+            let state = &found.state;
+            if state.is_recovering {
+                world.claims.forget_partition(self.id, state.partition);
+            } else if !self.disk.is_damaged() {
+                // What was damaged the others make good for; what a crash loses without `sync`
+                // nobody expects (`Claims::forget_member`), but all that a process had claimed
+                // which was told to stop.
                 world.claims.recovered(self.id, state)?;
             }
         }

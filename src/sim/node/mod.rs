@@ -2,6 +2,7 @@
 //! shards. Processes start, stop, stand still and are killed; what the disk holds stays.
 
 mod disk_queue;
+mod durable_log;
 mod load;
 mod peers;
 mod probe;

@@ -178,13 +178,17 @@ impl Node {
                 world.report.mark("sent again after a reconnection", u64_from(count.min(1)));
             }
         }
+        // What was damaged the others make good for.
+        let is_checked = world.promises_durability() && !self.disk.is_damaged();
+        let durable = is_checked.then_some(&self.queues[place].durable);
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
             let words = [u64::from(self.id.0), link.connection.0];
             world.trace.event(now, "says", &words, || {
                 format!("{} to {}: {}", self.id, link.node, transcript(&bytes))
             });
-            is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
+            let durable = |partition| durable.and_then(|log| log.standing(partition));
+            is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count, durable)?;
             let bytes = world.losses.sift(now, link.node(), bytes);
             if world.swarm.network.resend_percent > 0 {
                 world.network.keep(link.connection, link.side, again::of(&bytes));
