@@ -61,6 +61,7 @@ pub const ALL: [&str; COUNT] = [
     "move",
     "no-op-by-repair",
     "no-op-by-sync",
+    "promised-view-asked-for",
     "query-evaluated",
     "query-repeated",
     "query-stamped",
@@ -115,7 +116,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 92;
+const COUNT: usize = 93;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };
