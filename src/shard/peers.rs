@@ -169,7 +169,8 @@ impl Shard {
     }
 
     /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
-    /// both hold.
+    /// both hold. While the node goes down its members don't hear of it, but what clients have asked
+    /// is passed on over it.
     pub(super) fn on_peer_connected(
         &mut self,
         node: NodeId,
@@ -177,9 +178,6 @@ impl Shard {
         lives: &[PartitionLives],
         effects: &mut impl Effects,
     ) {
-        if self.core.closing {
-            return;
-        }
         self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for PartitionLives { partition, lives } in lives {
