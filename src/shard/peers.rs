@@ -169,8 +169,8 @@ impl Shard {
     }
 
     /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
-    /// both hold. While the node goes down its members don't hear of it, but what clients have asked
-    /// is passed on over it.
+    /// both hold. While the node goes down its members don't hear of it, but what clients ask is
+    /// passed on over it.
     pub(super) fn on_peer_connected(
         &mut self,
         node: NodeId,
