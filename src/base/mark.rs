@@ -63,6 +63,7 @@ pub const ALL: [&str; COUNT] = [
     "no-op-by-repair",
     "no-op-by-sync",
     "own-life-unknown",
+    "promised-view-asked-for",
     "query-evaluated",
     "query-repeated",
     "query-stamped",
@@ -116,7 +117,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 93;
+const COUNT: usize = 94;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

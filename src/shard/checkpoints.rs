@@ -124,6 +124,12 @@ impl Checkpoints {
         self.damaged.insert(partition);
     }
 
+    /// A file is begun: it takes the place of one of that name which no recovery needed, and is not
+    /// to be removed as that one.
+    pub(super) fn on_begun(&mut self, id: CheckpointId) {
+        self.stale.retain(|stale| *stale != id);
+    }
+
     /// When to go on though nothing happened.
     pub(super) fn next_deadline(&self) -> Option<Monotonic> {
         match &self.under_way {
@@ -349,6 +355,7 @@ impl Shard {
         let head = CheckpointHead { id, timestamp, chain, digest };
         view.map.begin_checkpoint(&mut self.core.arena);
         effects.checkpoint(CheckpointStep::Begin(id));
+        self.core.checkpoints.on_begun(id);
         self.core.checkpoints.under_way = Some(UnderWay {
             encoder: CheckpointEncoder::new(self.core.config.checkpoint_salt, &head),
             digest,

@@ -185,6 +185,7 @@ impl Shard {
         {
             receiving.is_begun = true;
             effects.checkpoint(CheckpointStep::Begin(id));
+            self.core.checkpoints.on_begun(id);
         }
         while let Some(chunk) = receiving.receiver.next_chunk(Vec::new()) {
             receiving.chunks_in_flight += 1;

@@ -159,7 +159,8 @@ impl Shard {
     }
 
     /// A connection to a shard of a node is there; `partitions`: what that said of those that both
-    /// hold.
+    /// hold. While the node goes down its members don't hear of it, but what clients ask is passed
+    /// on over it.
     pub(super) fn on_peer_connected(
         &mut self,
         (node, life): (NodeId, Life),
@@ -167,9 +168,6 @@ impl Shard {
         partitions: &[PartitionState],
         effects: &mut impl Effects,
     ) {
-        if self.core.closing {
-            return;
-        }
         let is_rolled_back = self.is_rolled_back((node, life), partitions);
         let now = self.core.now;
         for state in partitions {

@@ -540,8 +540,6 @@ fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
         no_ops,
         incarnation,
         crash_vector,
-        // Whoever has promised nothing may have a new disk in the place of one on which it had:
-        // the other members know (R1), or nobody does, and then the group is new (R6).
-        is_lost: found.state.is_recovering || view == TermId(0),
+        is_lost: found.state.is_recovering,
     }
 }

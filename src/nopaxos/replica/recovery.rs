@@ -15,7 +15,9 @@
 //! 2. It asks for the state (R3). A quorum of *others*, all part of a view, the leader of the
 //!    highest one among them, must answer (R4).
 //! 3. It copies that leader's log, also what lies above the frontier: an earlier life may have
-//!    confirmed a no-op there (R5). Then it is a follower. It never stamps in that term.
+//!    confirmed a no-op there (R5). Then it is a follower. It never stamps in that term. If it has
+//!    promised a higher view than any of them, which nobody has begun, it asks for that one, as a
+//!    member does that is stuck in a view change: the others follow a wish that lasts (E3).
 //! 4. If all others are as empty as itself, the group is new (R6).
 
 use super::*;
@@ -466,7 +468,11 @@ impl Replica {
     fn choose_view(&mut self, world: &mut impl World) {
         let Some(recovery) = &mut self.recovery else { return };
         let term = recovery.answers.iter().flatten().map(|answer| answer.term).max();
-        let Some(term) = term.filter(|term| *term >= self.view) else { return };
+        let Some(term) = term else { return };
+        if term < self.view {
+            self.ask_for_promised_view(world);
+            return;
+        }
         let leader = self.group.leader(term);
         let place = usize::from(leader.0);
         if leader == self.group.me() {
