@@ -89,6 +89,9 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 33] = [
             "sim/client/",
             // It reads what nodes say with the generated types alone.
             "sim/checker/",
+            "sim/transcript.rs",
+            "sim/again.rs",
+            "sim/loss.rs",
             "bench/",
         ],
     ),
