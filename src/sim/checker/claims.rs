@@ -3,9 +3,9 @@
 //!
 //! It reads the bytes that leave a node, with the generated types alone: what the encoder or the
 //! replica think of them doesn't matter here. A member that has voted for a view says nothing in an
-//! older one; a view starts only once a quorum has voted for it; no sync point is told that a quorum
-//! hasn't confirmed (I7); and whatever a member claims to hold durably is durable when the claim
-//! leaves the node (I14) and there after a crash (W1 to W4), unless its disk was lost or damaged.
+//! older one; a view starts only once a quorum has voted for it; no sync point is told that no
+//! quorum has confirmed (I7); and whatever a member claims to hold durably is durable when it says
+//! so (I14) and there after a crash (W1 to W4), unless its disk was lost or damaged.
 
 use std::collections::{BTreeMap, BTreeSet};
 

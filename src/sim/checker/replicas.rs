@@ -6,15 +6,15 @@
 //!
 //! # What a view must begin with
 //!
-//! All that was committed in *lower* views (I1), and of what higher ones commit it can know nothing:
-//! a member that stood still while it had the votes of a quorum for view 2 in hand begins that view
-//! when it goes on, though the others have long left it for view 3 and committed there. That is
-//! harmless, and it is bound to happen: whoever has left view 2 takes no part in it, so nothing will
-//! be committed there. So of each slot it is remembered in which view it was committed at the
-//! latest: the one in which a client was told of it, and the one in which a replica was that held it
-//! as stable. Only a higher view must begin with it. The lowest such view counts, and whichever
-//! comes first is held against the other: what is committed in view 1, and seen only after view 2
-//! has begun, must be part of that beginning, too.
+//! All that was committed in *lower* views (I1), and of what higher ones commit it can know
+//! nothing: a member that stood still while it had the votes of a quorum for view 2 in hand begins
+//! that view when it goes on, though the others have long left it for view 3 and committed there.
+//! That is harmless, and it is bound to happen: whoever has left view 2 takes no part in it, so
+//! nothing will be committed there. So of each slot it is remembered in which view it was committed
+//! at the latest: the one in which a client was told of it, and the one in which a replica was that
+//! held it as stable. Only a higher view must begin with it. The lowest such view counts, and
+//! whichever comes first is held against the other: what is committed in view 1, and seen only
+//! after view 2 has begun, must be part of that beginning, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

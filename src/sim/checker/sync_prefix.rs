@@ -1,5 +1,5 @@
-//! The sync prefix (I7): up to the lower of two replicas' sync points their logs are one, and what a
-//! follower has found to be as its leader's is so.
+//! The sync prefix (I7): up to the lower of two replicas' sync points their logs are one, and what
+//! a follower has found to be as its leader's is so.
 //!
 //! The chain digest at a slot covers all slots up to it, with their times, values and no-ops, also
 //! those that have left memory: two logs with one digest there have one prefix. So in each turn the
@@ -45,7 +45,7 @@ impl Prefixes {
             let &mut (known, by) = self.stable.entry(place).or_insert((chain, node));
             if known != chain {
                 return wrong(format!(
-                    "stable up to slot {sync_point}, with another log than node {by} had up to there"
+                    "stable up to slot {sync_point}, with another log than node {by} had there"
                 ));
             }
         }
@@ -70,7 +70,7 @@ impl Prefixes {
         if known != chain {
             return wrong(format!(
                 "as the leader of view {view} up to slot {prepared}, with another log than node \
-                 {by} had up to there"
+                 {by} had there"
             ));
         }
         Ok(())
