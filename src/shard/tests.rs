@@ -28,7 +28,8 @@ use crate::storage::checkpoint::{
 use crate::storage::error::StorageError;
 use crate::storage::record::LiveSegment;
 use crate::storage::recovery::{
-    LogFolder, SegmentFile, SegmentSource, Suspect, Suspicion, recover_member, recover_partly,
+    LogFolder, Recovered, Salvage, SegmentFile, SegmentSource, Suspect, Suspicion, recover_member,
+    recover_partly,
 };
 use crate::storage::wal::{SegmentWanted, WalConfig};
 use crate::wire::peer::PeerError;
@@ -321,11 +322,7 @@ impl Host {
         let mut source = Source(disk.segments.values().collect());
         let mut checkpoints = Checkpoints(disk.checkpoints.clone());
         let mut installing = Installing::new(&mut loading, &mut checkpoints, SALT);
-        // A lone shard is asked for old slots here, too, but has nobody to recover from.
-        let recovered = match is_alone {
-            true => recover_partly(&folder, &mut source, &mut installing)?,
-            false => recover_member(&folder, &mut source, &mut installing)?,
-        };
+        let recovered = recover_host(is_alone, &folder, &mut source, &mut installing)?;
         installing.finish().expect("every checkpoint that is needed is there");
         let log = WalConfig {
             key,
@@ -539,6 +536,20 @@ impl Host {
 
     fn digests(&self) -> Vec<StateDigest> {
         (0..PARTITION_COUNT).map(|partition| self.shard.digest(PartitionId(partition))).collect()
+    }
+}
+
+/// What a shard goes on with. A lone one is asked for old slots here, too, but has nobody to
+/// recover from.
+fn recover_host(
+    is_alone: bool,
+    folder: &LogFolder<'_>,
+    source: &mut impl SegmentSource,
+    apply: &mut impl Salvage,
+) -> Result<Recovered, StorageError> {
+    match is_alone {
+        true => recover_partly(folder, source, apply),
+        false => recover_member(folder, source, apply),
     }
 }
 
