@@ -18,7 +18,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 13] = [
+const REGRESSIONS: [(usize, u64, &str); 15] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -32,6 +32,8 @@ const REGRESSIONS: [(usize, u64, &str); 13] = [
     (7, 2_004_096, "a checkpoint was removed for one of its name that an earlier boot had left"),
     (3, 161, "a boot whose first segment could not be prepared asked for the second one"),
     (7, 186, "a checkpoint was taken again and again that let nothing go, and filled the log"),
+    (3, 779, "a disk that went back in time was noticed in some of its partitions only"),
+    (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
 ];
 
 /// Within so many runs a planted defect is found.
@@ -81,7 +83,7 @@ fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
 const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
 
 /// What those find that isn't mended yet: of how many nodes, which seed, and what it is.
-const NOT_MENDED: [(usize, u64, Checker); 0] = [];
+const NOT_MENDED: [(usize, u64, Checker); 1] = [(7, 12, Checker::Progress)];
 
 #[test]
 fn seeds_of_several_nodes_find_only_what_is_known() {

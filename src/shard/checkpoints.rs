@@ -425,6 +425,9 @@ impl Shard {
         let id = CheckpointId { partition, index };
         self.core.checkpoints.on_recorded(id, former.unwrap_or_default(), durability);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
+        if durability == Durability::None && !view.group.is_alone() {
+            member.keep_after(index);
+        }
         self.core.checkpoint_metrics.checkpoints_count += 1;
         self.core.checkpoint_metrics.checkpoint_size_bytes += size_bytes;
         self.core.checkpoints.under_way = None;

@@ -390,6 +390,7 @@ impl Core {
             adopted: adopted.map(|(_, adopted)| adopted),
         };
         let append = self.log.append(&record);
+        view.covered = (durability == Durability::None).then_some(index);
         let since = self.now.monotonic;
         let mut completed = vec![Persisted::Checkpoint(index)];
         completed.extend(adopted.map(|(_, adopted)| Persisted::Adopted(adopted.term)));

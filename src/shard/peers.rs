@@ -10,10 +10,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::execute::World;
-use super::partition::Partition;
+use super::partition::{Partition, PartitionView};
 use super::{Core, Effects, Shard};
 use crate::base::cast::usize_from_u32;
-use crate::base::ids::{Index, MemberId, NodeId, PartitionId};
+use crate::base::ids::{MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
@@ -66,9 +66,8 @@ impl Core {
         if view.installed.is_some() {
             self.record_installed(view, None);
         }
-        if self.config.durability == Durability::None && !view.group.is_alone() {
-            let state = self.log.state().partition(view.group.partition());
-            member.keep_after(state.map_or(Index(0), |state| state.checkpoint));
+        if let Some(index) = view.covered.take() {
+            member.keep_after(index);
         }
         let due = member.next_deadline();
         if due != view.timer {
@@ -140,7 +139,6 @@ impl Shard {
         let now = self.core.now;
         let place = self.place(partition);
         let Partition { member, view } = &mut self.partitions[place];
-        let node = usize::from(view.nodes[usize::from(from.0)].0);
         let life = &mut view.lives[usize::from(from.0)];
         if let Message::Recover { member, attempt } = &message
             && *member == from
@@ -148,11 +146,12 @@ impl Shard {
             // It says itself which life it is.
             if attempt.incarnation > *life {
                 *life = attempt.incarnation;
-                self.core.peers[node].witness.on_new_incarnation(partition);
+                let witness = &mut view.witnesses[usize::from(from.0)];
+                *witness = Witness::default();
             }
         }
         let life = *life;
-        self.core.peers[node].remember(partition, &message);
+        remember(&mut view.witnesses[usize::from(from.0)], &message);
         let mut world = World::new(view, &mut self.core, effects);
         member.on_message(now, (from, life), message, &mut world);
         self.stepped(place);
@@ -168,71 +167,31 @@ impl Shard {
         partitions: &[PartitionState],
         effects: &mut impl Effects,
     ) {
-        let is_rolled_back = self.is_rolled_back((node, life), partitions);
+        self.core.peers[usize::from(node.0)] = Peer::default();
         let now = self.core.now;
         for state in partitions {
             let PartitionState { partition, lives, .. } = state;
             let Some((place, from)) = self.member_of(*partition, node) else { continue };
-            let is_lost = is_rolled_back && !self.has_new_life(node, state);
             let Partition { member, view } = &mut self.partitions[place];
             if lives.len() != view.group.count() {
                 continue;
             }
-            view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+            let rolled_back = meet(view, (from, life), state, self.core.config.durability);
+            self.core.counters.rolled_back += u64::from(rolled_back.is_some());
+            self.core.rolled_back = rolled_back.or(self.core.rolled_back);
             view.links[usize::from(from.0)].is_connected = true;
             if self.core.closing {
                 continue;
             }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
-            if is_lost {
+            if rolled_back.is_some() {
                 member.on_rolled_back(now, from, &mut world);
             }
             member.on_peer_clock(now, from, clock);
             member.on_peer_connected(now, from, &mut world);
             self.stepped(place);
         }
-    }
-
-    /// Whether a node that connects has said more before than it knows now.
-    fn is_rolled_back(&mut self, (node, life): (NodeId, Life), all: &[PartitionState]) -> bool {
-        let mut is_known = false;
-        for state in all {
-            if self.has_new_life(node, state) {
-                let witness = &mut self.core.peers[usize::from(node.0)].witness;
-                witness.on_new_incarnation(state.partition);
-            } else {
-                is_known = true;
-            }
-        }
-        let peer = &mut self.core.peers[usize::from(node.0)];
-        peer.bad_senders_count = 0;
-        if !is_known {
-            // Whatever its disk was, it has begun anew.
-            peer.witness = Witness::default();
-        }
-        // Without `sync` a member may lose the end of what it has said, and begins anew by itself.
-        let all = match self.core.config.durability {
-            Durability::Sync => all,
-            Durability::Async => &[],
-            Durability::None => return false,
-        };
-        let standings = all.iter().map(|state| {
-            let PartitionState { term: view, last_normal, durable_last: last, .. } = *state;
-            (state.partition, Standing { view, last_normal, last })
-        });
-        let rolled_back = peer.witness.on_hello(life, standings).err();
-        self.core.counters.rolled_back += u64::from(rolled_back.is_some());
-        self.core.rolled_back = rolled_back;
-        rolled_back.is_some()
-    }
-
-    /// Whether a node says that it has begun a new life in a partition since it connected last.
-    fn has_new_life(&self, node: NodeId, state: &PartitionState) -> bool {
-        self.member_of(state.partition, node).is_some_and(|(place, from)| {
-            let (place, from) = (&self.partitions[place], usize::from(from.0));
-            state.lives.get(from).is_some_and(|life| *life > place.view.lives[from])
-        })
     }
 
     /// How it shows, if it does, that the disk of the node that has connected just now went back in
@@ -242,10 +201,14 @@ impl Shard {
         self.core.rolled_back.take()
     }
 
-    /// The process with which a node connected last.
+    /// Whether all partitions that a node has in common with this shard have met this process of
+    /// it, and none since.
     #[must_use]
-    pub fn witnessed(&self, node: NodeId) -> Option<Life> {
-        self.core.peers[usize::from(node.0)].witness.life()
+    pub fn has_met(&self, node: NodeId, life: Life) -> bool {
+        self.partitions.iter().all(|Partition { view, .. }| {
+            let place = view.nodes.iter().position(|found| *found == node);
+            place.is_none_or(|place| view.witnesses[place].life() == Some(life))
+        })
     }
 
     /// The connection to the shard of a node that has these partitions is gone; `refused`: its
@@ -353,27 +316,45 @@ impl Shard {
 }
 
 /// Another node, as this shard sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Peer {
     /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
-    /// What it has said of its disk.
-    witness: Witness,
 }
 
-impl Peer {
-    /// What a message says to be durable at its sender.
-    fn remember(&mut self, partition: PartitionId, message: &Message) {
-        match *message {
-            Message::CommandResponse { term, index, .. }
-            | Message::SyncResponse { term, index }
-            | Message::GapCommitResponse { term, index } => {
-                self.witness.on_answer(partition, term, index);
-            }
-            Message::ViewChange { term, .. } => self.witness.on_vote(partition, term),
-            _ => {}
-        }
+/// Keeps in mind what a message says to be durable at its sender.
+fn remember(witness: &mut Witness, message: &Message) {
+    match *message {
+        Message::CommandResponse { term, index, .. }
+        | Message::SyncResponse { term, index }
+        | Message::GapCommitResponse { term, index } => witness.on_answer(term, index),
+        Message::ViewChange { term, .. } => witness.on_vote(term),
+        _ => {}
     }
+}
+
+/// A member connects, in this life and process. How it shows, if it does, that its disk went back
+/// in time since it was met last.
+fn meet(
+    view: &mut PartitionView,
+    (from, process): (MemberId, Life),
+    state: &PartitionState,
+    durability: Durability,
+) -> Option<RolledBack> {
+    let place = usize::from(from.0);
+    if state.lives[place] > view.lives[place] {
+        // Whatever its disk was, it has begun anew.
+        view.witnesses[place] = Witness::default();
+    }
+    view.lives[place] = state.lives[place];
+    let PartitionState { partition, term, last_normal, durable_last: last, .. } = *state;
+    let standing = match durability {
+        Durability::Sync => Some(Standing { view: term, last_normal, last }),
+        // It may lose the end of what it has said, and recovers by itself then.
+        Durability::Async => None,
+        Durability::None => return None,
+    };
+    view.witnesses[place].on_hello(process, partition, standing).err()
 }
 
 impl Core {

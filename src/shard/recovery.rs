@@ -41,6 +41,7 @@ use crate::storage::record::PartitionSnapshot;
 use crate::storage::recovery::Salvage;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
 use crate::storage::wal::{Durability, Wal};
+use crate::storage::witness::Witness;
 use crate::wire::peer::{PeerDrop, PeerEncoder};
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
@@ -490,7 +491,10 @@ fn restore(
         if group.is_alone() { 0 } else { config.settings.retained_size_bytes };
     let settings = Settings { retained_size_bytes, ..config.settings };
     let seed = config.seed ^ u64::from(partition.0);
-    let member = Member::new(group.clone(), settings, restored, seed);
+    let mut member = Member::new(group.clone(), settings, restored, seed);
+    if config.durability == Durability::None && !group.is_alone() {
+        member.keep_after(Index(0));
+    }
     let view = PartitionView {
         own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
@@ -505,10 +509,12 @@ fn restore(
         changed: true,
         encoder: PeerEncoder::new(&config.cluster, &group),
         lives: vec![Incarnation(0); group.count()],
+        witnesses: vec![Witness::default(); group.count()],
         links: vec![PeerLink::default(); group.count()],
         nodes,
         timer: None,
         installed: None,
+        covered: None,
         round_done: (Round(0), Index(0)),
         round_reads: VecDeque::new(),
         group,

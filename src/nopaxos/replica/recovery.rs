@@ -19,6 +19,12 @@
 //!    promised a higher view than any of them, which nobody has begun, it asks for that one, as a
 //!    member does that is stuck in a view change: the others follow a wish that lasts (E3).
 //! 4. If all others are as empty as itself, the group is new (R6).
+//!
+//! A member whose disk went back in time doesn't know that it has lost anything, but others may
+//! (`storage::witness`). Whoever notices it takes the member's life for over, as if the next one
+//! had begun, and says so to the member, by a `Recover` about the member itself; and so do all
+//! later greetings. A member that hears of a life of its own that it doesn't know begins to
+//! recover, whatever it was doing.
 
 use super::*;
 use crate::base::limits::REPAIR_SIZE_BYTES_MAX;
@@ -101,10 +107,9 @@ impl Replica {
         for (member, incarnation) in members.zip(vector) {
             is_raised |= self.raise(member, *incarnation, world);
         }
-        if is_raised {
+        if is_raised && !self.begin_anew(world) {
             self.persist_lives(world);
         }
-        self.check_own_life(world);
     }
 
     /// A member's disk isn't the one that it was: it has said more than it knows now. What it says
@@ -121,13 +126,14 @@ impl Replica {
 
     /// Others may know of a life of this member that it doesn't know itself: its disk went back in
     /// time, and what it has said since counts for nothing, nor does what it holds above the sync
-    /// point. It begins anew.
-    fn check_own_life(&mut self, world: &mut impl World) {
+    /// point. It begins anew then, which is written in one with the life that it has heard of:
+    /// else a restart in between would take that for its own. Whether it did.
+    fn begin_anew(&mut self, world: &mut impl World) -> bool {
         let known = self.crash_vector[usize::from(self.group.me().0)];
         let asks_for_life =
             self.recovery.as_ref().is_some_and(|recovery| recovery.life_write.is_none());
         if known <= self.incarnation || asks_for_life || self.group.is_alone() {
-            return;
+            return false;
         }
         mark!("own-life-unknown");
         // The way back may lead into the same view, and what is stable stays.
@@ -143,6 +149,7 @@ impl Replica {
         self.recovery = Some(Recovery { first_term: TermId(1), ..Recovery::default() });
         self.write_lives(true, world);
         self.start_recovery(world);
+        true
     }
 
     /// A life of a member is known: what earlier ones said is void. Whether that is new.
@@ -240,8 +247,9 @@ impl Replica {
             if !self.raise(member, attempt.incarnation, world) {
                 return Err(IgnoreReason::Duplicate);
             }
-            self.persist_lives(world);
-            self.check_own_life(world);
+            if !self.begin_anew(world) {
+                self.persist_lives(world);
+            }
             return Ok(());
         }
         let known = self.crash_vector[usize::from(member.0)];

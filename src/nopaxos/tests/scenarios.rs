@@ -224,6 +224,27 @@ fn s06_nothing_above_a_no_op_is_answered_before_a_quorum_holds_it() {
 }
 
 #[test]
+fn s06_sync_point_passes_a_no_op_with_its_quorum_though_nobody_writes_any_more() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 3, 1);
+        quiet_all(&mut cluster);
+        lose(&mut cluster, u64::MAX, |_, _, message| {
+            is_command(message, 1) || name(message) == "GapCommitResponse"
+        });
+        for _ in 0..2 {
+            cluster.submit();
+        }
+        cluster.run_for(100 * NS_PER_MS);
+        assert_eq!(cluster.member(A).replica().log().no_ops().len(), 1);
+        // What is dropped isn't stamped anew: nobody waits for it.
+        cluster.act(B, |member, _, _| drop(member.give_up(|_| true)));
+        lose(&mut cluster, u64::MAX, |_, _, message| is_command(message, 1));
+        cluster.run_for(200 * NS_PER_MS);
+        assert_eq!(cluster.member(A).replica().sync_point(), Index(2));
+    }
+}
+
+#[test]
 fn s07_no_op_of_a_quorum_survives_its_leader() {
     for seed in SEEDS {
         let mut cluster = Cluster::started(seed, 3, 2);

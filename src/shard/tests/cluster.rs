@@ -2,6 +2,7 @@
 //! order until the connection breaks.
 
 mod recorded;
+mod rolled_back;
 mod scenarios;
 mod transfers;
 

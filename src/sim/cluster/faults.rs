@@ -38,11 +38,14 @@ impl Cluster {
     fn make(&mut self, fault: Fault, place: usize) -> Option<String> {
         let until = self.lasting();
         let may_lose = self.may_lose(place);
-        if !may_lose && self.is_loss(fault) || !self.lets_happen(fault) {
+        if !self.lets_happen(fault) {
             return None;
         }
         if fault == Fault::DiskRolledBack {
-            return self.roll_back(place).then(String::new);
+            return self.roll_back(place);
+        }
+        if !may_lose && self.is_loss(fault) {
+            return None;
         }
         let is_everywhere = self.world.promises_durability() && self.world.prng.one_in(6);
         let Self { world, nodes, .. } = self;
@@ -120,7 +123,7 @@ impl Cluster {
 
     /// Whether the others can make good for what a node loses now: a majority of all members keeps
     /// what it has promised. A lone node has no others: which faults it bears, its seed has said.
-    fn may_lose(&self, place: usize) -> bool {
+    pub(super) fn may_lose(&self, place: usize) -> bool {
         let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != place);
         let weak_count = others.filter(|(_, node)| !node.is_whole()).count();
         self.nodes.len() == 1 || weak_count < (self.nodes.len() - 1) / 2

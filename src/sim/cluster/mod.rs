@@ -28,7 +28,7 @@ use super::schedule::Schedule;
 use super::swarm::{Swarm, node_count_of};
 use super::trace::{Trace, TraceSink, word_of};
 use super::{ClientId, NodeId};
-use crate::base::cast::{u64_from, usize_from, usize_from_u32};
+use crate::base::cast::{u64_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::mark;
 use crate::base::mutant::{self, Mutant};
@@ -44,9 +44,6 @@ const HEALED_NS_MAX: u64 = 60 * NS_PER_S;
 const LOOK_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 /// After everything has come to rest: logs are proven, checkpoints finished.
 const REST_NS: u64 = 200 * NS_PER_MS;
-/// How often the disks' images are kept to which they may be rolled back.
-const IMAGE_INTERVAL_NS: u64 = 500 * NS_PER_MS;
-
 /// Something that happens. What is about a process is void if its life is over.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -61,7 +58,6 @@ pub(super) enum Event {
     Fault(Fault, u64),
     Room(NodeId),
     Scrub,
-    Image,
     Heal,
     Look,
     End,
@@ -130,8 +126,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     clients: Vec<Client>,
     history: History,
-    /// What the disks were a while ago.
-    images: Vec<Option<Image>>,
+    /// What a disk was a while ago.
+    image: Option<Image>,
     healed_at: Option<Monotonic>,
     /// The last questions were asked.
     is_closing: bool,
@@ -190,7 +186,7 @@ impl Cluster {
             nodes,
             clients,
             history: History::new(universe),
-            images: (0..node_count).map(|_| None).collect(),
+            image: None,
             healed_at: None,
             is_closing: false,
             is_over: false,
@@ -225,9 +221,6 @@ impl Cluster {
         }
         if world.swarm.scrub_interval_ns > 0 {
             world.schedule.after(world.swarm.scrub_interval_ns, Event::Scrub);
-        }
-        if world.swarm.has(Fault::DiskRolledBack) {
-            world.schedule.after(IMAGE_INTERVAL_NS, Event::Image);
         }
         world.schedule.after(world.swarm.active_ns, Event::Heal);
         while !self.is_over {
@@ -281,13 +274,6 @@ impl Cluster {
                 nodes.iter_mut().for_each(|node| node.scrub(world));
                 if world.is_active {
                     world.schedule.after(world.swarm.scrub_interval_ns, Event::Scrub);
-                }
-            }
-            Event::Image => {
-                let place = usize_from(world.prng.below(u64_from(nodes.len())));
-                self.images[place] = Image::of(&nodes[place]).or(self.images[place].take());
-                if world.is_active {
-                    world.schedule.after(IMAGE_INTERVAL_NS, Event::Image);
                 }
             }
             Event::Heal => self.heal(),

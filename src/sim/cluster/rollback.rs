@@ -7,9 +7,9 @@
 //! nothing goes wrong: the member says something wrong to nobody who believes it.
 
 use super::Cluster;
-use crate::base::ids::BootEpoch;
+use crate::base::ids::{BootEpoch, NodeId};
 use crate::sim::checker::{Checker, Violation};
-use crate::sim::disk::Directory;
+use crate::sim::disk::{Crash, Directory};
 use crate::sim::fault::Fault;
 use crate::sim::node::Node;
 use crate::storage::identity::{Boot, Current};
@@ -17,6 +17,7 @@ use crate::storage::identity::{Boot, Current};
 /// What a disk was.
 #[derive(Debug)]
 pub(super) struct Image {
+    place: usize,
     directory: Directory,
     boot_epoch: BootEpoch,
     shard_count: u16,
@@ -24,12 +25,12 @@ pub(super) struct Image {
 
 impl Image {
     /// `None`: no process is at work on the disk, or it holds what a start may refuse.
-    pub(super) fn of(node: &Node) -> Option<Self> {
+    fn of(place: usize, node: &Node) -> Option<Self> {
         let directory = node.disk.image();
         let boot_epoch = Boot::decode(&directory.boot).ok()?.boot_epoch;
         let shard_count = Current::decode(&directory.current).ok()?.shard_count;
         let is_sound = node.is_serving() && node.is_whole();
-        is_sound.then_some(Self { directory, boot_epoch, shard_count })
+        is_sound.then_some(Self { place, directory, boot_epoch, shard_count })
     }
 }
 
@@ -53,26 +54,33 @@ impl Cluster {
         ends_no_process || self.nodes.iter().all(|node| !node.is_rolled_back())
     }
 
-    /// Rolls a node's disk back, if it was another process's when the image was taken, and all
-    /// others know of this one. Whether it did.
-    pub(super) fn roll_back(&mut self, place: usize) -> bool {
-        let Self { world, nodes, images, .. } = self;
-        let Some(life) = nodes[place].process() else { return false };
-        let node = crate::base::ids::NodeId(nodes[place].id.0);
+    /// Rolls a disk back to its image, if all others know of what came after it; or, if there is
+    /// none, takes one of a node's disk, and ends the process that is at work on it. What it did.
+    pub(super) fn roll_back(&mut self, place: usize) -> Option<String> {
+        let place = self.image.as_ref().map_or(place, |image| image.place);
+        if !self.may_lose(place) {
+            return None;
+        }
+        let Self { world, nodes, image, .. } = self;
+        let Some(Image { boot_epoch, shard_count, .. }) = image else {
+            *image = Image::of(place, &nodes[place]);
+            return image.is_some().then(|| {
+                nodes[place].crash(world, Crash::Process);
+                "is copied".to_owned()
+            });
+        };
+        let node = NodeId(nodes[place].id.0);
+        let life = nodes[place].process().filter(|life| *boot_epoch < life.boot_epoch)?;
         let is_witnessed = nodes.iter().enumerate().all(|(other, found)| {
             found.is_serving()
                 && !found.disk.will_fail()
                 && (other == place || found.has_met(node, life))
         });
-        let is_older = |image: &mut Image| {
-            image.boot_epoch < life.boot_epoch && image.shard_count == nodes[place].shard_count
-        };
-        if !is_witnessed || !nodes[place].is_whole() {
-            return false;
-        }
-        let Some(image) = images[place].take_if(is_older) else { return false };
-        nodes[place].roll_back_disk(image.directory, world);
-        true
+        let is_possible = *shard_count == nodes[place].shard_count && nodes[place].is_whole();
+        let Image { directory, .. } = image.take_if(|_| is_witnessed && is_possible)?;
+        nodes[place].roll_back_disk(directory, world);
+        world.report.mark("disk rolled back", 1);
+        Some(format!("is what node {node} was"))
     }
 
     /// No disk went back in time without being noticed.

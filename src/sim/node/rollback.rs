@@ -18,7 +18,7 @@ impl Node {
 
     /// Whether all of its shards have met this process of another node, and none since.
     pub(in crate::sim) fn has_met(&self, node: NodeId, life: Life) -> bool {
-        self.hosts.iter().all(|host| host.shard.witnessed(node) == Some(life))
+        self.hosts.iter().all(|host| host.shard.has_met(node, life))
     }
 
     /// Whether its disk went back in time and it doesn't know it.
