@@ -173,7 +173,7 @@ fn strangers_that_speak_as_members_are_cut_and_counted() {
     }
     // Its bytes come in a later turn than the one that accepted it.
     let mut silent = TcpStream::connect(&address).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::park_timeout(Duration::from_millis(300));
     silent.write_all(&hello(1_000)).unwrap();
     silent.set_read_timeout(Some(GREETING_WAIT)).unwrap();
     match silent.read(&mut [0; 64]) {

@@ -19,7 +19,7 @@ use crate::base::limits::TURN_REQUEST_COUNT_MAX;
 use crate::base::time::{Monotonic, Now, Timestamp};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{DropReason, LoopMetrics, ServiceMetrics};
-use crate::shard::{PartitionState, SegmentBlocks};
+use crate::shard::{PartitionState, SegmentBlocks, StableDigests};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
@@ -194,7 +194,11 @@ pub trait Service {
     }
 
     /// Up to `count_max` of them, with how they stand.
-    fn take_changed(&mut self, _count_max: usize, _visit: impl FnMut(PartitionId, PartitionState)) {
+    fn take_changed(
+        &mut self,
+        _count_max: usize,
+        _visit: impl FnMut(PartitionId, PartitionState, &StableDigests),
+    ) {
     }
 }
 

@@ -11,7 +11,7 @@ use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use super::status;
 use crate::base::ids::{AskId, Index, NodeId, Origin, PartitionId, SegmentId, ShardId};
-use crate::base::limits::{PASS_COUNT_MAX, STATUS_WEIGHT_COUNT};
+use crate::base::limits::{PASS_COUNT_MAX, PUBLISHED_PARTITIONS_PER_TURN, STATUS_WEIGHT_COUNT};
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now, Timestamp};
 use crate::map::operation::QueryOperation;
@@ -20,6 +20,7 @@ use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::shard::{
     Effects, Input, PartitionLives, PartitionState, RoutedRequest, SegmentBlocks, Shard,
+    StableDigests,
 };
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
@@ -437,8 +438,17 @@ impl Service for ShardService {
         self.shard.changed_count()
     }
 
-    fn take_changed(&mut self, count_max: usize, visit: impl FnMut(PartitionId, PartitionState)) {
-        self.shard.take_changed(count_max, visit);
+    fn take_changed(
+        &mut self,
+        count_max: usize,
+        mut visit: impl FnMut(PartitionId, PartitionState, &StableDigests),
+    ) {
+        let mut changed = ArrayVec::<_, PUBLISHED_PARTITIONS_PER_TURN>::new();
+        let count_max = count_max.min(changed.capacity());
+        self.shard.take_changed(count_max, |partition, state| changed.push((partition, state)));
+        for (partition, state) in changed {
+            visit(partition, state, &self.shard.stable_digests(partition));
+        }
     }
 }
 
