@@ -11,6 +11,7 @@ use super::connections::Connections;
 use super::core::Node;
 use super::disk::Disk;
 use super::disk::PrepareError;
+use super::fatal::Fatal;
 use super::mesh::Mesh;
 use super::peers::table::Peers;
 use super::scrub::ScrubNews;
@@ -98,6 +99,11 @@ pub trait Service {
         _refused: bool,
         _output: &mut Output<'_>,
     ) {
+    }
+
+    /// Why the node must stop, if it must: asked in each turn.
+    fn fatal(&mut self) -> Option<Fatal> {
+        None
     }
 
     /// A message of another node that is connected.

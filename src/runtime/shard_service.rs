@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 
 use super::disk::PrepareError;
+use super::fatal::{Fatal, FatalReason};
 use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use super::status;
@@ -49,6 +50,8 @@ pub struct RequestConfig {
     pub shards: ShardMap,
     /// The longest value.
     pub value_size_bytes_max: usize,
+    /// An empty data directory takes the place of the one that this member had.
+    pub replaces: bool,
 }
 
 /// A shard behind a loop.
@@ -63,6 +66,8 @@ pub struct ShardService {
     closing: bool,
     /// What answers begin with that no partition gives.
     prefix: ResponsePrefix,
+    /// Why the node must stop.
+    fatal: Option<Fatal>,
 }
 
 /// A frame of a pass: a request that borrows from it, or what became of it.
@@ -82,7 +87,7 @@ impl ShardService {
         let prefix = ResponsePrefix::new(&config.cluster, None, &config.member, None);
         let router = Router::new(config.shards.partition_count());
         let own = config.shards.partitions_of(config.shard);
-        Self { shard, router, config, own, closing: false, prefix }
+        Self { shard, router, config, own, closing: false, prefix, fatal: None }
     }
 
     /// The shard to which a request of one of this shard's connections goes; none: this one.
@@ -316,7 +321,18 @@ impl Service for ShardService {
         output: &mut Output<'_>,
     ) {
         let lives: Vec<PartitionLives> = partitions.iter().map(PartitionLives::from).collect();
+        if !self.config.replaces
+            && let Some(former) = self.shard.former_life(&lives)
+        {
+            // Before it says a word to anybody: nothing has happened.
+            self.fatal = Some(Fatal::new(FatalReason::DataDirectory, former));
+            return;
+        }
         self.shard.handle(now, Input::PeerConnected { node, clock, lives: &lives }, output);
+    }
+
+    fn fatal(&mut self) -> Option<Fatal> {
+        self.fatal.take()
     }
 
     fn peer_disconnected(
