@@ -31,7 +31,7 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "MEMBER")]
     to: String,
     /// How long to wait until it leads.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     wait: Duration,
     #[command(flatten)]
     node: NodeArgs,

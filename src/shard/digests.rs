@@ -98,6 +98,6 @@ mod tests {
         digests.undone_to(Index(17 * DIGEST_INTERVAL_COUNT - 1));
         assert_eq!(known(&digests), multiples(13..=16));
         digests.undone_to(Index(0));
-        assert_eq!(known(&digests), multiples(1..=0));
+        assert!(known(&digests).is_empty());
     }
 }
