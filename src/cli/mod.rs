@@ -2,9 +2,8 @@
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
 //! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold, the host has a problem, the
-//! node isn't ready or replicas aren't known to be equal; 2 an error, one line of it on stderr; from
-//! 10 on, a node that stopped by
-//! itself
+//! node isn't ready or replicas aren't known to be equal; 2 an error, one line of it on stderr;
+//! from 10 on, a node that stopped by itself
 //! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
 //! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
 //! is no error.
