@@ -1,12 +1,13 @@
 //! What goes wrong, when it does.
 
-use super::{Cluster, Event};
+use super::{Cluster, Event, World};
 use crate::base::cast::{low_u32, u64_from, usize_from};
 use crate::base::ids::PartitionId;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sim::disk::Crash;
 use crate::sim::fault::Fault;
 use crate::sim::network::Endpoint;
+use crate::sim::node::Node;
 use crate::sim::{ClientId, NodeId};
 use crate::storage::wal::Durability;
 
@@ -61,10 +62,8 @@ impl Cluster {
             Fault::Pause => node.pause(until),
             Fault::Rehome => {
                 node.change_shard_count(world);
-                match may_crash && world.prng.one_in(2) {
-                    true => node.crash(world, Crash::Process),
-                    false => node.stop(world),
-                }
+                let crashes = may_crash && world.prng.one_in(2);
+                end_process(node, crashes, world);
             }
             Fault::Break => return self.break_one(),
             Fault::Transfer => return self.transfer_to(place),
@@ -81,10 +80,7 @@ impl Cluster {
             Fault::ReadError => {
                 node.will_lose(world);
                 node.disk.fail_reads(1 + low_u32(world.prng.below(3)));
-                match may_crash {
-                    true => node.crash(world, Crash::Process),
-                    false => node.stop(world),
-                }
+                end_process(node, may_crash, world);
             }
             Fault::BitFlip | Fault::LostWrite | Fault::Misdirected | Fault::CheckpointFlip => {
                 let what = node.damage(fault, world)?;
@@ -192,5 +188,13 @@ impl Cluster {
             }
         }
         format!("{ways:?} until {}", until.0 / NS_PER_MS)
+    }
+}
+
+/// A process ends so that it starts again: killed, or told to stop.
+fn end_process(node: &mut Node, crashes: bool, world: &mut World) {
+    match crashes {
+        true => node.crash(world, Crash::Process),
+        false => node.stop(world),
     }
 }
