@@ -77,8 +77,7 @@ fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
 const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
 
 /// What those find that isn't mended yet: of how many nodes, which seed, and what it is.
-const NOT_MENDED: [(usize, u64, Checker); 3] =
-    [(3, 184, Checker::Progress), (5, 192, Checker::Progress), (7, 90, Checker::Progress)];
+const NOT_MENDED: [(usize, u64, Checker); 0] = [];
 
 #[test]
 fn seeds_of_several_nodes_find_only_what_is_known() {
