@@ -168,24 +168,30 @@ impl Shard {
         effects: &mut impl Effects,
     ) {
         self.core.peers[usize::from(node.0)] = Peer::default();
-        let now = self.core.now;
+        self.core.rolled_back = None;
+        let mut known = Vec::new();
         for state in partitions {
-            let PartitionState { partition, lives, .. } = state;
-            let Some((place, from)) = self.member_of(*partition, node) else { continue };
-            let Partition { member, view } = &mut self.partitions[place];
-            if lives.len() != view.group.count() {
-                continue;
+            let Some((place, from)) = self.member_of(state.partition, node) else { continue };
+            let view = &mut self.partitions[place].view;
+            if state.lives.len() == view.group.count() {
+                let (is_new, found) = meet(view, (from, life), state, self.core.config.durability);
+                self.core.rolled_back = found.or(self.core.rolled_back);
+                known.push((state, place, from, is_new));
             }
-            let rolled_back = meet(view, (from, life), state, self.core.config.durability);
-            self.core.counters.rolled_back += u64::from(rolled_back.is_some());
-            self.core.rolled_back = rolled_back.or(self.core.rolled_back);
+        }
+        // All of them lie in one log: if it went back for one, it did for all.
+        let went_back = self.core.rolled_back.is_some();
+        self.core.counters.rolled_back += u64::from(went_back);
+        let now = self.core.now;
+        for (PartitionState { lives, .. }, place, from, is_new) in known {
+            let Partition { member, view } = &mut self.partitions[place];
             view.links[usize::from(from.0)].is_connected = true;
             if self.core.closing {
                 continue;
             }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
-            if rolled_back.is_some() {
+            if went_back && !is_new {
                 member.on_rolled_back(now, from, &mut world);
             }
             member.on_peer_clock(now, from, clock);
@@ -333,16 +339,17 @@ fn remember(witness: &mut Witness, message: &Message) {
     }
 }
 
-/// A member connects, in this life and process. How it shows, if it does, that its disk went back
-/// in time since it was met last.
+/// A member connects, in this life and process. Whether it has begun a life since it was met last;
+/// and how it shows, if it does, that its disk went back in time since then.
 fn meet(
     view: &mut PartitionView,
     (from, process): (MemberId, Life),
     state: &PartitionState,
     durability: Durability,
-) -> Option<RolledBack> {
+) -> (bool, Option<RolledBack>) {
     let place = usize::from(from.0);
-    if state.lives[place] > view.lives[place] {
+    let is_new = state.lives[place] > view.lives[place];
+    if is_new {
         // Whatever its disk was, it has begun anew.
         view.witnesses[place] = Witness::default();
     }
@@ -352,9 +359,9 @@ fn meet(
         Durability::Sync => Some(Standing { view: term, last_normal, last }),
         // It may lose the end of what it has said, and recovers by itself then.
         Durability::Async => None,
-        Durability::None => return None,
+        Durability::None => return (is_new, None),
     };
-    view.witnesses[place].on_hello(process, partition, standing).err()
+    (is_new, view.witnesses[place].on_hello(process, partition, standing).err())
 }
 
 impl Core {

@@ -59,11 +59,11 @@ impl Losses {
         }
     }
 
-    /// From now on until then some messages are chosen. How many: one in so many.
-    pub fn begin(&mut self, until: Monotonic) -> u64 {
+    /// From now on until then some messages are chosen. How many, in words.
+    pub fn begin(&mut self, until: Monotonic) -> String {
         self.until = until;
         self.one_in = *pick(&mut self.prng, &[2, 8, 40]);
-        self.one_in
+        format!("and all: one in {} until {}", self.one_in, until.0 / NS_PER_MS)
     }
 
     /// Nothing is lost any more.

@@ -92,10 +92,7 @@ impl Cluster {
             }
             Fault::DiskLost => node.lose_disk(world),
             Fault::DiskRolledBack => return None,
-            Fault::LostCommand => {
-                let one_in = world.losses.begin(until);
-                return Some(format!("and all: one in {one_in} until {}", until.0 / NS_PER_MS));
-            }
+            Fault::LostCommand => return Some(world.losses.begin(until)),
             Fault::ClockJump => {
                 let ns = i64::try_from(world.prng.below(JUMP_NS_MAX)).unwrap_or(0);
                 node.clock.jump(if world.prng.one_in(2) { ns } else { -ns });
