@@ -78,8 +78,8 @@ fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
     println!("{summary:#?}");
 }
 
-/// The seeds of several nodes are always the same ones here: of fresh ones about one in two hundred
-/// still finds something that isn't mended. `scripts/simulate.sh` hunts with fresh ones.
+/// The seeds of several nodes are always the same ones here: of fresh ones a few in a thousand still
+/// find something that isn't mended. `scripts/simulate.sh` hunts with fresh ones.
 const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
 
 /// What those find that isn't mended yet: of how many nodes, which seed, and what it is.
