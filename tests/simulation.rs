@@ -18,7 +18,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 15] = [
+const REGRESSIONS: [(usize, u64, &str); 16] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -33,6 +33,7 @@ const REGRESSIONS: [(usize, u64, &str); 15] = [
     (3, 161, "a boot whose first segment could not be prepared asked for the second one"),
     (7, 186, "a checkpoint was taken again and again that let nothing go, and filled the log"),
     (3, 779, "a disk that went back in time was noticed in some of its partitions only"),
+    (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),
     (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
 ];
 

@@ -373,6 +373,7 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
 
     fn install(&mut self, index: Index) {
         self.core.install_received(self.view, index);
+        self.mark_changed();
     }
 
     fn view_started(&mut self, started: ViewStarted) {

@@ -373,13 +373,15 @@ impl Shard {
         mut log: Wal,
         stale_checkpoints: Vec<CheckpointId>,
     ) -> Self {
-        let Loading { config, hasher, arena, partitions } = loading;
+        let Loading { config, hasher, arena, mut partitions } = loading;
         let own = config.shards().partitions_of(config.shard);
         assert_eq!(config.partitions, own, "a shard owns what the others think it owns");
         let router = Router::new(config.partition_count);
         let whole = ResponsePrefix::new(&config.cluster, None, config.member(), None);
-        for (partition, loaded) in &partitions {
+        for (partition, loaded) in &mut partitions {
             log.know_checkpoint_size(*partition, loaded.checkpoint_size_bytes);
+            // The log may name a newer one than that which it begins with.
+            loaded.checkpoint_size_bytes = log.checkpoint_size_bytes(*partition);
         }
         let partitions = restore_all(&config, &router, partitions, recovered);
         let changed = partitions.iter().map(|partition| partition.view.group.partition()).collect();

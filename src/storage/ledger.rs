@@ -325,6 +325,11 @@ impl Ledger {
         }
     }
 
+    /// The size of the partition's newest checkpoint; 0: there is none.
+    pub(super) fn checkpoint_size_bytes(&self, position: usize) -> u64 {
+        self.partitions[position].checkpoint_size_bytes
+    }
+
     /// The size of the largest checkpoint that was taken.
     pub(super) fn checkpoint_size_bytes_max(&self) -> u64 {
         self.partitions.iter().map(|logged| logged.checkpoint_size_bytes).max().unwrap_or(0)

@@ -1,7 +1,7 @@
 //! Checkpoints as a shard takes them, records them and starts from them.
 
 use super::*;
-use crate::base::limits::CHECKPOINT_RETRY_NS;
+use crate::base::limits::{BLOCK_SIZE_BYTES, CHECKPOINT_RETRY_NS};
 
 /// Puts until the shard asks for a checkpoint's first step.
 pub(super) fn put_until_asked(host: &mut Host) {
@@ -46,6 +46,34 @@ fn checkpoint_is_taken_once_enough_was_logged_and_a_restart_begins_with_it() {
         assert_eq!(host.digests(), digests, "boot {boot}");
         assert_eq!(host.get("key 299").as_deref(), Some("v"));
     }
+}
+
+#[test]
+fn restart_knows_how_long_the_newest_checkpoint_is_though_its_log_begins_before_it() {
+    let mut host = Host::start(Durability::Sync);
+    for number in 0..300 {
+        host.put(&format!("key {number}"), &"v".repeat(2_000));
+    }
+    put_until_asked(&mut host);
+    run_to_the_end(&mut host);
+    let of_file = |host: &Host| -> BTreeMap<CheckpointId, u64> {
+        let lengths = host.disk.checkpoints.iter();
+        lengths.map(|(id, blocks)| (*id, u64_from(blocks.len() * BLOCK_SIZE_BYTES))).collect()
+    };
+    let recorded = |host: &Host| -> BTreeMap<CheckpointId, u64> {
+        let partitions = host.shard.partitions.iter().map(|found| &found.view);
+        let ids = partitions.filter_map(|view| {
+            let partition = view.group.partition();
+            let index = host.shard.core.log.state().partition(partition)?.checkpoint;
+            let id = CheckpointId { partition, index };
+            (index > Index(0)).then_some((id, view.checkpoint_size_bytes))
+        });
+        ids.collect()
+    };
+    let files = of_file(&host);
+    assert!(!files.is_empty() && recorded(&host) == files);
+    let host = Host::boot(host.disk, Durability::Sync, 2);
+    assert_eq!(recorded(&host), files);
 }
 
 #[test]

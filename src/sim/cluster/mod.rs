@@ -57,6 +57,7 @@ pub(super) enum Event {
     Client { client: ClientId, wake: Wake },
     Fault(Fault, u64),
     Room(NodeId),
+    StopIsDue { node: NodeId, life: u64 },
     Scrub,
     Heal,
     Look,
@@ -257,7 +258,11 @@ impl Cluster {
             Event::Disk { node, life, shard, job } if nodes[node_of(node)].life == life => {
                 return nodes[node_of(node)].on_disk(shard, job, world);
             }
+            Event::StopIsDue { node, life } if nodes[node_of(node)].life == life => {
+                nodes[node_of(node)].go_on_stopping(world);
+            }
             Event::Started { .. }
+            | Event::StopIsDue { .. }
             | Event::Dial { .. }
             | Event::Turn { .. }
             | Event::Mesh { .. }

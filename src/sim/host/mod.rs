@@ -133,9 +133,9 @@ impl ShardHost {
         self.output.links.remove(&slot);
     }
 
-    /// Whether nothing of another shard is with this one, or waits for its turn.
+    /// Whether nothing of another shard is with this one.
     pub(super) fn is_quiet(&self) -> bool {
-        self.output.has_no_guests() && self.inbox.is_empty()
+        self.output.has_no_guests()
     }
 
     /// One turn: everything that has come, then what is due.

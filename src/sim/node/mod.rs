@@ -27,6 +27,7 @@ use super::network::{Endpoint, Side};
 use super::{ConnectionId, NodeId};
 use crate::base::cast::u64_from;
 use crate::base::ids::{Incarnation, PartitionId, ShardId};
+use crate::base::limits::{BLOCK_SIZE_BYTES, SHUTDOWN_NS_MAX};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US};
 use crate::metrics::ServiceMetrics;
@@ -90,6 +91,8 @@ pub(super) struct Node {
     /// When the last message arrives, by sender and receiver: they don't overtake each other.
     mesh_arrivals: BTreeMap<(ShardId, ShardId), Monotonic>,
     paused_until: Monotonic,
+    /// Until when a process that was told to stop waits for what is under way.
+    stops_by: Monotonic,
     segment_count_max: u64,
     turns_count: u64,
     /// It has lost what it had promised, or never had anything, and isn't part of all views again.
@@ -127,6 +130,7 @@ impl Node {
             mesh_count: 0,
             mesh_arrivals: BTreeMap::new(),
             paused_until: Monotonic(0),
+            stops_by: Monotonic(0),
             segment_count_max: swarm.segment_count_max,
             turns_count: 0,
             is_lost: swarm.node_count() > 1,
@@ -202,7 +206,7 @@ impl Node {
     }
 
     fn tear_what_is_under_way(&mut self, world: &World, crash: Crash) {
-        let block_count = world.swarm.segment_size_bytes / crate::base::limits::BLOCK_SIZE_BYTES;
+        let block_count = world.swarm.segment_size_bytes / BLOCK_SIZE_BYTES;
         for (host, queue) in self.hosts.iter().zip(&self.queues) {
             let Disk { directory, prng, .. } = &mut self.disk;
             let folder = directory.folders.get_mut(&(self.generation, host.me));
@@ -238,17 +242,20 @@ impl Node {
         for host in &mut self.hosts {
             host.is_closing = true;
         }
+        self.stops_by = world.now().after_ns(SHUTDOWN_NS_MAX);
+        world.schedule.at(self.stops_by, Event::StopIsDue { node: self.id, life: self.life });
         self.go_on_stopping(world);
     }
 
-    /// Once nothing is under way between its shards they close; once they have, the process ends.
-    fn go_on_stopping(&mut self, world: &mut World) {
+    /// Once nothing more is asked of its shards they close; once they have, and have answered or
+    /// their time for that is up, the process ends. What a quorum isn't there for has no answer.
+    pub(super) fn go_on_stopping(&mut self, world: &mut World) {
         if self.activity != Activity::Stopping {
             return;
         }
-        let is_quiet = self.mesh_count == 0 && self.hosts.iter().all(ShardHost::is_quiet);
+        let is_taken = self.mesh_count == 0 && self.has_taken_all();
         let was_told = self.queues.iter().all(|queue| queue.was_closed);
-        if !was_told && is_quiet {
+        if !was_told && is_taken {
             for place in 0..self.hosts.len() {
                 self.queues[place].was_closed = true;
                 self.put(place, Incoming::Close, world);
@@ -256,9 +263,10 @@ impl Node {
             return;
         }
         let is_drained = |(host, queue): (&ShardHost, &DiskQueue)| {
-            host.shard.is_drained() && queue.has_no_writes() && host.inbox_count() == 0
+            host.shard.is_drained() && queue.has_no_writes()
         };
-        if was_told && is_quiet && self.hosts.iter().zip(&self.queues).all(is_drained) {
+        let is_due = world.now() >= self.stops_by || self.hosts.iter().all(ShardHost::is_quiet);
+        if was_told && is_taken && is_due && self.hosts.iter().zip(&self.queues).all(is_drained) {
             self.tear_what_is_under_way(world, Crash::Process);
             self.disk.on_crash(Crash::Process);
             let connections: Vec<ConnectionId> = self.links.keys().copied().collect();
@@ -490,7 +498,12 @@ impl Node {
 
     /// Whether all partitions are in a view and all of their slots are stable.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_serving() && self.hosts.iter().all(|host| host.inbox_count() == 0)
+        self.is_serving() && self.has_taken_all()
+    }
+
+    /// Whether nothing waits for a turn of its shards.
+    fn has_taken_all(&self) -> bool {
+        self.hosts.iter().all(|host| host.inbox_count() == 0)
     }
 
     /// Somebody looks how much room is left.

@@ -75,6 +75,14 @@ impl Wal {
         }
     }
 
+    /// The size of the file of a partition's newest checkpoint, as far as it is known; 0: there is
+    /// none.
+    #[must_use]
+    pub fn checkpoint_size_bytes(&self, partition: PartitionId) -> u64 {
+        let position = self.state.position(partition);
+        position.map_or(0, |position| self.ledger.checkpoint_size_bytes(position))
+    }
+
     /// Changes when [`Wal::pinned`] or [`Wal::carry_plan`] may have another answer than before.
     #[must_use]
     pub const fn changes_count(&self) -> u64 {
