@@ -9,7 +9,6 @@
 
 use std::io;
 
-use p2pmap::sim::checker::Checker;
 use p2pmap::sim::cluster::{Options, run, run_swarm};
 use p2pmap::sim::disk::Plant;
 use p2pmap::sim::fault::Fault;
@@ -79,27 +78,17 @@ fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
     println!("{summary:#?}");
 }
 
-/// The seeds of several nodes are always the same ones here: of fresh ones a few in a thousand still
-/// find something that isn't mended. `scripts/simulate.sh` hunts with fresh ones.
+/// The seeds of several nodes are always the same ones here, so that a change is judged by what it
+/// does; `scripts/simulate.sh` hunts with fresh ones.
 const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
 
-/// What those find that isn't mended yet: of how many nodes, which seed, and what it is.
-const NOT_MENDED: [(usize, u64, Checker); 1] = [(7, 12, Checker::Progress)];
-
 #[test]
-fn seeds_of_several_nodes_find_only_what_is_known() {
+fn seeds_of_several_nodes_find_nothing() {
     let mut summary = Summary::default();
     for node_count in [3, 5, 7] {
         for seed in SEEDS_OF_SEVERAL {
             let report = run(seed, of_nodes(node_count));
-            let known = NOT_MENDED.iter().find(|known| (known.0, known.1) == (node_count, seed));
-            match known {
-                Some((.., checker)) => {
-                    let found = report.violation.as_ref().map(|violation| violation.checker);
-                    assert_eq!(found, Some(*checker), "nodes {node_count}, seed {seed}: mended?");
-                }
-                None => assert_passes(node_count, &report),
-            }
+            assert_passes(node_count, &report);
             summary.add(&report);
         }
     }
