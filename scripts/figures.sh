@@ -10,9 +10,7 @@
 # frames, keys of 16 bytes and values of 64. Medians of the rounds, with their range; only ratios
 # say something about another machine. Data goes to DATA_DIR (a folder under target/).
 #
-# With three cores or more, also what a request costs whose key another core owns: the node has
-# cores 0 and 1 then, the load core 2. Two cores can't show it; the ring's own round trip between
-# two cores is there in any case.
+# What a request costs whose key another core owns: scripts/remote-key.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -106,38 +104,6 @@ round() {
     stop
 }
 
-# slot KEY: its hash slot, CRC-16/XMODEM mod 16384, as Redis Cluster's.
-slot() {
-    local crc=0 byte bit
-    for byte in $(printf '%s' "$1" | od -An -v -tu1); do
-        crc=$((crc ^ (byte << 8)))
-        for bit in 1 2 3 4 5 6 7 8; do
-            crc=$((crc & 0x8000 ? (crc << 1 ^ 0x1021) & 0xffff : crc << 1 & 0xffff))
-        done
-    done
-    echo $((crc % 16384))
-}
-
-# The first key that shard $1 of two owns.
-key_of_shard() {
-    local key=0
-    while [ $(($(slot "$(printf '%016d' $key)") * 2 / 16384)) != "$1" ]; do key=$((key + 1)); done
-    echo "$key"
-}
-
-# One connection, one request at a time, spinning on both sides: a key of each of two cores. The
-# connection belongs to one of them; which one doesn't matter for how far apart they are.
-both_cores() {
-    local round=$1 load_core=2 shard
-    start_server serve --listen 127.0.0.1:0 --cores 0,1 --data-dir "$work/data" --idle spin \
-        --durability none
-    for shard in 0 1; do
-        load "$round" "shard$shard" --spin --keys 1 --puts 0 --preload \
-            --first-key "$(key_of_shard "$shard")"
-    done
-    stop
-}
-
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD 2>/dev/null || commit=$commit-dirty
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
@@ -146,7 +112,6 @@ echo "$rounds rounds of $seconds s, node on core $node_core, load on core $load_
     "log on $(stat -f -c %T "$work"), load average before: $(cut -d ' ' -f 1-3 /proc/loadavg)"
 for round in $(seq "$rounds"); do
     round "$round"
-    [ "$(nproc)" -lt 3 ] || both_cores "$round"
     echo "round $round of $rounds done" >&2
 done
 
@@ -186,13 +151,6 @@ done
 for connections in 1 100 5000; do
     show "$connections connections with one request each (1,000 keys)" "connections$connections" 6
 done
-if [ "$(nproc)" -ge 3 ]; then
-    echo 'a key of each of two cores, one request at a time, spinning (goal: 2 us apart at most)'
-    show 'key of core 0, p50 in us' shard0 4
-    show 'key of core 1, p50 in us' shard1 4
-else
-    echo "a key that another core owns: not measured, it takes 3 cores and there are $(nproc)"
-fi
 echo
 echo 'bytes per key (slope from 1 M to 5 M keys of 16 + 64 bytes), and the ring between two cores'
 cargo bench --locked --quiet --bench map -- memory 2>/dev/null | grep -i 'per key' || true

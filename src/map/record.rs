@@ -159,7 +159,8 @@ impl<'a> Record<'a> {
     ///
     /// # Panics
     /// If there is none: the arena hands out only what was written.
-    #[inline]
+    // Most callers look at some of it only, and what they don't look at need not be read.
+    #[inline(always)]
     pub(super) fn read(bytes: &'a [u8]) -> Self {
         let (head, mut rest) =
             bytes.split_first_chunk::<HEAD_SIZE_BYTES>().expect("a record has a whole head");

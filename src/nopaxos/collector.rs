@@ -117,6 +117,7 @@ impl<W> Collector<W> {
 
     /// The highest slot that a quorum is known to hold, the base of the term at least.
     #[must_use]
+    #[inline]
     pub fn commit(&self) -> Index {
         self.commit
     }
@@ -152,6 +153,7 @@ impl<W> Collector<W> {
     ///
     /// # Panics
     /// If stamps are registered out of order.
+    #[inline]
     pub fn register(&mut self, message_id: MessageId, waiter: W) {
         let next = self.first.plus(u64_from(self.waiting.len()));
         assert_eq!(message_id, next, "commands are registered in the order of their stamps");
@@ -188,6 +190,26 @@ impl<W> Collector<W> {
             }
         }
         self.on_ack(from, index);
+    }
+
+    /// The leader of a group of one has executed the command in `index` and holds it: whoever waits
+    /// for it, if nothing before it waits for anything. Otherwise the result is given back, for
+    /// [`Collector::on_command_response`].
+    #[inline]
+    pub fn complete_alone(
+        &mut self,
+        index: Index,
+        result: ResultBytes,
+    ) -> Result<Completed<W>, ResultBytes> {
+        let is_next = self.quorum_count == 1 && index == self.base.plus(self.first.0);
+        if !is_next || !self.values.is_empty() {
+            return Err(result);
+        }
+        let Some(Waiting { waiter, .. }) = self.waiting.pop_front() else { return Err(result) };
+        self.first = self.first.next();
+        self.acks[usize::from(self.leader.0)] = index;
+        self.commit = index;
+        Ok(Completed { waiter, index, result })
     }
 
     /// A replica holds all slots up to `index` in this term.
@@ -284,6 +306,9 @@ impl<W> Collector<W> {
 
     /// The highest slot that a quorum with the leader among it has acked.
     fn quorum_ack(&self) -> Index {
+        if self.quorum_count == 1 {
+            return self.acks[usize::from(self.leader.0)];
+        }
         let mut acks = self.acks;
         acks.sort_unstable_by(|a, b| b.cmp(a));
         acks[self.quorum_count - 1].min(self.acks[usize::from(self.leader.0)])

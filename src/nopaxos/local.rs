@@ -2,7 +2,7 @@
 //! beside it in the same member. What is for the collector of the view goes there directly when it
 //! is this member's own, and as a message otherwise.
 
-use super::collector::Collector;
+use super::collector::{Collector, Completed};
 use super::effects::{Effects, GivenBack, Persist, Stored, ViewStarted};
 use super::group::Group;
 use super::ignored::{IgnoreReason, Ignored};
@@ -47,9 +47,14 @@ impl<W, E: Effects<W>> Local<'_, W, E> {
     /// Hands out what the collector has complete.
     pub(super) fn complete(&mut self) {
         while let Some(completed) = self.beside.collector.next_completed() {
-            if let Some(waiter) = completed.waiter {
-                self.effects.answer(waiter, completed.index, completed.result);
-            }
+            self.answer(completed);
+        }
+    }
+
+    #[inline]
+    fn answer(&mut self, completed: Completed<W>) {
+        if let Some(waiter) = completed.waiter {
+            self.effects.answer(waiter, completed.index, completed.result);
         }
     }
 }
@@ -106,9 +111,10 @@ impl<W, E: Effects<W>> World for Local<'_, W, E> {
         }
         let collector = &mut self.beside.collector;
         match answer {
-            Answer::Result(result) => {
-                collector.on_command_response(me, term, index, Some(result));
-            }
+            Answer::Result(result) => match collector.complete_alone(index, result) {
+                Ok(completed) => return self.answer(completed),
+                Err(result) => collector.on_command_response(me, term, index, Some(result)),
+            },
             Answer::Ack => collector.on_command_response(me, term, index, None),
             Answer::Dropped => collector.on_dropped(term, index),
         }

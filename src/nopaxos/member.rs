@@ -485,10 +485,14 @@ impl<W: Copy> Member<W> {
     }
 
     /// What follows from a step.
+    #[inline]
     fn settle(&mut self, now: Now, effects: &mut impl Effects<W>) {
-        if self.beside.group.is_alone() {
-            return;
+        if !self.beside.group.is_alone() {
+            self.settle_with_others(now, effects);
         }
+    }
+
+    fn settle_with_others(&mut self, now: Now, effects: &mut impl Effects<W>) {
         self.stamp_anew(now, effects);
         self.complete_reads(now, effects);
         self.hand_over(now, effects);

@@ -63,6 +63,7 @@ impl Sequencer {
 
     /// Whether it stamps.
     #[must_use]
+    #[inline]
     pub fn is_stamping(&self) -> bool {
         self.active.is_some() && !self.paused
     }
@@ -74,6 +75,7 @@ impl Sequencer {
 
     /// The slot that the next command will have.
     #[must_use]
+    #[inline]
     pub fn next_index(&self) -> Option<Index> {
         self.active.as_ref().map(|active| active.base.plus(active.next.0))
     }
@@ -93,6 +95,7 @@ impl Sequencer {
     /// The next stamp at wall time `now`; `None` when it doesn't stamp. Time never goes back in a
     /// log: after a clock was set back, stamps repeat the last time until the clock has caught up;
     /// nor does one clock that runs ahead carry the log's time with it (S4).
+    #[inline]
     pub fn stamp(&mut self, now: Timestamp, quorum_count: usize) -> Option<Stamp> {
         let timestamp = self.time(now, quorum_count)?;
         let active = self.active.as_mut()?;

@@ -185,7 +185,9 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
             let adopted = Adopted { term, base, chain };
             return self.core.record_installed(self.view, Some((kept, adopted)));
         }
-        if !matches!(record, Persist::Stage { .. } | Persist::Checkpoint { .. }) {
+        if self.view.installed.is_some()
+            && !matches!(record, Persist::Stage { .. } | Persist::Checkpoint { .. })
+        {
             self.core.record_installed(self.view, None);
         }
         let (append, persisted) = match record {

@@ -74,10 +74,13 @@ impl Timers {
 
 impl Core {
     /// Notes what has changed with a step of a partition's member.
+    #[inline]
     pub(super) fn after_step(&mut self, partition: &mut Partition) {
         self.account(partition);
         let Partition { member, view } = partition;
-        self.record_installed(view, None);
+        if view.installed.is_some() {
+            self.record_installed(view, None);
+        }
         if self.config.durability == Durability::None && !view.group.is_alone() {
             let state = self.log.state().partition(view.group.partition());
             member.keep_after(state.map_or(Index(0), |state| state.checkpoint));

@@ -84,18 +84,21 @@ impl Log {
 
     /// The last slot.
     #[must_use]
+    #[inline]
     pub fn last(&self) -> Index {
         self.floor.plus(u64_from(self.slots.len()))
     }
 
     /// The chain digest at the last slot.
     #[must_use]
+    #[inline]
     pub fn chain(&self) -> Chain {
         self.slots.back().map_or(self.floor_chain, |(_, chain)| *chain)
     }
 
     /// The timestamp of the last slot.
     #[must_use]
+    #[inline]
     pub fn last_timestamp(&self) -> Timestamp {
         self.slots.back().map_or(self.floor_timestamp, |(slot, _)| slot.timestamp)
     }
@@ -120,6 +123,7 @@ impl Log {
 
     /// A slot in memory.
     #[must_use]
+    #[inline]
     pub fn slot(&self, index: Index) -> Option<&Slot> {
         let place = index.0.checked_sub(self.floor.0 + 1)?;
         self.slots.get(usize_from(place)).map(|(slot, _)| slot)
@@ -129,6 +133,7 @@ impl Log {
     ///
     /// # Panics
     /// If its time is before that of the last slot (S4).
+    #[inline]
     pub fn append(&mut self, slot: Slot) -> Index {
         assert!(slot.timestamp >= self.last_timestamp(), "time goes back in the log");
         let index = self.last().next();
@@ -232,6 +237,7 @@ impl Log {
     ///
     /// # Panics
     /// If `index` is beyond the last slot.
+    #[inline]
     pub fn stabilise(&mut self, index: Index) -> usize {
         assert!(index <= self.last(), "only slots of the log become stable");
         let before = self.size_bytes;
@@ -264,6 +270,7 @@ impl Log {
     }
 
     /// Lets stable slots leave memory until no more bytes of them are kept than these.
+    #[inline]
     pub fn release(&mut self, retained_size_bytes: usize) {
         let count_max = if retained_size_bytes == 0 { 0 } else { RETAINED_COUNT_MAX };
         while self.floor < self.stable
@@ -275,6 +282,7 @@ impl Log {
         }
     }
 
+    #[inline]
     fn pop_front(&mut self) {
         let (slot, chain) = self.slots.pop_front().expect("the slot is above the floor");
         self.floor = self.floor.next();

@@ -441,6 +441,7 @@ impl Replica {
         self.assert_watermarks();
     }
 
+    #[inline]
     fn on_slots_persisted(&mut self, index: Index, world: &mut impl World) {
         if self.status == Status::Normal {
             invariant!(self, "I14", index <= self.log.last(), "what was not appended is durable");
@@ -458,6 +459,7 @@ impl Replica {
     }
 
     /// What waited for the durable log may go out (W3, W4).
+    #[inline]
     fn on_more_durable(&mut self, world: &mut impl World) {
         if self.is_leading() {
             if !self.pending_gaps.is_empty() {
@@ -574,6 +576,7 @@ impl Replica {
     }
 
     /// The order of the watermarks, cheap enough for every step.
+    #[inline]
     pub(super) fn assert_watermarks(&self) {
         let last = self.log.last();
         invariant!(self, "I7", self.sync_point <= self.prepared, "a sync point is not prepared");

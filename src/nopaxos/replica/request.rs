@@ -57,6 +57,7 @@ impl Replica {
     ///
     /// # Panics
     /// If the stamp isn't the next one of the view: the commands of one core come in order.
+    #[inline]
     pub(in crate::nopaxos) fn on_own_command(
         &mut self,
         stamp: Stamp,
@@ -141,6 +142,7 @@ impl Replica {
     }
 
     /// Appends the slot after the last.
+    #[inline]
     pub(super) fn append(&mut self, slot: Slot, world: &mut impl World) {
         let index = self.log.last().next();
         let is_in_place = index == self.base.plus(slot.message_id.0);
@@ -166,6 +168,7 @@ impl Replica {
     }
 
     /// Executes what was appended and keeps the results until they may be given out.
+    #[inline]
     pub(super) fn execute(&mut self, world: &mut impl World) {
         let frontier = self.frontier();
         while self.applied < frontier {
@@ -188,6 +191,7 @@ impl Replica {
     }
 
     /// Gives the results of what is durable to the collector (W3).
+    #[inline]
     pub(super) fn respond(&mut self, world: &mut impl World) {
         let ready = self.durable.appended.min(self.applied);
         while self.responded < ready {

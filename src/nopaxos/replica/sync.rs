@@ -61,12 +61,17 @@ impl OpenPrepare {
 impl Replica {
     /// Moves the sync point of a leader (Y1). In a group of one its own durable prefix is a
     /// quorum's, so there is nobody to ask and nothing to wait for.
+    #[inline]
     pub(super) fn sync(&mut self, world: &mut impl World) {
         if self.group.is_alone() {
             self.prepared = self.durable.appended.min(self.responded);
             self.advance(self.prepared, world);
-            return;
+        } else {
+            self.sync_with_others(world);
         }
+    }
+
+    fn sync_with_others(&mut self, world: &mut impl World) {
         let ready = self.durable.appended.min(self.applied);
         if ready.since(self.sync.issued) >= self.settings.timing.sync_batch_count {
             self.propose(world);
@@ -247,6 +252,7 @@ impl Replica {
     }
 
     /// Moves the sync point to `index`, which is executed.
+    #[inline]
     pub(super) fn advance(&mut self, index: Index, world: &mut impl World) {
         if index > self.sync_point {
             self.sync_point = index;
