@@ -16,7 +16,7 @@
 
 pub mod batch;
 pub mod checker;
-mod client;
+pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod disk;

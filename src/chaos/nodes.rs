@@ -1,0 +1,223 @@
+//! The nodes: real processes with real data directories, which members reach over the links.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::proxy::Link;
+use super::{ChaosError, Settings};
+use crate::base::limits::CHAOS_PARTITION_COUNT;
+
+/// A node, running or not.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    /// Where clients find it: no fault of a link keeps them from it.
+    pub(super) listen: SocketAddr,
+    /// The cores that it runs on the next time.
+    pub(super) cores: String,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+/// A process. It is killed when this is dropped.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    is_ready: Arc<AtomicBool>,
+}
+
+/// All nodes, and the links between them.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    settings: Settings,
+    nodes: Vec<Node>,
+    /// From the node with the lower number, which dials, to the other one.
+    links: Vec<((usize, usize), Link)>,
+}
+
+impl Nodes {
+    /// Finds ports, and starts the links; no node yet.
+    pub(super) fn prepare(settings: &Settings) -> Result<Self, ChaosError> {
+        let count = settings.node_count;
+        // Held together, so that none is found twice.
+        let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(ChaosError::Port)?;
+        let addresses = listeners.iter().map(TcpListener::local_addr);
+        let addresses = addresses.collect::<io::Result<Vec<_>>>().map_err(ChaosError::Port)?;
+        let mut links = Vec::new();
+        for target in 0..count {
+            for dialler in 0..target {
+                let seed = settings.seed.wrapping_add(links.len() as u64);
+                let link = Link::start(addresses[target], seed).map_err(ChaosError::Port)?;
+                links.push(((dialler, target), link));
+            }
+        }
+        let nodes = addresses.into_iter().enumerate().map(|(place, listen)| Node {
+            name: name(place),
+            listen,
+            cores: settings.cores[place % settings.cores.len()].clone(),
+            log: settings.folder.join(format!("{}.log", name(place))),
+            process: None,
+        });
+        Ok(Self { settings: settings.clone(), nodes: nodes.collect(), links })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(super) fn name(&self, place: usize) -> &str {
+        &self.nodes[place].name
+    }
+
+    pub(super) fn links(&self) -> &[((usize, usize), Link)] {
+        &self.links
+    }
+
+    /// Where clients find them.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.listen.to_string()).collect()
+    }
+
+    /// The node's folder; its data directory is in it.
+    pub(super) fn folder(&self, place: usize) -> PathBuf {
+        self.settings.folder.join(self.name(place))
+    }
+
+    /// Starts a node that isn't running.
+    pub(super) fn start(&mut self, place: usize) -> Result<(), ChaosError> {
+        let command = self.command(place);
+        let node = &mut self.nodes[place];
+        assert!(node.process.is_none(), "a node runs once");
+        node.process = Some(Process::start(command, &node.log)?);
+        Ok(())
+    }
+
+    /// The cores that a node runs on, or will the next time.
+    pub(super) fn cores(&self, place: usize) -> &str {
+        &self.nodes[place].cores
+    }
+
+    /// From its next start on a node runs on these cores.
+    pub(super) fn set_cores(&mut self, place: usize, cores: &str) {
+        cores.clone_into(&mut self.nodes[place].cores);
+    }
+
+    /// Ends a node as a power switch would, as far as a process is concerned.
+    pub(super) fn kill(&mut self, place: usize) {
+        // Dropping it is what kills it.
+        self.nodes[place].process = None;
+    }
+
+    /// Sends a signal to a node that runs.
+    pub(super) fn signal(&self, place: usize, signal: Signal) {
+        if let Some(process) = &self.nodes[place].process {
+            // An error means that it has ended; who looks after it will see.
+            let _ = kill_process(Pid::from_child(&process.child), signal);
+        }
+    }
+
+    pub(super) fn is_running(&self, place: usize) -> bool {
+        self.nodes[place].process.is_some()
+    }
+
+    /// Whether a node has said that it is ready since it was started.
+    pub(super) fn is_ready(&self, place: usize) -> bool {
+        let process = self.nodes[place].process.as_ref();
+        process.is_some_and(|process| process.is_ready.load(Ordering::Acquire))
+    }
+
+    /// How a process has ended that was running when it was looked at last.
+    pub(super) fn take_ended(&mut self, place: usize) -> Option<ExitStatus> {
+        let node = &mut self.nodes[place];
+        let status = node.process.as_mut()?.child.try_wait().ok()??;
+        node.process = None;
+        Some(status)
+    }
+
+    /// The last lines of a node's log.
+    pub(super) fn last_words(&self, place: usize) -> String {
+        let text = fs::read(&self.nodes[place].log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().rev().take(LAST_LINE_COUNT).collect();
+        lines.into_iter().rev().map(|line| format!("\n    {line}")).collect()
+    }
+
+    fn command(&self, place: usize) -> Command {
+        let Self { settings, nodes, .. } = self;
+        let node = &nodes[place];
+        // Who doesn't dial another one is told where that one really is.
+        let address = |other: usize| {
+            let link = self.links.iter().find(|(ends, _)| *ends == (place, other));
+            link.map_or(nodes[other].listen, |(_, link)| link.address())
+        };
+        let members =
+            (0..nodes.len()).map(|other| format!("{}={}", nodes[other].name, address(other)));
+        let members: Vec<String> = members.collect();
+        let mut command = Command::new(&settings.program);
+        let variables = std::env::vars_os().map(|(name, _)| name);
+        for name in variables.filter(|name| name.to_string_lossy().starts_with("P2PMAP_")) {
+            command.env_remove(name);
+        }
+        command.args(["serve", "--node-id", &node.name, "--members", &members.join(",")]);
+        command.args(["--listen", &node.listen.to_string(), "--cores", &node.cores]);
+        command.args(["--partitions", &CHAOS_PARTITION_COUNT.to_string()]);
+        command.args(["--segment-size", SEGMENT_SIZE, "--idle", "park"]);
+        command.args(["--memory-max", MEMORY_MAX, "--sequencer", &settings.sequencer]);
+        command.arg("--data-dir").arg(self.folder(place).join("data"));
+        // None of them outlives this process, however it ends.
+        command.args(["--parent", &std::process::id().to_string()]);
+        command
+    }
+}
+
+/// Small, so that logs are recycled within a run.
+const SEGMENT_SIZE: &str = "8MiB";
+/// Five nodes are on one machine.
+const MEMORY_MAX: &str = "512MiB";
+/// Of a log that is shown.
+const LAST_LINE_COUNT: usize = 4;
+
+impl Process {
+    fn start(mut command: Command, log: &Path) -> Result<Self, ChaosError> {
+        let opened = OpenOptions::new().create(true).append(true).open(log);
+        let log = opened.map_err(|error| ChaosError::file(log, error))?;
+        // In a process group of its own Ctrl-C doesn't reach it.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
+        let mut child = command.spawn().map_err(ChaosError::Spawn)?;
+        let is_ready = Arc::new(AtomicBool::new(false));
+        if let Some(stdout) = child.stdout.take() {
+            let is_ready = Arc::clone(&is_ready);
+            // It ends with the node.
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    if line == "ready" {
+                        is_ready.store(true, Ordering::Release);
+                    }
+                }
+            });
+        }
+        Ok(Self { child, is_ready })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended by itself meanwhile, or ends now, stopped or not.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The nodes are called `a`, `b`, `c` and so on.
+fn name(place: usize) -> String {
+    char::from(b'a' + u8::try_from(place).expect("they are few")).to_string()
+}

@@ -1,0 +1,124 @@
+//! What members say, cut into frames, so that whole ones can be lost as a datagram would be.
+
+use std::ops::Range;
+
+use prost::Message as _;
+
+use crate::proto::atomix::map::Message;
+use crate::proto::atomix::map::message::Message as Kinds;
+use crate::wire::frame::{self, Flag};
+use crate::wire::request::FORWARDED;
+
+/// Cuts a stream into frames. Bytes that are no frames pass as they are, for good.
+#[derive(Debug, Default)]
+pub(super) struct FrameCutter {
+    /// The beginning of a frame that isn't whole yet.
+    carried: Vec<u8>,
+    is_something_else: bool,
+}
+
+impl FrameCutter {
+    /// Takes what was received, and appends to `out` what goes on: whole frames, but for stamped
+    /// commands that `loses` says are lost.
+    pub(super) fn pass(
+        &mut self,
+        received: &[u8],
+        mut loses: impl FnMut() -> bool,
+        out: &mut Vec<u8>,
+    ) {
+        if self.is_something_else {
+            return out.extend_from_slice(received);
+        }
+        self.carried.extend_from_slice(received);
+        let mut at = 0;
+        loop {
+            let rest = &self.carried[at..];
+            let (flag, payload): (Flag, Range<usize>) = match frame::next(rest) {
+                Ok(Some((header, payload))) => (header.flag, payload),
+                Ok(None) => break,
+                Err(_) => {
+                    self.is_something_else = true;
+                    out.extend_from_slice(rest);
+                    at = self.carried.len();
+                    break;
+                }
+            };
+            let is_stamped = flag == Flag::Message && is_stamped(&rest[payload.clone()]);
+            if !(is_stamped && loses()) {
+                out.extend_from_slice(&rest[..payload.end]);
+            }
+            at += payload.end;
+        }
+        self.carried.drain(..at);
+    }
+}
+
+/// Whether a message between members is a command with its number in the log's order, which every
+/// member of a partition is sent. What is passed on for a client is sent once, and isn't meant.
+fn is_stamped(payload: &[u8]) -> bool {
+    match Message::decode(payload) {
+        Ok(Message { message: Some(Kinds::Command(command)), .. }) => {
+            command.message_id & FORWARDED == 0
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::proto::atomix::map::{CommandRequest, QueryRequest};
+
+    fn framed(kind: Kinds) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        frame::encode(&mut out, Flag::Message, &Message { target: None, message: Some(kind) });
+        out.to_vec()
+    }
+
+    fn command(message_id: u64) -> Vec<u8> {
+        framed(Kinds::Command(CommandRequest { message_id, ..CommandRequest::default() }))
+    }
+
+    fn query() -> Vec<u8> {
+        framed(Kinds::Query(QueryRequest { message_id: 3, ..QueryRequest::default() }))
+    }
+
+    #[test]
+    fn stamped_commands_are_lost_whole_and_nothing_else_is() {
+        let kept = [query(), command(FORWARDED | 5), query()].concat();
+        let said = [command(1), query(), command(FORWARDED | 5), command(2), query()].concat();
+        // Wherever the bytes are cut on their way.
+        for cut in 0..=said.len() {
+            let (mut frames, mut out, mut lost_count) = (FrameCutter::default(), Vec::new(), 0);
+            for part in [&said[..cut], &said[cut..]] {
+                let loses = || {
+                    lost_count += 1;
+                    true
+                };
+                frames.pass(part, loses, &mut out);
+            }
+            assert_eq!((&out, lost_count), (&kept, 2), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn whole_stream_passes_while_nothing_is_to_be_lost() {
+        let said = [command(1), query(), command(2)].concat();
+        let (mut frames, mut out) = (FrameCutter::default(), Vec::new());
+        for byte in &said {
+            frames.pass(&[*byte], || false, &mut out);
+        }
+        assert_eq!(out, said);
+    }
+
+    #[test]
+    fn what_is_no_frame_passes_as_it_is() {
+        let said = [&command(1)[..], b"PRI * HTTP/2.0\r\n"].concat();
+        let (mut frames, mut out) = (FrameCutter::default(), Vec::new());
+        frames.pass(&said, || false, &mut out);
+        frames.pass(&command(2), || true, &mut out);
+        assert_eq!(out, [said, command(2)].concat());
+    }
+}
