@@ -42,10 +42,13 @@
 //! | `nemesis` | doing and undoing them, and looking after the nodes |
 //! | `load` | the clients |
 //! | `record` | the history while it is written |
+//! | `counters` | what the nodes' metrics say |
 //! | `check` | what must hold |
+//! | `rest` | what nodes must say when nobody disturbs them any more |
 //! | `report` | what is said in the end |
 
 pub mod check;
+pub mod counters;
 pub mod fault;
 mod load;
 mod nemesis;
@@ -65,6 +68,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::check::Gap;
+use self::counters::Counters;
 use self::fault::FaultClass;
 use self::load::Load;
 use self::nemesis::{Event, Nemesis};
@@ -73,7 +77,8 @@ use self::record::Record;
 use self::report::Report;
 use crate::base::io_error::describe;
 use crate::base::prng::Prng;
-use crate::base::time::{NS_PER_MS, NS_PER_S};
+use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
+use crate::sim::checker::Violation;
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -177,7 +182,7 @@ pub fn run(
     let interruption = Interruption::register().map_err(ChaosError::Signals)?;
     let record = Arc::new(Record::start());
     let mut nodes = Nodes::prepare(settings)?;
-    for place in 0..nodes.count() {
+    for place in 0..nodes.node_count() {
         let folder = nodes.folder(place);
         fs::create_dir_all(&folder).map_err(|error| ChaosError::file(&folder, error))?;
         nodes.start(place)?;
@@ -217,13 +222,16 @@ pub fn run(
     let counts = links.fold((0, 0), |(lost, made), link| {
         (lost + link.lost_count(), made + link.connection_count())
     });
+    let counters = nodes.counters().clone();
     // All nodes and links end here, if they haven't yet.
     drop(nodes);
     let record = Arc::into_inner(record).expect("no client is left");
-    Ok(judge(settings, record, &events, violations, load_time, counts))
+    let report = judge(settings, record, &events, violations, load_time);
+    let (lost_count, connection_count) = counts;
+    Ok(Report { lost_count, connection_count, counters, ..report })
 }
 
-fn line_of(event: &Event, begun: crate::base::time::Monotonic) -> String {
+fn line_of(event: &Event, begun: Monotonic) -> String {
     let at = event.begun.since_ns(begun) / (NS_PER_S / 10);
     format!(
         "{:>6}.{} s  {}, {} ms; well after {} ms",
@@ -239,9 +247,8 @@ fn judge(
     settings: &Settings,
     record: Record,
     events: &[Event],
-    mut violations: Vec<crate::sim::checker::Violation>,
+    mut violations: Vec<Violation>,
     load_time: Gap,
-    (lost_count, connection_count): (u64, u64),
 ) -> Report {
     let (history, nonsense) = record.finish();
     violations.extend(nonsense);
@@ -258,8 +265,9 @@ fn judge(
         operations: report::operation_rows(&history),
         longest_gap: report::longest_gap(&history, load_time),
         begun: load_time,
-        lost_count,
-        connection_count,
+        lost_count: 0,
+        connection_count: 0,
+        counters: Counters::new(),
         observation_count,
         violations,
     }

@@ -71,7 +71,7 @@ impl Nemesis<'_> {
             if !self.watch(Duration::from_millis(calm), &[]) || self.record.now() >= until {
                 return Ok(());
             }
-            let fault = Fault::draw(&mut self.prng, &classes, self.nodes.count());
+            let fault = Fault::draw(&mut self.prng, &classes, self.nodes.node_count());
             let what = fault.describe(|place| self.nodes.name(place).to_owned());
             let begun = self.record.now();
             self.begin(&fault)?;
@@ -108,7 +108,7 @@ impl Nemesis<'_> {
             match fault.class {
                 FaultClass::Kill | FaultClass::Blackout => self.nodes.kill(place),
                 FaultClass::Pause => self.nodes.signal(place, Signal::STOP),
-                FaultClass::Restart => self.nodes.signal(place, Signal::TERM),
+                FaultClass::Restart => self.nodes.terminate(place),
                 FaultClass::Cores => {
                     let own = &self.settings.cores[place % self.settings.cores.len()];
                     let other = self.settings.other_cores.as_ref().unwrap_or(own);
@@ -117,7 +117,7 @@ impl Nemesis<'_> {
                     self.nodes.set_cores(place, &next);
                     match self.prng.one_in(2) {
                         true => self.nodes.kill(place),
-                        false => self.nodes.signal(place, Signal::TERM),
+                        false => self.nodes.terminate(place),
                     }
                 }
                 FaultClass::DiskFull => self.fill(place)?,
@@ -225,7 +225,7 @@ impl Nemesis<'_> {
     pub(super) fn watch(&mut self, time: Duration, ending: &[usize]) -> bool {
         let until = self.record.now().after_ns(ns_of(time));
         loop {
-            for place in (0..self.nodes.count()).filter(|place| !ending.contains(place)) {
+            for place in (0..self.nodes.node_count()).filter(|place| !ending.contains(place)) {
                 if let Some(status) = self.nodes.take_ended(place) {
                     self.has_ended(place, &status.to_string());
                 }
@@ -248,7 +248,7 @@ impl Nemesis<'_> {
             if !self.watch(LOOK, &[]) {
                 return Ok(false);
             }
-            let waits = (0..self.nodes.count()).find(|place| !self.nodes.is_ready(*place));
+            let waits = (0..self.nodes.node_count()).find(|place| !self.nodes.is_ready(*place));
             let Some(place) = waits else { return Ok(true) };
             if self.record.now() > by {
                 let what = format!(

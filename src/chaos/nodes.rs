@@ -6,11 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::counters::{self, Counters};
 use super::proxy::Link;
 use super::{ChaosError, Settings};
 use crate::base::limits::CHAOS_PARTITION_COUNT;
@@ -32,6 +33,8 @@ pub(super) struct Node {
 struct Process {
     child: Child,
     is_ready: Arc<AtomicBool>,
+    /// Where it serves metrics, as soon as it has said so.
+    metrics: Arc<OnceLock<SocketAddr>>,
 }
 
 /// All nodes, and the links between them.
@@ -41,6 +44,7 @@ pub(super) struct Nodes {
     nodes: Vec<Node>,
     /// From the node with the lower number, which dials, to the other one.
     links: Vec<((usize, usize), Link)>,
+    counters: Counters,
 }
 
 impl Nodes {
@@ -67,10 +71,15 @@ impl Nodes {
             log: settings.folder.join(format!("{}.log", name(place))),
             process: None,
         });
-        Ok(Self { settings: settings.clone(), nodes: nodes.collect(), links })
+        Ok(Self {
+            settings: settings.clone(),
+            nodes: nodes.collect(),
+            links,
+            counters: Counters::new(),
+        })
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(super) fn node_count(&self) -> usize {
         self.nodes.len()
     }
 
@@ -113,8 +122,29 @@ impl Nodes {
 
     /// Ends a node as a power switch would, as far as a process is concerned.
     pub(super) fn kill(&mut self, place: usize) {
+        self.count(place);
         // Dropping it is what kills it.
         self.nodes[place].process = None;
+    }
+
+    /// Asks a node to end in good order.
+    pub(super) fn terminate(&mut self, place: usize) {
+        self.count(place);
+        self.signal(place, Signal::TERM);
+    }
+
+    /// Adds up what a node has counted, as far as it can be asked: it is about to end.
+    fn count(&mut self, place: usize) {
+        let process = self.nodes[place].process.as_ref();
+        if let Some(metrics) = process.and_then(|process| process.metrics.get()) {
+            // Who doesn't answer isn't counted.
+            let _ = counters::add(&mut self.counters, *metrics);
+        }
+    }
+
+    /// What the nodes counted before they ended.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Sends a signal to a node that runs.
@@ -169,6 +199,7 @@ impl Nodes {
         }
         command.args(["serve", "--node-id", &node.name, "--members", &members.join(",")]);
         command.args(["--listen", &node.listen.to_string(), "--cores", &node.cores]);
+        command.args(["--metrics-listen", "127.0.0.1:0"]);
         command.args(["--partitions", &CHAOS_PARTITION_COUNT.to_string()]);
         command.args(["--segment-size", SEGMENT_SIZE, "--idle", "park"]);
         command.args(["--memory-max", MEMORY_MAX, "--sequencer", &settings.sequencer]);
@@ -194,18 +225,24 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
         let mut child = command.spawn().map_err(ChaosError::Spawn)?;
         let is_ready = Arc::new(AtomicBool::new(false));
+        let metrics = Arc::new(OnceLock::new());
         if let Some(stdout) = child.stdout.take() {
-            let is_ready = Arc::clone(&is_ready);
+            let (is_ready, metrics) = (Arc::clone(&is_ready), Arc::clone(&metrics));
             // It ends with the node.
             std::thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    let address = line.strip_prefix("metrics: http://");
+                    let address = address.and_then(|line| line.strip_suffix("/metrics"));
+                    if let Some(address) = address.and_then(|address| address.parse().ok()) {
+                        let _ = metrics.set(address);
+                    }
                     if line == "ready" {
                         is_ready.store(true, Ordering::Release);
                     }
                 }
             });
         }
-        Ok(Self { child, is_ready })
+        Ok(Self { child, is_ready, metrics })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::check::{Gap, gaps, longest};
+use super::counters::Counters;
 use super::fault::FaultClass;
 use super::nemesis::Event;
 use crate::base::cast::u64_from;
@@ -32,6 +33,8 @@ pub struct Report {
     pub lost_count: u64,
     /// Connections between members that were made.
     pub connection_count: u64,
+    /// What the nodes counted.
+    pub counters: Counters,
     /// States of keys that were checked.
     pub observation_count: usize,
     /// What must not be.
@@ -155,6 +158,9 @@ impl fmt::Display for Report {
         writeln!(f, "{:<44} {}", "states of keys that were checked", self.observation_count)?;
         writeln!(f, "{:<44} {}", "connections between members", self.connection_count)?;
         writeln!(f, "{:<44} {}", "stamped commands that were lost", self.lost_count)?;
+        for (family, value) in &self.counters {
+            writeln!(f, "{family:<44} {value}")?;
+        }
         writeln!(
             f,
             "{:<44} {} ms (from {} s on)",

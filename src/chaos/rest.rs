@@ -21,8 +21,8 @@ const EQUAL_NS_MAX: u64 = 60 * NS_PER_S;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a key is asked for until it is answered.
-const ATTEMPT_COUNT: usize = 10;
+/// How often a key is asked for until it is answered: a view may change once more.
+const ATTEMPT_COUNT: usize = 50;
 
 impl Nemesis<'_> {
     /// All of it; the nodes have ended afterwards.
@@ -30,19 +30,19 @@ impl Nemesis<'_> {
         if !(self.is_equal() && self.read_all()) {
             return Ok(());
         }
-        for place in 0..self.nodes.count() {
+        for place in 0..self.nodes.node_count() {
             self.nodes.kill(place);
         }
-        for place in 0..self.nodes.count() {
+        for place in 0..self.nodes.node_count() {
             self.nodes.start(place)?;
         }
         if !(self.wait_until_ready()? && self.is_equal() && self.read_all()) {
             return Ok(());
         }
-        for place in 0..self.nodes.count() {
-            self.nodes.signal(place, rustix::process::Signal::TERM);
+        for place in 0..self.nodes.node_count() {
+            self.nodes.terminate(place);
         }
-        for place in 0..self.nodes.count() {
+        for place in 0..self.nodes.node_count() {
             self.await_end(place);
         }
         Ok(())
@@ -92,8 +92,10 @@ impl Nemesis<'_> {
             let mut client = LoadClient::new(id, self.settings.seed, vec![address], self.record);
             for &key in &keys {
                 let freshness = Freshness::Linearizable;
-                let is_read =
-                    (0..ATTEMPT_COUNT).any(|_| client.ask(Action::Get { key, freshness }));
+                let is_read = (0..ATTEMPT_COUNT).any(|_| {
+                    let is_done = client.ask(Action::Get { key, freshness });
+                    is_done || !self.watch(LOOK, &[])
+                });
                 if !is_read {
                     let name = self.nodes.name(place);
                     let what = format!("node {name} can't say what {key} is, though all is well");
