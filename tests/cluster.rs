@@ -89,6 +89,39 @@ fn members_with_the_same_secret_find_each_other() {
     cluster.wait_until_equal();
 }
 
+/// One that is killed and comes back holds what the others do, whatever waits for the disk.
+fn killed_node_comes_back_equal(durability: &'static str) {
+    let mut cluster = Cluster::start(&["--durability", durability]);
+    for (round, victim) in [1, 0].into_iter().enumerate() {
+        for number in 0..24 {
+            cluster.put(number % 3, &format!("k{number}"), &format!("before {round}"));
+        }
+        cluster.kill(victim);
+        for number in 0..24 {
+            let key = format!("k{number}");
+            assert_eq!(cluster.get(2, &key), Some(format!("before {round}")), "LOST");
+            cluster.put(2, &key, &format!("without {round}"));
+        }
+        cluster.restart(victim);
+        cluster.wait_until_equal();
+        cluster.assert_replicas_equal();
+        for number in 0..24 {
+            let found = cluster.get(victim, &format!("k{number}"));
+            assert_eq!(found, Some(format!("without {round}")));
+        }
+    }
+}
+
+#[test]
+fn node_that_writes_behind_is_killed_and_comes_back_equal() {
+    killed_node_comes_back_equal("async");
+}
+
+#[test]
+fn node_without_a_log_is_killed_and_comes_back_equal() {
+    killed_node_comes_back_equal("none");
+}
+
 /// A node that is one of three and doesn't become ready, and what it logs until it says `text`.
 fn log_of_lonely(folder: &Path, members: &str, more: &[&str], text: &str) -> String {
     let arguments =
@@ -173,7 +206,7 @@ fn strangers_that_speak_as_members_are_cut_and_counted() {
     }
     // Its bytes come in a later turn than the one that accepted it.
     let mut silent = TcpStream::connect(&address).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::park_timeout(Duration::from_millis(300));
     silent.write_all(&hello(1_000)).unwrap();
     silent.set_read_timeout(Some(GREETING_WAIT)).unwrap();
     match silent.read(&mut [0; 64]) {
@@ -255,4 +288,45 @@ fn local_cluster_is_one_command_and_leaves_nobody_behind() {
             std::thread::park_timeout(PAUSE);
         }
     }
+}
+
+#[test]
+fn member_that_has_lost_its_directory_takes_its_place_again_only_if_told_to() {
+    let mut cluster = Cluster::start(&[]);
+    for number in 0..24 {
+        cluster.put(number % 3, &format!("k{number}"), "before");
+    }
+    cluster.kill(2);
+    let data_dir = cluster.folder.path().join("c");
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    let mut refused = cluster.command(2);
+    let mut child = refused
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = support::wait_at_most(&mut child, Duration::from_secs(30));
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(status.code(), Some(12), "{log}");
+    let lines: Vec<_> = log.lines().filter(|line| line.starts_with("p2pmap: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("with --replace"), "{log}");
+    // The others go on without it.
+    cluster.put(0, "k0", "without");
+    let mut replacing = cluster.command(2);
+    replacing.arg("--replace");
+    cluster.nodes[2] = Some(Node::run(replacing));
+    cluster.wait_until_equal();
+    cluster.assert_replicas_equal();
+    assert_eq!(cluster.get(2, "k0").as_deref(), Some("without"));
+    assert_eq!(cluster.get(2, "k1").as_deref(), Some("before"));
+    // It counts again: another one may fail, and it starts as any other.
+    cluster.kill(0);
+    cluster.put(2, "k1", "after");
+    cluster.restart(0);
+    cluster.kill(2);
+    cluster.restart(2);
+    cluster.wait_until_equal();
+    cluster.assert_replicas_equal();
+    assert_eq!(cluster.get(2, "k1").as_deref(), Some("after"));
 }

@@ -240,13 +240,18 @@ messages! {
         map, consistency, min_index, timeout_ms, no_forward;
         operation: query::Operation {
             Get "get" Exists "exists" Size "size" Entries "entries" Status "status"
+            TransferLeadership "transfer_leadership"
         }
     }
     "p2pmap.v1" v1::Get { key }
     "p2pmap.v1" v1::Exists { key }
     "p2pmap.v1" v1::Size {}
     "p2pmap.v1" v1::Entries { prefix, start_after, limit, keys_only }
-    "p2pmap.v1" v1::Status { partitions, first_partition }
+    "p2pmap.v1" v1::Status { partitions, first_partition, digests }
+    "p2pmap.v1" v1::TransferLeadership { to }
+    "p2pmap.v1" v1::LeadershipTransfer { term }
+    "p2pmap.v1" v1::MemberAddress { name, address }
+    "p2pmap.v1" v1::IndexedDigest { index, digest }
     "p2pmap.v1" v1::Versioned { value, version, created_ms, updated_ms, ttl_ms }
     "p2pmap.v1" v1::Result {
         ;
@@ -261,6 +266,7 @@ messages! {
             Page "page"
             Session "session"
             Status "status"
+            LeadershipTransfer "leadership_transfer"
             CommandClose "command_close"
             QueryClose "query_close"
         }
@@ -275,7 +281,8 @@ messages! {
     "p2pmap.v1" v1::Page { items, next }
     "p2pmap.v1" v1::NodeStatus {
         version, cluster, member, uptime_ms, condition, durability, idle, data_directory,
-        partition_count, shards, partitions, next_partition, distributions, commit
+        partition_count, shards, partitions, next_partition, distributions, commit,
+        members
     }
     "p2pmap.v1" v1::ShardStatus {
         shard, core, sleeping, connections, requests_in_flight, answers, commands, queries,
@@ -285,7 +292,8 @@ messages! {
     }
     "p2pmap.v1" v1::Distribution { name, sum, max, buckets, counts }
     "p2pmap.v1" v1::PartitionStatus {
-        partition, shard, activity, term, last, sync_point, checkpoint, entries, entry_bytes
+        partition, shard, activity, term, last, sync_point, checkpoint, entries, entry_bytes,
+        leader, digests
     }
     "p2pmap.v1" v1::KeyValue { key, entry }
     "p2pmap.v1" v1::Error { code, message, hint, current }

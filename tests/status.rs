@@ -151,7 +151,7 @@ fn command_prints_tables_and_exits_with_0_when_the_node_is_ready() {
     assert!(printed.starts_with("node-1 of p2pmap: ready, up "), "{printed}");
     assert!(printed.contains("64 partitions, durability sync, idle park"), "{printed}");
     assert!(printed.lines().any(|line| line.starts_with("SHARD  CORE")), "{printed}");
-    assert!(!printed.contains("PARTITION  SHARD"), "{printed}");
+    assert!(!printed.contains("PARTITION  LEADER"), "{printed}");
     let output = run(node.address(), &["--sample", "0s", "--partitions"]);
     let printed = text(&output);
     assert!(printed.contains("since the start"), "{printed}");
@@ -185,7 +185,8 @@ fn json_has_the_documented_names_and_merges_back() {
                     map_reserved_bytes map_used_bytes queries queries_per_second refusals \
                     requests_in_flight shard sleeping stalls stalls_off_core stands";
     assert_eq!(names(&object["shards"][0]).join(" "), expected);
-    let expected = "activity checkpoint entries entry_bytes last partition shard sync_point term";
+    let expected = "activity checkpoint entries entry_bytes last leader partition shard sync_point \
+                    term";
     assert_eq!(names(&object["partitions"][63]).join(" "), expected);
     assert_eq!(names(&object["latencies"]).join(" "), "commit log_write read turn");
     let expected = "count max_ns p50_ns p90_ns p999_ns p99_ns";

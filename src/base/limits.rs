@@ -430,6 +430,10 @@ pub const YIELD_INTERVAL_NS: u64 = 20 * NS_PER_US;
 pub const STALL_NS: u64 = NS_PER_MS;
 /// Partitions that a turn shows to other threads.
 pub const PUBLISHED_PARTITIONS_PER_TURN: usize = 64;
+/// A partition's digest is remembered each time so many slots were executed.
+pub const DIGEST_INTERVAL_COUNT: u64 = 1_024;
+/// How many digests of a partition are remembered.
+pub const DIGEST_COUNT_MAX: usize = 8;
 /// Partitions in one answer to `Status`.
 pub const STATUS_PARTITION_COUNT_MAX: usize = 512;
 /// How long a node that is to go down waits until others lead what it has led.

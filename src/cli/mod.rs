@@ -1,9 +1,9 @@
 //! The command line: parse, choose a command, turn what comes of it into an exit code.
 //!
 //! Each command is one thin function in a file of its name; what it does lives in the rooms below.
-//! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold, the host has a problem or
-//! the node isn't ready; 2 an error, one line of it on stderr; from 10 on, a node that stopped by
-//! itself
+//! Exit codes: 0 done; 1 the key is absent, the condition doesn't hold, the host has a problem, the
+//! node isn't ready or replicas aren't known to be equal; 2 an error, one line of it on stderr;
+//! from 10 on, a node that stopped by itself
 //! ([`FatalReason`](crate::runtime::fatal::FatalReason)). Whatever a program may want to read is on
 //! stdout, as text or, with `--json`, as one JSON object a line. A reader that goes away (`| head`)
 //! is no error.
@@ -22,6 +22,7 @@ mod failure;
 mod get;
 pub mod inspect;
 mod key;
+mod leader;
 mod log;
 mod node_address;
 mod output;
@@ -33,6 +34,7 @@ mod simulate;
 mod size;
 mod status;
 mod value_source;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -85,6 +87,11 @@ enum Command {
     CheckHost(check_host::CheckHostArgs),
     /// Say how a node stands.
     Status(status::StatusArgs),
+    /// Compare all replicas of a cluster.
+    Verify(verify::VerifyArgs),
+    /// Say who leads.
+    #[command(subcommand)]
+    Leader(leader::LeaderCommand),
     /// Look into a log, offline.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -148,6 +155,8 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Clear(args) => clear::run(args),
         Command::CheckHost(args) => check_host::run(args),
         Command::Status(args) => status::run(args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Leader(command) => leader::run(&command),
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Simulate(args) => simulate::run(args),

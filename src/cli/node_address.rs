@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::failure::Failure;
 use super::output::Output;
 use crate::client::cluster::ClusterClient;
+use crate::client::members::Members;
 use crate::client::session::SessionClient;
 use crate::node::config::quantity::parse_duration;
 
@@ -54,6 +56,11 @@ impl NodeArgs {
     /// A client whose writes are done once, however often it has to send them.
     pub(super) fn session_client(&self, patience: Duration) -> SessionClient {
         SessionClient::of_members(self.addresses(), self.timeout, patience)
+    }
+
+    /// All members that whichever node answers knows.
+    pub(super) fn members(&self) -> Result<Members, Failure> {
+        Ok(Members::find(self.addresses(), self.timeout)?)
     }
 
     fn addresses(&self) -> Vec<String> {

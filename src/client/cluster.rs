@@ -47,6 +47,12 @@ impl ClusterClient {
         Self { nodes: Nodes::new(addresses), timeout }
     }
 
+    /// Where the member listens that is talked to.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.nodes.address()
+    }
+
     /// Sets a key's value.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ use crate::proto::atomix::primitive::Name;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
     Clear, CloseSession, Command, Entries, Exists, Get, KeepSession, OpenSession, Put, Query,
-    Remove, Result as ProtoResult, Size, Status, command, query,
+    Remove, Result as ProtoResult, Size, Status, TransferLeadership, command, query,
 };
 use crate::wire::frame::{self, Flag, FrameError};
 
@@ -72,6 +72,8 @@ pub enum Operation {
     Entries(Entries),
     /// How the node stands: asked of no map.
     Status(Status),
+    /// That another member leads the partition that the target names.
+    TransferLeadership(TransferLeadership),
 }
 
 /// One response of the node.
@@ -412,6 +414,9 @@ fn message(target: &str, operation: Operation, envelope: &Envelope) -> (Kind, Me
         Operation::Size => query(query::Operation::Size(Size {})),
         Operation::Entries(entries) => query(query::Operation::Entries(entries)),
         Operation::Status(status) => query(query::Operation::Status(status)),
+        Operation::TransferLeadership(transfer) => {
+            query(query::Operation::TransferLeadership(transfer))
+        }
     };
     let target = Name { name: target.to_owned(), namespace: String::new() };
     (kind, Message { target: Some(target), message: Some(message) })

@@ -24,8 +24,11 @@
 pub mod cluster;
 pub mod connection;
 pub mod error;
+pub mod leadership;
+pub mod members;
 mod nodes;
 pub mod session;
+pub mod verification;
 mod waiting;
 
 use std::time::Duration;
@@ -35,11 +38,13 @@ use bytes::Bytes;
 use self::connection::{Answer, Connection, Operation};
 use self::error::{ClientError, Violation};
 use crate::base::cast;
+use crate::base::ids::{PartitionId, TermId};
 use crate::base::limits::{ENTRIES_COUNT_MAX, PARTITION_COUNT_MAX};
 use crate::map::operation::SessionCall;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
-    Entries, KeyValue, NodeStatus, Put, Remove, Removed, Sized, Status, Versioned, Written,
+    Entries, KeyValue, NodeStatus, Put, Remove, Removed, Sized, Status, TransferLeadership,
+    Versioned, Written,
 };
 
 /// Pages of one answer: each is of one partition, and none is empty without need.
@@ -193,10 +198,42 @@ impl Client {
     /// # Errors
     /// If the node doesn't answer, or is of a release that doesn't know the question.
     pub fn status(&mut self, partitions: bool) -> Result<NodeStatus, ClientError> {
-        let mut status = self.status_from(partitions, 0)?;
+        self.status_of(Status { partitions, ..Status::default() })
+    }
+
+    /// How the node stands, with all of its partitions and their digests.
+    ///
+    /// # Errors
+    /// As of [`Client::status`].
+    pub fn digests(&mut self) -> Result<NodeStatus, ClientError> {
+        self.status_of(Status { partitions: true, digests: true, ..Status::default() })
+    }
+
+    /// Asks the leader of a partition to let another member lead. `Ok`: that has begun, and the
+    /// leader's term.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if this node doesn't lead it (then with a hint, if it knows who
+    /// does), or the other one is no member or not there.
+    pub fn transfer_leadership(
+        &mut self,
+        partition: PartitionId,
+        to: &str,
+    ) -> Result<TermId, ClientError> {
+        let transfer = TransferLeadership { to: to.to_owned() };
+        let target = format!("#{partition}");
+        let answer = self.ask(&target, Operation::TransferLeadership(transfer))?;
+        self.expect(answer, |outcome| match outcome {
+            Outcome::LeadershipTransfer(transfer) => Some(TermId(transfer.term)),
+            _ => None,
+        })
+    }
+
+    fn status_of(&mut self, what: Status) -> Result<NodeStatus, ClientError> {
+        let mut status = self.status_from(what)?;
         while status.next_partition > 0 {
             let first = status.next_partition;
-            let more = self.status_from(partitions, first)?;
+            let more = self.status_from(Status { first_partition: first, ..what })?;
             // Whoever pages through the partitions must come to their end.
             let is_next = |place: u32| place > first && place <= status.partition_count;
             if more.next_partition > 0 && !is_next(more.next_partition) {
@@ -208,8 +245,7 @@ impl Client {
         Ok(status)
     }
 
-    fn status_from(&mut self, partitions: bool, first: u32) -> Result<NodeStatus, ClientError> {
-        let status = Status { partitions, first_partition: first };
+    fn status_from(&mut self, status: Status) -> Result<NodeStatus, ClientError> {
         let answer = self.ask("", Operation::Status(status))?;
         self.expect(answer, |outcome| match outcome {
             Outcome::Status(status) => Some(status),

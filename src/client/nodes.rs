@@ -54,6 +54,11 @@ impl Nodes {
         Self { addresses, place: 0, client: None }
     }
 
+    /// Where the one listens that is talked to.
+    pub(super) fn address(&self) -> &str {
+        &self.addresses[self.place]
+    }
+
     /// Whether there is another one to go on with.
     pub(super) fn are_several(&self) -> bool {
         self.addresses.len() > 1
@@ -72,7 +77,7 @@ impl Nodes {
     pub(super) fn client(&mut self, timeout: Duration) -> Result<&mut Client, ClientError> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => Client::connect(&self.addresses[self.place], timeout)?,
+            None => Client::connect(self.address(), timeout)?,
         };
         Ok(self.client.insert(client))
     }

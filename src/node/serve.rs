@@ -309,6 +309,7 @@ impl Assembly {
             shard: shard_id,
             shards: data_dir.shards(),
             value_size_bytes_max: config.value_size_bytes_max,
+            replaces: config.replace,
         };
         Ok(ShardService::new(shard, requests))
     }

@@ -67,9 +67,7 @@ impl Group {
     /// The leader of a term: `members[(term + partition) mod n]`. There is no other election.
     #[must_use]
     pub fn leader(&self, term: TermId) -> MemberId {
-        let count = u64_from(self.count());
-        let place = (term.0 % count + u64::from(self.partition.0)) % count;
-        member_id(usize_from(place))
+        member_id(place_of_leader(self.partition, self.count(), term))
     }
 
     /// The sequencer of a term: its leader, or the member that stands `sequencer_offset` places
@@ -100,6 +98,13 @@ impl Group {
 
 fn member_id(place: usize) -> MemberId {
     MemberId(u8::try_from(place).expect("a group has at most 9 members"))
+}
+
+/// Which of a partition's members leads in a term.
+#[must_use]
+pub fn place_of_leader(partition: PartitionId, member_count: usize, term: TermId) -> usize {
+    let count = u64_from(member_count);
+    usize_from((term.0 % count + u64::from(partition.0)) % count)
 }
 
 #[cfg(test)]

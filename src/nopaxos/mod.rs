@@ -58,7 +58,7 @@ pub use collector::Collector;
 pub use effects::{
     ChunkOutcome, Effects, GivenBack, Persist, Persisted, Round, Stored, ViewStarted,
 };
-pub use group::Group;
+pub use group::{Group, place_of_leader};
 pub use ignored::{IgnoreReason, Ignored};
 pub use member::Member;
 pub use replica::{Replica, Restored, Status};

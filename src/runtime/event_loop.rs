@@ -203,6 +203,7 @@ impl<S: Service> EventLoop<S> {
             self.complete(completion)?;
         }
         self.deliver();
+        self.service.fatal().map_or(Ok(()), Err)?;
         busy |= self.take_disk_news()?;
         busy |= self.run_deadlines();
         busy |= self.run_peers();

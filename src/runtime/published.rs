@@ -4,15 +4,18 @@
 //! busy and before it sleeps, and a reader takes what is there. Each number is right, and a counter
 //! never goes back; numbers that were read together may be of moments some microseconds apart.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::base::cast::{low_u64, u64_from, usize_from};
 use crate::base::ids::{Index, TermId};
+use crate::base::limits::DIGEST_COUNT_MAX;
+use crate::map::digest::StateDigest;
 use crate::metrics::CoreMetrics;
 use crate::metrics::exposition::CoreReading;
 use crate::metrics::histogram::{BUCKET_COUNT, Histogram};
 use crate::metrics::stage::{Stage, Stages};
 use crate::nopaxos::Status;
-use crate::shard::PartitionState;
+use crate::shard::{IndexedDigest, PartitionState, StableDigests};
 
 /// What a core shows.
 #[derive(Debug)]
@@ -125,9 +128,74 @@ pub struct PublishedPartition {
     checkpoint: AtomicU64,
     entries: AtomicU64,
     size_bytes: AtomicU64,
+    digests: PublishedDigests,
+}
+
+/// Digests with their indexes. Unlike other numbers each belongs to the others, so a reader that
+/// was overtaken by the writer reads again.
+#[derive(Debug, Default)]
+struct PublishedDigests {
+    /// Odd while they are written.
+    writes_count: AtomicU64,
+    /// How many there are.
+    count: AtomicU64,
+    /// The index, and both halves of the digest.
+    values: [[AtomicU64; 3]; DIGEST_COUNT_MAX + 1],
+}
+
+/// How often a reader tries before it goes without: a writer comes every hundred milliseconds.
+const READ_COUNT_MAX: usize = 64;
+
+impl PublishedDigests {
+    fn publish(&self, digests: &StableDigests) {
+        let count = self.writes_count.load(Ordering::Relaxed);
+        self.writes_count.store(count.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.count.store(u64_from(digests.len()), Ordering::Relaxed);
+        for (place, IndexedDigest { index, digest: StateDigest(digest) }) in
+            self.values.iter().zip(digests)
+        {
+            let high = low_u64(*digest >> 64);
+            for (place, value) in place.iter().zip([index.0, high, low_u64(*digest)]) {
+                place.store(value, Ordering::Relaxed);
+            }
+        }
+        self.writes_count.store(count.wrapping_add(2), Ordering::Release);
+    }
+
+    fn read(&self) -> StableDigests {
+        for _ in 0..READ_COUNT_MAX {
+            let before = self.writes_count.load(Ordering::Acquire);
+            let count = usize_from(self.count.load(Ordering::Relaxed));
+            let read = self.values.iter().take(count).map(|place| {
+                let [index, high, low] =
+                    place.each_ref().map(|place| place.load(Ordering::Relaxed));
+                let digest = StateDigest(u128::from(high) << 64 | u128::from(low));
+                IndexedDigest { index: Index(index), digest }
+            });
+            let digests: StableDigests = read.collect();
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.writes_count.load(Ordering::Relaxed) == before {
+                return digests;
+            }
+            std::hint::spin_loop();
+        }
+        StableDigests::default()
+    }
 }
 
 impl PublishedPartition {
+    /// Shows its digests.
+    pub fn publish_digests(&self, digests: &StableDigests) {
+        self.digests.publish(digests);
+    }
+
+    /// Its digests, as they were shown last.
+    #[must_use]
+    pub fn digests(&self) -> StableDigests {
+        self.digests.read()
+    }
+
     /// Shows how a partition stands.
     pub fn publish(&self, state: &PartitionState) {
         let status = match state.status {
@@ -225,5 +293,31 @@ mod tests {
         };
         published.publish(&state);
         assert_eq!(published.state(), Some(state));
+    }
+
+    #[test]
+    fn digests_are_read_whole_however_often_they_are_written() {
+        let published = PublishedPartition::default();
+        let digests = |number: u64| {
+            let digest = StateDigest(u128::from(number) << 64 | u128::from(number));
+            let digest = IndexedDigest { index: Index(number), digest };
+            StableDigests::from([digest; DIGEST_COUNT_MAX + 1])
+        };
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for number in 1..=20_000 {
+                    published.publish_digests(&digests(number));
+                }
+            });
+            let mut last = 0;
+            while !writer.is_finished() {
+                let read = published.digests();
+                let Some(first) = read.first() else { continue };
+                assert_eq!(read, digests(first.index.0), "torn");
+                assert!(first.index.0 >= last);
+                last = first.index.0;
+            }
+        });
+        assert_eq!(published.digests(), digests(20_000));
     }
 }

@@ -78,10 +78,11 @@ impl<S: Service> EventLoop<S> {
     fn publish_partitions(&mut self) {
         let partitions = &self.node.partitions;
         let count = PUBLISHED_PARTITIONS_PER_TURN;
-        self.service.take_changed(count, |partition, state| {
+        self.service.take_changed(count, |partition, state, digests| {
             // A service without partitions, or a test's, needn't have told the node of any.
             if let Some(place) = partitions.get(usize_from_u32(partition.0)) {
                 place.publish(&state);
+                place.publish_digests(digests);
             }
         });
         self.publishing.partitions_left = self.publishing.partitions_left.saturating_sub(count);

@@ -11,6 +11,7 @@ use super::connections::Connections;
 use super::core::Node;
 use super::disk::Disk;
 use super::disk::PrepareError;
+use super::fatal::Fatal;
 use super::mesh::Mesh;
 use super::peers::table::Peers;
 use super::scrub::ScrubNews;
@@ -19,7 +20,7 @@ use crate::base::limits::TURN_REQUEST_COUNT_MAX;
 use crate::base::time::{Monotonic, Now, Timestamp};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{DropReason, LoopMetrics, ServiceMetrics};
-use crate::shard::{PartitionState, SegmentBlocks};
+use crate::shard::{PartitionState, SegmentBlocks, StableDigests};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
@@ -98,6 +99,11 @@ pub trait Service {
         _refused: bool,
         _output: &mut Output<'_>,
     ) {
+    }
+
+    /// Why the node must stop, if it must: asked in each turn.
+    fn fatal(&mut self) -> Option<Fatal> {
+        None
     }
 
     /// A message of another node that is connected.
@@ -194,7 +200,11 @@ pub trait Service {
     }
 
     /// Up to `count_max` of them, with how they stand.
-    fn take_changed(&mut self, _count_max: usize, _visit: impl FnMut(PartitionId, PartitionState)) {
+    fn take_changed(
+        &mut self,
+        _count_max: usize,
+        _visit: impl FnMut(PartitionId, PartitionState, &StableDigests),
+    ) {
     }
 }
 

@@ -7,11 +7,12 @@ use arrayvec::ArrayVec;
 use bytes::{Bytes, BytesMut};
 
 use super::disk::PrepareError;
+use super::fatal::{Fatal, FatalReason};
 use super::scrub::ScrubNews;
 use super::service::{Frame, Output, Service, WireStatus, WriteError};
 use super::status;
 use crate::base::ids::{AskId, Index, NodeId, Origin, PartitionId, SegmentId, ShardId};
-use crate::base::limits::{PASS_COUNT_MAX, STATUS_WEIGHT_COUNT};
+use crate::base::limits::{PASS_COUNT_MAX, PUBLISHED_PARTITIONS_PER_TURN, STATUS_WEIGHT_COUNT};
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now, Timestamp};
 use crate::map::operation::QueryOperation;
@@ -20,6 +21,7 @@ use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::shard::{
     Effects, Input, PartitionLives, PartitionState, RoutedRequest, SegmentBlocks, Shard,
+    StableDigests,
 };
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
@@ -48,6 +50,8 @@ pub struct RequestConfig {
     pub shards: ShardMap,
     /// The longest value.
     pub value_size_bytes_max: usize,
+    /// An empty data directory takes the place of the one that this member had.
+    pub replaces: bool,
 }
 
 /// A shard behind a loop.
@@ -62,6 +66,8 @@ pub struct ShardService {
     closing: bool,
     /// What answers begin with that no partition gives.
     prefix: ResponsePrefix,
+    /// Why the node must stop.
+    fatal: Option<Fatal>,
 }
 
 /// A frame of a pass: a request that borrows from it, or what became of it.
@@ -81,7 +87,7 @@ impl ShardService {
         let prefix = ResponsePrefix::new(&config.cluster, None, &config.member, None);
         let router = Router::new(config.shards.partition_count());
         let own = config.shards.partitions_of(config.shard);
-        Self { shard, router, config, own, closing: false, prefix }
+        Self { shard, router, config, own, closing: false, prefix, fatal: None }
     }
 
     /// The shard to which a request of one of this shard's connections goes; none: this one.
@@ -315,7 +321,18 @@ impl Service for ShardService {
         output: &mut Output<'_>,
     ) {
         let lives: Vec<PartitionLives> = partitions.iter().map(PartitionLives::from).collect();
+        if !self.config.replaces
+            && let Some(former) = self.shard.former_life(&lives)
+        {
+            // Before it says a word to anybody: nothing has happened.
+            self.fatal = Some(Fatal::new(FatalReason::DataDirectory, former));
+            return;
+        }
         self.shard.handle(now, Input::PeerConnected { node, clock, lives: &lives }, output);
+    }
+
+    fn fatal(&mut self) -> Option<Fatal> {
+        self.fatal.take()
     }
 
     fn peer_disconnected(
@@ -437,8 +454,17 @@ impl Service for ShardService {
         self.shard.changed_count()
     }
 
-    fn take_changed(&mut self, count_max: usize, visit: impl FnMut(PartitionId, PartitionState)) {
-        self.shard.take_changed(count_max, visit);
+    fn take_changed(
+        &mut self,
+        count_max: usize,
+        mut visit: impl FnMut(PartitionId, PartitionState, &StableDigests),
+    ) {
+        let mut changed = ArrayVec::<_, PUBLISHED_PARTITIONS_PER_TURN>::new();
+        let count_max = count_max.min(changed.capacity());
+        self.shard.take_changed(count_max, |partition, state| changed.push((partition, state)));
+        for (partition, state) in changed {
+            visit(partition, state, &self.shard.stable_digests(partition));
+        }
     }
 }
 

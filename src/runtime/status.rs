@@ -13,13 +13,15 @@ use crate::base::ids::PartitionId;
 use crate::base::limits::STATUS_PARTITION_COUNT_MAX;
 use crate::base::time::NS_PER_MS;
 use crate::metrics::stage::Stage;
-use crate::nopaxos::Status;
+use crate::nopaxos::{Status, place_of_leader};
 use crate::proto::p2pmap::v1::node_status::Condition;
 use crate::proto::p2pmap::v1::partition_status::Activity;
 use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
-    Distribution, NodeStatus, PartitionStatus, Result as ProtoResult, ShardStatus,
+    Distribution, IndexedDigest, MemberAddress, NodeStatus, PartitionStatus, Result as ProtoResult,
+    ShardStatus,
 };
+use crate::shard::{self, PartitionState, StableDigests};
 use crate::wire::request::StatusQuery;
 
 /// The encoded `p2pmap.v1.Result`.
@@ -32,7 +34,7 @@ pub fn answer(node: &Node, query: StatusQuery) -> Vec<u8> {
 fn node_status(node: &Node, query: StatusQuery) -> NodeStatus {
     let facts = &node.facts;
     let (partitions, next_partition) = match query.partitions_from {
-        Some(first) => partitions(node, first),
+        Some(first) => partitions(node, first, query.digests),
         None => (Vec::new(), 0),
     };
     NodeStatus {
@@ -50,7 +52,15 @@ fn node_status(node: &Node, query: StatusQuery) -> NodeStatus {
         next_partition,
         distributions: Stage::ALL.iter().map(|stage| distribution(node, *stage)).collect(),
         commit: env!("P2PMAP_COMMIT").to_owned(),
+        members: members(node),
     }
+}
+
+fn members(node: &Node) -> Vec<MemberAddress> {
+    let Some(network) = &node.network else { return Vec::new() };
+    let names = network.cluster.nodes().map(|node| network.cluster.name(node).to_owned());
+    let members = names.zip(&network.addresses);
+    members.map(|(name, at)| MemberAddress { name, address: at.to_string() }).collect()
 }
 
 fn condition(node: &Node) -> Condition {
@@ -116,20 +126,23 @@ fn distribution(node: &Node, stage: Stage) -> Distribution {
 }
 
 /// As many as fit one answer, and with which to go on.
-fn partitions(node: &Node, first: PartitionId) -> (Vec<PartitionStatus>, u32) {
+fn partitions(node: &Node, first: PartitionId, digests: bool) -> (Vec<PartitionStatus>, u32) {
     let end = u32_from(node.partitions.len());
     let page_end = first.0.saturating_add(u32_from(STATUS_PARTITION_COUNT_MAX)).min(end);
-    let page = (first.0..page_end).map(|number| partition(node, PartitionId(number))).collect();
+    let status = |number| partition(node, PartitionId(number), digests);
+    let page = (first.0..page_end).map(status).collect();
     (page, if page_end < end { page_end } else { 0 })
 }
 
-fn partition(node: &Node, partition: PartitionId) -> PartitionStatus {
+fn partition(node: &Node, partition: PartitionId, digests: bool) -> PartitionStatus {
     let unknown = PartitionStatus {
         partition: partition.0,
         shard: u32_from(node.shard_of(partition)),
         ..PartitionStatus::default()
     };
-    let Some(state) = node.partitions[usize_from_u32(partition.0)].state() else { return unknown };
+    let published = &node.partitions[usize_from_u32(partition.0)];
+    let Some(state) = published.state() else { return unknown };
+    let digests = if digests { published.digests() } else { StableDigests::default() };
     let activity = match state.status {
         Status::Normal => Activity::Normal,
         Status::ViewChange => Activity::ViewChange,
@@ -143,8 +156,27 @@ fn partition(node: &Node, partition: PartitionId) -> PartitionStatus {
         checkpoint: state.checkpoint.0,
         entries: state.entries,
         entry_bytes: state.size_bytes,
+        leader: leader(node, partition, &state),
+        digests: digests.iter().map(indexed_digest).collect(),
         ..unknown
     }
+}
+
+fn indexed_digest(found: &shard::IndexedDigest) -> IndexedDigest {
+    let digest = found.digest.0.to_be_bytes().to_vec().into();
+    IndexedDigest { index: found.index.0, digest }
+}
+
+/// Who leads a partition, if it has a view.
+fn leader(node: &Node, partition: PartitionId, state: &PartitionState) -> String {
+    if state.status != Status::Normal {
+        return String::new();
+    }
+    let Some(network) = &node.network else { return node.facts.member.clone() };
+    let cluster = &network.cluster;
+    let members = cluster.members(partition);
+    let leader = place_of_leader(partition, members.len(), state.term);
+    cluster.name(members[leader]).to_owned()
 }
 
 #[cfg(test)]
@@ -152,7 +184,6 @@ mod tests {
     use super::*;
     use crate::base::ids::{Index, TermId};
     use crate::runtime::core::NodeFacts;
-    use crate::shard::PartitionState;
 
     const PARTITION_COUNT: u32 = 1_100;
 
@@ -180,7 +211,7 @@ mod tests {
         let mut seen = Vec::new();
         loop {
             let partitions_from = Some(PartitionId(first));
-            let status = node_status(&node, StatusQuery { partitions_from });
+            let status = node_status(&node, StatusQuery { partitions_from, digests: false });
             assert!(status.partitions.len() <= STATUS_PARTITION_COUNT_MAX);
             seen.extend(status.partitions.iter().map(|partition| partition.partition));
             first = status.next_partition;
@@ -194,7 +225,7 @@ mod tests {
     #[test]
     fn partitions_that_do_not_exist_are_not_listed() {
         for first in [PARTITION_COUNT, u32::MAX] {
-            let query = StatusQuery { partitions_from: Some(PartitionId(first)) };
+            let query = StatusQuery { partitions_from: Some(PartitionId(first)), digests: true };
             let status = node_status(&node(), query);
             assert_eq!((status.partitions.len(), status.next_partition), (0, 0));
         }
@@ -202,7 +233,7 @@ mod tests {
 
     #[test]
     fn shards_have_their_own_partitions_entries_and_processors() {
-        let status = node_status(&node(), StatusQuery { partitions_from: None });
+        let status = node_status(&node(), StatusQuery { partitions_from: None, digests: false });
         let shards = status.shards.iter();
         let shown: Vec<_> = shards.map(|one| (one.shard, one.core, one.entries)).collect();
         assert_eq!(shown, [(0, 4, 550), (1, 6, 550)]);

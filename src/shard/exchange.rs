@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use slab::Slab;
 
+use super::digests::Digests;
 use super::execute::World;
 use super::old_slots::{SlotAnswer, SlotAsk, SlotsEnd};
 use super::partition::{Partition, PartitionView};
@@ -348,6 +349,7 @@ impl Core {
         assert_eq!(received.head.id.index, index, "it is the one that came last");
         let Received { head, map, file_size_bytes } = received;
         self.checkpoints.on_replaced(partition);
+        view.digests = Digests::default();
         let mut former = std::mem::replace(&mut view.map, map);
         free(&mut former, self);
         former.discard(&mut self.arena);

@@ -171,6 +171,7 @@ impl Core {
         let run = Execution { index, time, undo };
         let mut result = ResultBytes::new();
         view.map.execute(&mut self.arena, run, command, hash, &mut result);
+        view.digests.executed(index, || view.map.digest());
         self.expect_expiry(&view.map);
         result
     }
@@ -254,6 +255,7 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
     fn undo_to(&mut self, index: Index) {
         self.core.checkpoints.on_undo(self.view.group.partition(), index);
         self.view.map.undo_to(&mut self.core.arena, index);
+        self.view.digests.undone_to(index);
         self.core.account_map(self.view);
     }
 

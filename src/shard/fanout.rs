@@ -97,8 +97,8 @@ impl Shard {
                 self.core.fail_whole(asker, Code::InvalidArgument, message, effects);
             }
             // Hosts answer it: a shard knows only itself.
-            Body::Status(_) => {
-                let message = "status: asked of a shard";
+            Body::Status(_) | Body::Transfer(_) => {
+                let message = "asked of a shard, and not of a node or a partition";
                 self.core.fail_whole(asker, Code::Unimplemented, message, effects);
             }
             Body::Query(query) => {

@@ -9,13 +9,16 @@
 //! [`Member::transfer_leadership`]: crate::nopaxos::Member::transfer_leadership
 
 use super::execute::World;
-use super::partition::{Partition, PartitionView};
-use super::{Core, Effects, Shard};
+use super::partition::{Asker, Partition, PartitionView, Recipient, Waiter};
+use super::{Core, Effects, RoutedRequest, Shard};
 use crate::base::cast::{u64_from, usize_from};
-use crate::base::ids::{MemberId, NodeId, PartitionId, TermId};
+use crate::base::ids::{Index, MemberId, NodeId, PartitionId, TermId};
 use crate::base::limits::HANDOVER_INTERVAL_NS;
 use crate::base::time::Monotonic;
 use crate::nopaxos::Status;
+use crate::proto::p2pmap::v1::error::Code;
+use crate::wire::request::Kind;
+use crate::wire::response;
 
 /// The node is to lead nothing any more.
 #[derive(Clone, Debug)]
@@ -84,6 +87,57 @@ impl Shard {
         let to = heirs(view).find(|member| view.nodes[usize::from(member.0)] == to);
         if let Some(to) = to {
             self.hand_over(partition, to, effects);
+        }
+    }
+
+    /// A client wishes that another node leads a partition: begun, or refused with the reason.
+    pub(super) fn on_transfer(
+        &mut self,
+        partition: PartitionId,
+        request: &RoutedRequest<'_>,
+        to: &str,
+        effects: &mut impl Effects,
+    ) {
+        let asker = Asker {
+            to: Recipient::Client(request.origin),
+            correlation: request.request.correlation,
+            kind: Kind::Query,
+            deadline: self.deadline(0),
+        };
+        let Partition { member, view } = &self.partitions[self.place(partition)];
+        let nodes = &self.core.config.nodes;
+        let heir = nodes.find(to).filter(|node| view.nodes.contains(node));
+        let is_there = |node| {
+            node == nodes.me() || heirs(view).any(|heir| view.nodes[usize::from(heir.0)] == node)
+        };
+        let refusal = match heir {
+            None => {
+                let names: Vec<&str> = view.nodes.iter().map(|node| nodes.name(*node)).collect();
+                let names = names.join(", ");
+                Some((Code::InvalidArgument, format!("{to:?} doesn't hold it, but {names}")))
+            }
+            Some(node) if member.replica().is_leading() && !is_there(node) => {
+                Some((Code::Unavailable, format!("{to} isn't connected with the leader")))
+            }
+            Some(_) => None,
+        };
+        let (term, is_leading) = (view.term, member.replica().is_leading());
+        let leader = (member.replica().status() == Status::Normal)
+            .then(|| view.group.leader(member.replica().view()));
+        if let (None, Some(node), true) = (&refusal, heir, is_leading) {
+            self.transfer_leadership(partition, node, effects);
+        }
+        let (_, mut world) = self.partition(partition, effects);
+        match refusal {
+            Some((code, message)) => {
+                let message = format!("partition {partition}: {message}");
+                world.fail(Waiter::Asker(asker), code, &message);
+            }
+            None if !is_leading => world.refuse_to_lead(Waiter::Asker(asker), leader),
+            None => {
+                let result = response::leadership_transfer(term);
+                world.answer_waiter(Waiter::Asker(asker), Index(0), &result);
+            }
         }
     }
 

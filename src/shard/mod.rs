@@ -15,6 +15,7 @@ mod admission;
 mod carry;
 mod checkpoints;
 mod commands;
+mod digests;
 mod effects;
 mod entries;
 mod exchange;
@@ -41,6 +42,7 @@ use slab::Slab;
 use self::carry::Carrying;
 pub use self::carry::SegmentBlocks;
 use self::checkpoints::Checkpoints;
+pub use self::digests::{IndexedDigest, StableDigests};
 pub use self::effects::Effects;
 use self::entries::{AskedStream, EntryStream, Streams};
 use self::exchange::Exchange;
@@ -298,6 +300,9 @@ impl Shard {
                 }
                 (Route::Partition(partition), Body::Query(query)) => {
                     self.on_query(partition, request, &query, hash, effects);
+                }
+                (Route::Partition(partition), Body::Transfer(to)) => {
+                    self.on_transfer(partition, request, to, effects);
                 }
                 (Route::All | Route::Node, _) | (_, Body::Status(_)) => {
                     self.fan_out(request, effects);

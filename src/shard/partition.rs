@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::Effects;
+use super::digests::Digests;
 use super::exchange::Installed;
 use super::reads::WaitingRead;
 use crate::base::ids::{Incarnation, Index, MemberId, NodeId, Origin, TermId};
@@ -28,6 +29,8 @@ pub(super) struct Partition {
 pub(super) struct PartitionView {
     pub(super) group: Group,
     pub(super) map: PartitionMap,
+    /// Of the map, at some indexes.
+    pub(super) digests: Digests,
     /// Strings that begin with this belong to the partition.
     pub(super) cursor_tag: Box<[u8]>,
     /// The term of the view that was started last.

@@ -9,6 +9,7 @@ use slab::Slab;
 use super::admission::Payloads;
 use super::carry::Carrying;
 use super::checkpoints::Checkpoints;
+use super::digests::Digests;
 use super::exchange::Exchange;
 use super::execute::prefix;
 use super::forwarding::Forwards;
@@ -493,6 +494,7 @@ fn restore(
     let view = PartitionView {
         own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
+        digests: Digests::default(),
         cursor_tag,
         sweeping: false,
         term: TermId(0),

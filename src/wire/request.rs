@@ -62,6 +62,8 @@ pub enum Body<'a> {
     Query(Query<'a>),
     /// A question about the node.
     Status(StatusQuery),
+    /// The wish that a member leads the partition: its name.
+    Transfer(&'a str),
 }
 
 /// What is asked about a node.
@@ -69,6 +71,8 @@ pub enum Body<'a> {
 pub struct StatusQuery {
     /// Partitions are to be listed, from this one on; it may not exist.
     pub partitions_from: Option<PartitionId>,
+    /// With their digests.
+    pub digests: bool,
 }
 
 /// Which of the two a request is: the response is of the same kind.
@@ -111,7 +115,7 @@ impl<'a> Request<'a> {
     pub const fn kind(&self) -> Kind {
         match self.body {
             Body::Command { .. } => Kind::Command,
-            Body::Query(_) | Body::Status(_) => Kind::Query,
+            Body::Query(_) | Body::Status(_) | Body::Transfer(_) => Kind::Query,
         }
     }
 
@@ -122,7 +126,7 @@ impl<'a> Request<'a> {
         match self.body {
             Body::Command { command, .. } => command.map,
             Body::Query(query) => query.map,
-            Body::Status(_) => "",
+            Body::Status(_) | Body::Transfer(_) => "",
         }
     }
 
@@ -133,7 +137,7 @@ impl<'a> Request<'a> {
         match self.body {
             Body::Command { command, .. } => command.operation.key(),
             Body::Query(query) => query.operation.key(),
-            Body::Status(_) => None,
+            Body::Status(_) | Body::Transfer(_) => None,
         }
     }
 
@@ -144,7 +148,7 @@ impl<'a> Request<'a> {
         match self.body {
             Body::Command { command, .. } => command.timeout_ms,
             Body::Query(query) => query.timeout_ms,
-            Body::Status(_) => 0,
+            Body::Status(_) | Body::Transfer(_) => 0,
         }
     }
 
@@ -336,9 +340,13 @@ impl ColdRequest {
                 }
                 Body::Command { bytes: &self.value, command }
             }
-            ColdBody::Query(owned) => match owned.status() {
-                Some(status) => Body::Status(self.status_query(owned, status)?),
-                None => Body::Query(owned.query().map_err(invalid)?),
+            ColdBody::Query(owned) => match (owned.status(), owned.transfer_leadership()) {
+                (Some(status), _) => Body::Status(self.status_query(owned, status)?),
+                (_, Some(transfer)) => {
+                    self.refuse_map_and_index(owned, "leadership")?;
+                    Body::Transfer(&transfer.to)
+                }
+                (None, None) => Body::Query(owned.query().map_err(invalid)?),
             },
         };
         let mut request = Request { correlation: self.correlation, partition: None, body };
@@ -353,16 +361,22 @@ impl ColdRequest {
         query: &OwnedQuery,
         status: &v1::Status,
     ) -> Result<StatusQuery, Refusal> {
-        let v1::Status { partitions, first_partition } = *status;
+        let v1::Status { partitions, first_partition, digests } = *status;
+        self.refuse_map_and_index(query, "a node's status")?;
+        let partitions_from = partitions.then_some(PartitionId(first_partition));
+        Ok(StatusQuery { partitions_from, digests })
+    }
+
+    /// Refuses what names a map or an index and is about neither.
+    fn refuse_map_and_index(&self, query: &OwnedQuery, what: &str) -> Result<(), Refusal> {
         let field = if !query.map().is_empty() {
             "map"
         } else if query.min_index() > Index(0) {
             "min_index"
         } else {
-            let partitions_from = partitions.then_some(PartitionId(first_partition));
-            return Ok(StatusQuery { partitions_from });
+            return Ok(());
         };
-        let message = format!("query.value: {field}: a node's status is of no map and no index");
+        let message = format!("query.value: {field}: {what} is of no map and no index");
         Err(self.refusal(Code::InvalidArgument, message))
     }
 

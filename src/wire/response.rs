@@ -5,6 +5,7 @@
 
 use arrayvec::ArrayVec;
 use bytes::BytesMut;
+use prost::Message as _;
 
 use crate::base::cast;
 use crate::base::ids::{CorrelationId, Index, PartitionId, TermId};
@@ -395,4 +396,11 @@ fn put_length_delimited(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     put_tag_and_size(&mut head, tag, bytes.len());
     out.extend_from_slice(&head);
     out.extend_from_slice(bytes);
+}
+
+/// The encoded `p2pmap.v1.Result` of a leader that has begun to hand its place over.
+#[must_use]
+pub fn leadership_transfer(term: TermId) -> Vec<u8> {
+    let transfer = v1::LeadershipTransfer { term: term.0 };
+    v1::Result { outcome: Some(Outcome::LeadershipTransfer(transfer)) }.encode_to_vec()
 }

@@ -103,6 +103,10 @@ impl Router {
                 let message = "target.name: a session belongs to one partition; name it: `#7`";
                 Err(request.refusal(Code::InvalidArgument, message.to_owned()))
             }
+            (None, None) if matches!(request.body, Body::Transfer(_)) => {
+                let message = "target.name: a leader is that of one partition; name it: `#7`";
+                Err(request.refusal(Code::InvalidArgument, message.to_owned()))
+            }
             (None, None) => Ok(Route::All),
             (None, Some(named)) if named.0 < self.partitions => Ok(Route::Partition(named)),
             (by_key, Some(named)) => Err(self.refusal(request, by_key, named)),
@@ -135,7 +139,7 @@ fn is_of_a_session(body: &Body<'_>) -> bool {
         Body::Command { command, .. } => {
             command.session.is_some() || command.operation.is_about_sessions()
         }
-        Body::Query(_) | Body::Status(_) => false,
+        Body::Query(_) | Body::Status(_) | Body::Transfer(_) => false,
     }
 }
 
@@ -247,7 +251,7 @@ mod tests {
     fn status_goes_to_the_node_and_to_no_partition() {
         use crate::wire::request::StatusQuery;
 
-        let body = Body::Status(StatusQuery { partitions_from: None });
+        let body = Body::Status(StatusQuery { partitions_from: None, digests: false });
         let mut request = Request { correlation: 1, partition: None, body };
         assert_eq!(Router::new(64).route(&request), Ok(Route::Node));
         for named in [3, 64] {

@@ -186,6 +186,9 @@ impl State {
             query::Operation::Status(_) => {
                 vec![error(Code::Unimplemented, "operation: field 15 is unknown", None)]
             }
+            query::Operation::TransferLeadership(_) => {
+                vec![error(Code::Unimplemented, "operation: field 16 is unknown", None)]
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use p2pmap::client::Client;
+use p2pmap::client::members::Members;
+use p2pmap::client::verification::verify;
 use p2pmap::proto::p2pmap::v1::{PartitionStatus, Put};
 
 use super::{Ended, Node};
@@ -138,5 +140,12 @@ impl Cluster {
             std::thread::park_timeout(PAUSE);
         }
         panic!("the nodes don't come together: {found:#?}");
+    }
+
+    /// All nodes have the same digests.
+    pub fn assert_replicas_equal(&self) {
+        let mut members = Members::find(self.addresses.clone(), WAIT).unwrap();
+        let verification = verify(&mut members, WAIT);
+        assert!(verification.is_equal(), "{verification:#?}");
     }
 }

@@ -40,6 +40,11 @@ pub(super) fn object(report: &Report) -> Map<String, Value> {
     ] {
         object.insert(name.to_owned(), value);
     }
+    if !now.members.is_empty() {
+        let members = now.members.iter();
+        let members = members.map(|one| json!({ "name": one.name, "address": one.address }));
+        object.insert("members".to_owned(), members.collect());
+    }
     if !now.partitions.is_empty() {
         let partitions = now.partitions.iter().map(partition).collect();
         object.insert("partitions".to_owned(), partitions);
@@ -116,5 +121,6 @@ fn partition(partition: &PartitionStatus) -> Value {
         "checkpoint": partition.checkpoint,
         "entries": partition.entries,
         "entry_bytes": partition.entry_bytes,
+        "leader": partition.leader,
     })
 }

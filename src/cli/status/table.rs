@@ -114,7 +114,7 @@ fn percentiles(histogram: &Histogram) -> Vec<String> {
 fn partitions(partitions: &[PartitionStatus]) -> String {
     let head = [
         "PARTITION",
-        "SHARD",
+        "LEADER",
         "STATUS",
         "TERM",
         "LAST",
@@ -127,7 +127,10 @@ fn partitions(partitions: &[PartitionStatus]) -> String {
     for partition in partitions {
         rows.push(vec![
             partition.partition.to_string(),
-            partition.shard.to_string(),
+            match partition.leader.as_str() {
+                "" => "-".to_owned(),
+                leader => leader.to_owned(),
+            },
             activity(partition.activity()).to_owned(),
             partition.term.to_string(),
             partition.last.to_string(),

@@ -32,6 +32,8 @@ fn answer(uptime_ms: u64, answers: u64) -> NodeStatus {
         checkpoint: 1_234_567_890_000,
         entries: 123_456_789,
         entry_bytes: 999 << 30,
+        leader: "node-1".to_owned(),
+        digests: Vec::new(),
     };
     let mut read = Histogram::default();
     read.record_many(80_000, answers);
@@ -58,6 +60,7 @@ fn answer(uptime_ms: u64, answers: u64) -> NodeStatus {
             buckets,
             counts,
         }],
+        members: Vec::new(),
     }
 }
 

@@ -124,6 +124,15 @@ impl OwnedQuery {
         }
     }
 
+    /// The wish, if it is that another member leads.
+    #[must_use]
+    pub fn transfer_leadership(&self) -> Option<&v1::TransferLeadership> {
+        match &self.0.operation {
+            Some(v1::query::Operation::TransferLeadership(transfer)) => Some(transfer),
+            _ => None,
+        }
+    }
+
     /// The name of the map as it was given, for such a question.
     #[must_use]
     pub fn map(&self) -> &str {
@@ -155,7 +164,7 @@ impl OwnedQuery {
 }
 
 /// The operations of queries that have a number but no code yet.
-const LATER_QUERIES: [u32; 9] = [14, 16, 17, 18, 19, 20, 21, 22, 23];
+const LATER_QUERIES: [u32; 8] = [14, 17, 18, 19, 20, 21, 22, 23];
 
 fn operation_draft(operation: &v1::command::Operation) -> OperationDraft<'_> {
     match operation {
@@ -213,7 +222,9 @@ fn query_operation_draft(operation: &v1::query::Operation) -> Option<QueryOperat
                 keys_only: *keys_only,
             }
         }
-        v1::query::Operation::Status(_) => return None,
+        v1::query::Operation::Status(_) | v1::query::Operation::TransferLeadership(_) => {
+            return None;
+        }
     })
 }
 

@@ -71,6 +71,8 @@ pub struct Config {
     pub secret_file: Option<PathBuf>,
     /// Whether members on other machines needn't prove who they are.
     pub insecure_peers: bool,
+    /// Whether an empty data directory takes the place of the one that the member had.
+    pub replace: bool,
     /// The longest value that is accepted.
     pub value_size_bytes_max: usize,
     /// What all maps may take: at least [`MEMORY_SIZE_BYTES_MIN`] for each core.
@@ -161,6 +163,7 @@ impl Config {
             sequencer_offset: check.one(Setting::Sequencer, parse_sequencer),
             secret_file: check.optional(Setting::SecretFile, parse_path),
             insecure_peers: check.one(Setting::InsecurePeers, parse_bool),
+            replace: check.one(Setting::Replace, parse_bool),
             value_size_bytes_max: check.one(Setting::MaxValue, |text| {
                 parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
             }),
@@ -215,6 +218,7 @@ struct UncheckedConfig {
     sequencer_offset: Option<u8>,
     secret_file: Option<PathBuf>,
     insecure_peers: Option<bool>,
+    replace: Option<bool>,
     value_size_bytes_max: Option<u64>,
     memory_max: Option<MemoryMax>,
     segment_size_bytes: Option<u64>,
@@ -246,6 +250,7 @@ impl UncheckedConfig {
             sequencer_offset: self.sequencer_offset?,
             secret_file: self.secret_file,
             insecure_peers: self.insecure_peers?,
+            replace: self.replace?,
             value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
             memory_max: self.memory_max?,
             segment_size_bytes: cast::usize_from(self.segment_size_bytes?),
@@ -346,10 +351,6 @@ impl Check<'_> {
         if count > MEMBER_COUNT_MAX {
             let reason = format!("more than {MEMBER_COUNT_MAX} members can't hold every partition");
             self.refuse_one(Setting::Members, reason);
-        }
-        if config.durability.is_some_and(|durability| durability != Durability::Sync) {
-            let reason = "members must keep what they promise; the others are for a node alone";
-            self.refuse_one(Setting::Durability, reason.to_owned());
         }
         if let Some(remote) = members.remote()
             && config.insecure_peers == Some(false)

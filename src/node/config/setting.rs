@@ -56,6 +56,8 @@ pub enum Setting {
     SecretFile,
     /// Whether members on other machines needn't prove who they are.
     InsecurePeers,
+    /// Whether an empty data directory takes the place of the one that the member had.
+    Replace,
     /// The longest value.
     MaxValue,
     /// What all maps may take.
@@ -96,7 +98,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Listen,
         Self::MetricsListen,
         Self::DataDir,
@@ -113,6 +115,7 @@ impl Setting {
         Self::Sequencer,
         Self::SecretFile,
         Self::InsecurePeers,
+        Self::Replace,
         Self::MaxValue,
         Self::MemoryMax,
         Self::SegmentSize,
@@ -137,6 +140,7 @@ impl Setting {
             Self::MetricsListen => "metrics-listen",
             Self::DataDir => "data-dir",
             Self::MustExist => "must-exist",
+            Self::Replace => "replace",
             Self::Cores => "cores",
             Self::Durability => "durability",
             Self::Idle => "idle",
@@ -179,7 +183,7 @@ impl Setting {
     #[must_use]
     pub const fn form(self) -> Form {
         match self {
-            Self::MustExist | Self::AllowCow | Self::InsecurePeers => Form::Boolean,
+            Self::MustExist | Self::Replace | Self::AllowCow | Self::InsecurePeers => Form::Boolean,
             Self::Partitions | Self::ReplicationFactor | Self::WritesInFlight => Form::Integer,
             Self::Cores | Self::Members => Form::List,
             Self::Listen
@@ -221,7 +225,9 @@ impl Setting {
             Self::Listen => "127.0.0.1:5678".to_owned(),
             Self::MetricsListen => "off".to_owned(),
             Self::DataDir => "./p2pmap-data".to_owned(),
-            Self::MustExist | Self::AllowCow | Self::InsecurePeers => "false".to_owned(),
+            Self::MustExist | Self::Replace | Self::AllowCow | Self::InsecurePeers => {
+                "false".to_owned()
+            }
             Self::Cores => ALL_CORES.to_owned(),
             Self::Durability => "sync".to_owned(),
             Self::Idle => "park".to_owned(),
@@ -253,7 +259,9 @@ impl Setting {
                 "off, or an IP address and a port, e.g. 127.0.0.1:5679".to_owned()
             }
             Self::DataDir => "the path of a directory".to_owned(),
-            Self::MustExist | Self::AllowCow | Self::InsecurePeers => "true or false".to_owned(),
+            Self::MustExist | Self::Replace | Self::AllowCow | Self::InsecurePeers => {
+                "true or false".to_owned()
+            }
             Self::Members => {
                 "names with IP addresses and ports, e.g. a=127.0.0.1:5678,b=127.0.0.1:5679"
                     .to_owned()
@@ -343,6 +351,9 @@ impl Setting {
             Self::SecretFile => {
                 "File with a secret of 16 bytes or more with which members prove who they are"
             }
+            Self::Replace => {
+                "Take the place of this member's former life with an empty data directory"
+            }
             Self::InsecurePeers => {
                 "Accept members on other machines without a secret: whoever reaches the port can \
                  pretend to be one"
@@ -373,7 +384,7 @@ impl Setting {
             Self::Listen => "ADDR:PORT",
             Self::MetricsListen => "off|ADDR:PORT",
             Self::DataDir => "DIR",
-            Self::MustExist | Self::AllowCow | Self::InsecurePeers => "true|false",
+            Self::MustExist | Self::Replace | Self::AllowCow | Self::InsecurePeers => "true|false",
             Self::Cores => "LIST",
             Self::Members => "NAME=ADDR:PORT,…",
             Self::ReplicationFactor => "COUNT",

@@ -94,7 +94,7 @@ fn each_setting_is_read_from_the_file() {
          durability = \"sync\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
          cluster = \"c\"\nnode-id = \"n\"\nmembers = [\"m=127.0.0.1:8\", \"n=[::1]:7\"]\n\
          replication-factor = 2\nsequencer = \"offset:1\"\nsecret-file = \"/s\"\n\
-         insecure-peers = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
+         insecure-peers = true\nreplace = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
          segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
          writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
@@ -116,6 +116,7 @@ fn each_setting_is_read_from_the_file() {
         sequencer_offset: 1,
         secret_file: Some("/s".into()),
         insecure_peers: true,
+        replace: true,
         value_size_bytes_max: 1_024,
         memory_max: MemoryMax::Bytes(1 << 30),
         segment_size_bytes: 8 << 20,
@@ -391,10 +392,6 @@ fn cluster_that_contradicts_itself_is_refused_in_one_line() {
     assert!(alone.contains("more than there are members (1)"), "{alone}");
     let sequencer = refusal(&[members, me, (Setting::Sequencer, "offset:3")]);
     assert!(sequencer.contains("each partition has 3 members"), "{sequencer}");
-    for text in ["async", "none"] {
-        let line = refusal(&[members, me, (Setting::Durability, text)]);
-        assert!(line.contains("members must keep what they promise"), "{line}");
-    }
     for text in ["offset:0", "offset:9", "offset:", "offset:+1", "follower"] {
         let line = refusal(&[members, me, (Setting::Sequencer, text)]);
         assert!(line.contains("expected leader, or offset:1 to offset:8"), "{line}");

@@ -67,6 +67,7 @@ fn service() -> ShardService {
         shard: ShardId(0),
         shards,
         value_size_bytes_max: 1 << 20,
+        replaces: false,
     };
     ShardService::new(shard, config)
 }

@@ -83,6 +83,32 @@ fn node_that_retires_leads_nothing_and_serves_on_and_nobody_notices_that_it_goes
 }
 
 #[test]
+fn nodes_that_retire_together_do_not_hand_leadership_to_and_fro() {
+    for seed in 0..4 {
+        let mut net = Net::start(seed);
+        net.wait_until_ready();
+        for node in 0..NODE_COUNT {
+            net.host(node).handle(Input::Retire);
+        }
+        let has_retired =
+            |net: &mut Net| (0..NODE_COUNT).all(|node| net.host(node).shard.has_retired());
+        let mut rounds = 0..200;
+        while !has_retired(&mut net) {
+            assert!(rounds.next().is_some(), "seed {seed}");
+            net.run_for(NS_PER_S / 100);
+        }
+        let terms = |net: &mut Net| -> Vec<TermId> {
+            let partitions = &net.host(0).shard.partitions;
+            partitions.iter().map(|found| found.view.term).collect()
+        };
+        let before = terms(&mut net);
+        net.run_for(NS_PER_S);
+        assert_eq!(terms(&mut net), before, "seed {seed}: it goes on");
+        assert!(net.put("k", "v").is_some(), "seed {seed}: they serve until they close");
+    }
+}
+
+#[test]
 fn node_alone_has_nobody_to_hand_anything_over_to() {
     let mut host = Host::start(Durability::Sync);
     host.handle(Input::Retire);

@@ -272,7 +272,7 @@ pub(super) fn understand(
             }
             Outcome::Session { index, id: session.session_id }
         }
-        Told::CommandClose(_) | Told::Status(_) => {
+        Told::CommandClose(_) | Told::Status(_) | Told::LeadershipTransfer(_) => {
             return Err("nobody asked that".to_owned());
         }
     }))

@@ -252,9 +252,9 @@ fn status(map: &str, min_index: u64, status: v1::Status) -> Vec<u8> {
 #[test]
 fn status_is_asked_of_no_map_and_by_whoever_names_the_cluster() {
     let plain = v1::Status::default();
-    let from_7 = v1::Status { partitions: true, first_partition: 7 };
+    let from_7 = v1::Status { partitions: true, first_partition: 7, digests: false };
     // Without `partitions` there is nothing to begin with.
-    let ignored = v1::Status { partitions: false, first_partition: 7 };
+    let ignored = v1::Status { partitions: false, first_partition: 7, digests: false };
     for (asked, partitions_from) in [(plain, None), (from_7, Some(PartitionId(7))), (ignored, None)]
     {
         let value = status("", 0, asked);
@@ -263,7 +263,7 @@ fn status_is_asked_of_no_map_and_by_whoever_names_the_cluster() {
             assert_eq!(decode_hot(&payload, ACCEPTANCE), None, "it isn't asked often");
             let cold = decode_cold(&payload).unwrap();
             let request = cold.request(ACCEPTANCE).unwrap();
-            assert_eq!(request.body, Body::Status(StatusQuery { partitions_from }));
+            assert_eq!(request.body, Body::Status(StatusQuery { partitions_from, digests: false }));
             assert_eq!((request.correlation, request.kind()), (5, Kind::Query));
             assert_eq!((request.map(), request.key(), request.timeout_ms()), ("", None, 0));
         }
