@@ -2,6 +2,8 @@
 //! the nodes say when nobody disturbs them any more.
 
 use super::nemesis::Event;
+use crate::base::cast::usize_from_u32;
+use crate::base::ids::PartitionId;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sim::checker::{Checker, Violation, linearizability};
 use crate::sim::history::{History, Outcome};
@@ -29,34 +31,57 @@ impl Gap {
     }
 }
 
-/// All times without an acknowledged write, from the load's beginning to its end.
-pub(super) fn gaps(history: &History, load: Gap) -> Vec<Gap> {
-    let is_acknowledged = |outcome: &Outcome| {
-        matches!(
-            outcome,
-            Outcome::Written { .. } | Outcome::Removed { .. } | Outcome::ConditionFailed { .. }
-        )
-    };
-    let written = history
-        .operations
-        .iter()
-        .filter(|operation| operation.action.is_write() && is_acknowledged(&operation.outcome));
-    let ended = written.filter_map(|operation| operation.ended).map(|moment| moment.at);
-    let mut times: Vec<Monotonic> = ended.filter(|at| (load.from..load.to).contains(at)).collect();
-    times.extend([load.from, load.to]);
-    times.sort_unstable();
-    times.windows(2).map(|pair| Gap { from: pair[0], to: pair[1] }).collect()
+/// All times without an acknowledged write, from the load's beginning to its end: to the whole
+/// cluster first, then to each partition.
+#[derive(Debug)]
+pub(super) struct Gaps {
+    pub(super) whole: Vec<Gap>,
+    pub(super) partitions: Vec<Vec<Gap>>,
+}
+
+impl Gaps {
+    pub(super) fn of(history: &History, load: Gap) -> Self {
+        let mut whole = Vec::new();
+        let mut partitions = vec![Vec::new(); usize_from_u32(history.universe.partition_count)];
+        for operation in &history.operations {
+            let is_acknowledged = matches!(
+                operation.outcome,
+                Outcome::Written { .. } | Outcome::Removed { .. } | Outcome::ConditionFailed { .. }
+            );
+            let Some(ended) = operation.ended.filter(|_| is_acknowledged) else { continue };
+            if (load.from..load.to).contains(&ended.at) {
+                whole.push(ended.at);
+                if let Some(PartitionId(place)) = history.partition_of(&operation.action) {
+                    partitions[usize_from_u32(place)].push(ended.at);
+                }
+            }
+        }
+        let between = |mut times: Vec<Monotonic>| {
+            times.extend([load.from, load.to]);
+            times.sort_unstable();
+            times.windows(2).map(|pair| Gap { from: pair[0], to: pair[1] }).collect()
+        };
+        let partitions = partitions.into_iter().map(between).collect();
+        Self { whole: between(whole), partitions }
+    }
+
+    /// The longest one of all that touches a stretch of time, and the longest of one partition.
+    pub(super) fn longest(&self, stretch: Gap) -> (Gap, Gap) {
+        let of_each = self.partitions.iter().filter_map(|gaps| longest(gaps, stretch));
+        let of_one = of_each.max_by_key(|gap| gap.ns());
+        (longest(&self.whole, stretch).unwrap_or(stretch), of_one.unwrap_or(stretch))
+    }
 }
 
 /// The longest of the gaps that touch a stretch of time.
-pub(super) fn longest(gaps: &[Gap], stretch: Gap) -> Option<Gap> {
+fn longest(gaps: &[Gap], stretch: Gap) -> Option<Gap> {
     let touches = |gap: &&Gap| gap.from < stretch.to && stretch.from < gap.to;
     gaps.iter().filter(touches).copied().max_by_key(|gap| gap.ns())
 }
 
-/// That writes went on wherever no fault excuses it.
+/// That writes went on in every partition wherever no fault excuses it.
 pub(super) fn progress(
-    gaps: &[Gap],
+    gaps: &Gaps,
     events: &[Event],
     load: Gap,
     stall_ns_max: u64,
@@ -69,13 +94,18 @@ pub(super) fn progress(
         from = event.well;
     }
     demanded.push(Gap { from, to: load.to });
-    let clipped = demanded.iter().flat_map(|stretch| gaps.iter().map(|gap| gap.within(*stretch)));
-    match clipped.max_by_key(|gap| gap.ns()) {
-        Some(gap) if gap.ns() > stall_ns_max => {
+    let clipped = |gaps: &[Gap]| {
+        let of = |stretch: &Gap| gaps.iter().map(|gap| gap.within(*stretch)).collect::<Vec<_>>();
+        demanded.iter().flat_map(of).max_by_key(|gap| gap.ns())
+    };
+    let stalls = gaps.partitions.iter().enumerate();
+    let stalls = stalls.filter_map(|(place, gaps)| clipped(gaps).map(|gap| (place, gap)));
+    match stalls.max_by_key(|(_, gap)| gap.ns()) {
+        Some((partition, gap)) if gap.ns() > stall_ns_max => {
             let since = gap.from.since_ns(load.from);
             let what = format!(
-                "no write was acknowledged for {} ms, from {}.{:01} s of the run on, though a \
-                 majority of members was there",
+                "no write was acknowledged in partition {partition} for {} ms, from {}.{} s of \
+                 the run on, though a majority of members was there",
                 gap.ns() / NS_PER_MS,
                 since / NS_PER_S,
                 since / (NS_PER_S / 10) % 10

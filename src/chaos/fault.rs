@@ -55,6 +55,8 @@ classes! {
     Isolate "isolate" true,
     /// A minority of several nodes hears nothing of the others, nor they of it.
     Halves "halves" true,
+    /// One node's link is down: neither members nor clients hear it.
+    LinkDown "link-down" true,
     /// Two groups hear nothing of each other; one node hears both.
     Bridge "bridge" false,
     /// Each node hears two others only.

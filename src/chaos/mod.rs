@@ -29,6 +29,9 @@
 //! proxies: to them a partition's minority looks as well as ever, which is the harder case. A hint
 //! that names a proxy as the leader's address leads them nowhere, and they ask the next member.
 //!
+//! With a network namespace for each node there are no proxies: members reach each other directly,
+//! and faults are done to routes and links ([`network`]).
+//!
 //! # What isn't repeated by a seed
 //!
 //! The seed says which faults come and what clients ask. When threads and processes run, the system
@@ -37,6 +40,7 @@
 //! | file | what it knows |
 //! | --- | --- |
 //! | `nodes` | processes, and which way they find each other |
+//! | `network` | how members reach each other: by proxies, or by routes of namespaces |
 //! | `proxy` | what can happen to a connection |
 //! | `fault` | which faults there are, and how one is drawn |
 //! | `nemesis` | doing and undoing them, and looking after the nodes |
@@ -52,6 +56,7 @@ pub mod counters;
 pub mod fault;
 mod load;
 mod nemesis;
+pub mod network;
 mod nodes;
 mod proxy;
 mod record;
@@ -67,11 +72,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use self::check::Gap;
+use self::check::{Gap, Gaps};
 use self::counters::Counters;
 use self::fault::FaultClass;
 use self::load::Load;
 use self::nemesis::{Event, Nemesis};
+use self::network::Transport;
 use self::nodes::Nodes;
 use self::record::Record;
 use self::report::Report;
@@ -101,6 +107,8 @@ pub struct Settings {
     pub cores: Vec<String>,
     /// On which they may run instead.
     pub other_cores: Option<String>,
+    /// What members are connected by.
+    pub transport: Transport,
     /// Where sequencers stand, as `serve` is told it.
     pub sequencer: String,
     /// The longest time without an acknowledged write, where one is demanded, in ns.
@@ -125,6 +133,15 @@ pub enum ChaosError {
     Spawn(io::Error),
     /// Ctrl-C can't be waited for.
     Signals(io::Error),
+    /// A command that makes or changes the network of a run failed.
+    Ip {
+        /// The command.
+        command: String,
+        /// What it said.
+        said: String,
+    },
+    /// The network namespace isn't one that was made for a run.
+    NamespaceInUse,
     /// Somebody asked it to end.
     Interrupted,
     /// Nobody can be told.
@@ -144,6 +161,10 @@ impl fmt::Display for ChaosError {
             Self::Port(error) => write!(f, "no free ports on loopback: {}", describe(error)),
             Self::Spawn(error) => write!(f, "a node can't be started: {}", describe(error)),
             Self::Signals(error) => write!(f, "can't wait for signals: {}", describe(error)),
+            Self::Ip { command, said } => write!(f, "{command}: {said}"),
+            Self::NamespaceInUse => f.write_str(
+                "this network namespace is in use; run it in one of its own (unshare --net)",
+            ),
             Self::Interrupted => f.write_str("interrupted; all nodes have ended"),
             Self::Output(error) => write!(f, "cannot write to stdout: {}", describe(error)),
         }
@@ -218,16 +239,12 @@ pub fn run(
         return Err(ChaosError::Interrupted);
     }
     output.map_err(ChaosError::Output)?;
-    let links = nodes.links().iter().map(|(_, link)| link);
-    let counts = links.fold((0, 0), |(lost, made), link| {
-        (lost + link.lost_count(), made + link.connection_count())
-    });
+    let (lost_count, connection_count) = nodes.network().counts();
     let counters = nodes.counters().clone();
     // All nodes and links end here, if they haven't yet.
     drop(nodes);
     let record = Arc::into_inner(record).expect("no client is left");
     let report = judge(settings, record, &events, violations, load_time);
-    let (lost_count, connection_count) = counts;
     Ok(Report { lost_count, connection_count, counters, ..report })
 }
 
@@ -252,7 +269,7 @@ fn judge(
 ) -> Report {
     let (history, nonsense) = record.finish();
     violations.extend(nonsense);
-    let gaps = check::gaps(&history, load_time);
+    let gaps = Gaps::of(&history, load_time);
     let checked = check::history(&history);
     let observation_count = checked.as_ref().map_or(0, |checked| checked.observations_count);
     violations.extend(checked.err());
@@ -260,11 +277,10 @@ fn judge(
     Report {
         seed: settings.seed,
         node_count: settings.node_count,
-        load_ns: load_time.ns(),
+        load: load_time,
         faults: report::fault_rows(&gaps, events),
         operations: report::operation_rows(&history),
-        longest_gap: report::longest_gap(&history, load_time),
-        begun: load_time,
+        longest_gaps: gaps.longest(load_time),
         lost_count: 0,
         connection_count: 0,
         counters: Counters::new(),

@@ -13,10 +13,8 @@ use rustix::process::Signal;
 
 use super::fault::{Fault, FaultClass, is_possible};
 use super::nodes::Nodes;
-use super::proxy::{Link, Way};
 use super::record::Record;
 use super::{ChaosError, Interruption, Settings};
-use crate::base::cast::{u64_from, usize_from};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_S};
 use crate::sim::checker::{Checker, Violation};
@@ -93,11 +91,12 @@ impl Nemesis<'_> {
     }
 
     fn classes(&self) -> Vec<FaultClass> {
-        let Settings { faults, node_count, other_cores, has_small_disks, .. } = self.settings;
+        let Settings { faults, node_count, other_cores, has_small_disks, transport, .. } =
+            self.settings;
         let is_there = |class: &FaultClass| match class {
             FaultClass::Cores => other_cores.is_some(),
             FaultClass::DiskFull => *has_small_disks,
-            _ => true,
+            _ => transport.can(*class),
         };
         let possible = faults.iter().copied().filter(|class| is_possible(*class, *node_count));
         possible.filter(is_there).collect()
@@ -121,25 +120,12 @@ impl Nemesis<'_> {
                     }
                 }
                 FaultClass::DiskFull => self.fill(place)?,
-                FaultClass::HalfOpen => {
-                    for ((dialler, target), link) in self.nodes.links() {
-                        match place {
-                            _ if place == *dialler => link.half_open(Way::Forth),
-                            _ if place == *target => link.half_open(Way::Back),
-                            _ => {}
-                        }
-                    }
-                }
+                FaultClass::HalfOpen => self.nodes.network().half_open(place),
+                FaultClass::LinkDown => self.nodes.network().take_down(place)?,
                 _ => {}
             }
         }
-        for heard in &fault.heard {
-            let ends = (heard.from.min(heard.to), heard.from.max(heard.to));
-            let way = if heard.from < heard.to { Way::Forth } else { Way::Back };
-            let links = self.nodes.links().iter().filter(|(of, _)| *of == ends);
-            links.for_each(|(_, link)| link.set(way, heard.rule));
-        }
-        Ok(())
+        fault.heard.iter().try_for_each(|heard| self.nodes.network().set(heard))
     }
 
     /// While it lasts.
@@ -152,8 +138,7 @@ impl Nemesis<'_> {
         }
         let cuts = Duration::from_millis(CUT_EVERY_MS);
         for _ in 0..fault.duration.as_millis() / cuts.as_millis() {
-            let links: Vec<&Link> = self.nodes.links().iter().map(|(_, link)| link).collect();
-            links[usize_from(self.prng.below(u64_from(links.len())))].cut();
+            self.nodes.network().cut(self.prng.next_u64());
             if !self.watch(cuts, ending) {
                 return;
             }
@@ -162,7 +147,7 @@ impl Nemesis<'_> {
 
     /// Undoes it.
     pub(super) fn heal(&mut self, fault: &Fault) -> Result<(), ChaosError> {
-        self.nodes.links().iter().for_each(|(_, link)| link.heal());
+        self.nodes.network().heal()?;
         for &place in &fault.nodes {
             match fault.class {
                 FaultClass::Pause => self.nodes.signal(place, Signal::CONT),

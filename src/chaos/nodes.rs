@@ -1,8 +1,8 @@
-//! The nodes: real processes with real data directories, which members reach over the links.
+//! The nodes: real processes with real data directories.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::counters::{self, Counters};
-use super::proxy::Link;
+use super::network::Network;
 use super::{ChaosError, Settings};
 use crate::base::limits::CHAOS_PARTITION_COUNT;
 
@@ -37,33 +37,20 @@ struct Process {
     metrics: Arc<OnceLock<SocketAddr>>,
 }
 
-/// All nodes, and the links between them.
+/// All nodes, and the network between them.
 #[derive(Debug)]
 pub(super) struct Nodes {
     settings: Settings,
     nodes: Vec<Node>,
-    /// From the node with the lower number, which dials, to the other one.
-    links: Vec<((usize, usize), Link)>,
+    network: Network,
     counters: Counters,
 }
 
 impl Nodes {
-    /// Finds ports, and starts the links; no node yet.
+    /// Makes the network; starts no node yet.
     pub(super) fn prepare(settings: &Settings) -> Result<Self, ChaosError> {
-        let count = settings.node_count;
-        // Held together, so that none is found twice.
-        let listeners = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let listeners = listeners.collect::<io::Result<Vec<_>>>().map_err(ChaosError::Port)?;
-        let addresses = listeners.iter().map(TcpListener::local_addr);
-        let addresses = addresses.collect::<io::Result<Vec<_>>>().map_err(ChaosError::Port)?;
-        let mut links = Vec::new();
-        for target in 0..count {
-            for dialler in 0..target {
-                let seed = settings.seed.wrapping_add(links.len() as u64);
-                let link = Link::start(addresses[target], seed).map_err(ChaosError::Port)?;
-                links.push(((dialler, target), link));
-            }
-        }
+        let Settings { transport, node_count, seed, .. } = *settings;
+        let (network, addresses) = Network::prepare(transport, node_count, seed)?;
         let nodes = addresses.into_iter().enumerate().map(|(place, listen)| Node {
             name: name(place),
             listen,
@@ -74,7 +61,7 @@ impl Nodes {
         Ok(Self {
             settings: settings.clone(),
             nodes: nodes.collect(),
-            links,
+            network,
             counters: Counters::new(),
         })
     }
@@ -87,8 +74,8 @@ impl Nodes {
         &self.nodes[place].name
     }
 
-    pub(super) fn links(&self) -> &[((usize, usize), Link)] {
-        &self.links
+    pub(super) fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Where clients find them.
@@ -184,22 +171,20 @@ impl Nodes {
     fn command(&self, place: usize) -> Command {
         let Self { settings, nodes, .. } = self;
         let node = &nodes[place];
-        // Who doesn't dial another one is told where that one really is.
-        let address = |other: usize| {
-            let link = self.links.iter().find(|(ends, _)| *ends == (place, other));
-            link.map_or(nodes[other].listen, |(_, link)| link.address())
-        };
+        let address =
+            |other: usize| self.network.detour(place, other).unwrap_or(nodes[other].listen);
         let members =
             (0..nodes.len()).map(|other| format!("{}={}", nodes[other].name, address(other)));
         let members: Vec<String> = members.collect();
-        let mut command = Command::new(&settings.program);
+        let mut command = self.network.command(place, &settings.program);
         let variables = std::env::vars_os().map(|(name, _)| name);
         for name in variables.filter(|name| name.to_string_lossy().starts_with("P2PMAP_")) {
             command.env_remove(name);
         }
         command.args(["serve", "--node-id", &node.name, "--members", &members.join(",")]);
         command.args(["--listen", &node.listen.to_string(), "--cores", &node.cores]);
-        command.args(["--metrics-listen", "127.0.0.1:0"]);
+        command.args(["--metrics-listen", &SocketAddr::from((node.listen.ip(), 0)).to_string()]);
+        command.arg("--insecure-peers");
         command.args(["--partitions", &CHAOS_PARTITION_COUNT.to_string()]);
         command.args(["--segment-size", SEGMENT_SIZE, "--idle", "park"]);
         command.args(["--memory-max", MEMORY_MAX, "--sequencer", &settings.sequencer]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::check::{Gap, gaps, longest};
+use super::check::{Gap, Gaps};
 use super::counters::Counters;
 use super::fault::FaultClass;
 use super::nemesis::Event;
@@ -19,16 +19,14 @@ pub struct Report {
     pub seed: u64,
     /// How many nodes there were.
     pub node_count: usize,
-    /// How long the load lasted, in ns.
-    pub load_ns: u64,
     /// What was done to the cluster.
     pub faults: BTreeMap<FaultClass, FaultRow>,
     /// What the clients asked, by its name.
     pub operations: BTreeMap<&'static str, OperationRow>,
-    /// The longest time without an acknowledged write.
-    pub longest_gap: Gap,
-    /// When the load began.
-    pub begun: Gap,
+    /// From the beginning of the load to its end.
+    pub load: Gap,
+    /// The longest time without an acknowledged write, and the longest of one partition.
+    pub longest_gaps: (Gap, Gap),
     /// Stamped commands that the proxies lost.
     pub lost_count: u64,
     /// Connections between members that were made.
@@ -52,6 +50,8 @@ pub struct FaultRow {
     pub recovery_ns_max: u64,
     /// The longest time without an acknowledged write that touched one of them, in ns.
     pub gap_ns_max: u64,
+    /// The same of one partition.
+    pub partition_gap_ns_max: u64,
 }
 
 /// All operations of one kind.
@@ -67,15 +67,16 @@ pub struct OperationRow {
     pub unknown: u64,
 }
 
-pub(super) fn fault_rows(gaps: &[Gap], events: &[Event]) -> BTreeMap<FaultClass, FaultRow> {
+pub(super) fn fault_rows(gaps: &Gaps, events: &[Event]) -> BTreeMap<FaultClass, FaultRow> {
     let mut rows: BTreeMap<FaultClass, FaultRow> = BTreeMap::new();
     for event in events {
         let row = rows.entry(event.class).or_default();
         row.count += 1;
         row.lasted_ns += event.healed.since_ns(event.begun);
         row.recovery_ns_max = row.recovery_ns_max.max(event.well.since_ns(event.healed));
-        let gap = longest(gaps, Gap { from: event.begun, to: event.well });
-        row.gap_ns_max = row.gap_ns_max.max(gap.map_or(0, Gap::ns));
+        let (whole, of_one) = gaps.longest(Gap { from: event.begun, to: event.well });
+        row.gap_ns_max = row.gap_ns_max.max(whole.ns());
+        row.partition_gap_ns_max = row.partition_gap_ns_max.max(of_one.ns());
     }
     rows
 }
@@ -103,11 +104,6 @@ pub(super) fn operation_rows(history: &History) -> BTreeMap<&'static str, Operat
     rows
 }
 
-/// The longest time without an acknowledged write.
-pub(super) fn longest_gap(history: &History, load: Gap) -> Gap {
-    longest(&gaps(history, load), load).unwrap_or(load)
-}
-
 impl Report {
     /// How many operations there were.
     #[must_use]
@@ -126,22 +122,23 @@ impl fmt::Display for Report {
             "seed {}, {} nodes, {} s of load",
             self.seed,
             self.node_count,
-            seconds(self.load_ns)
+            seconds(self.load.ns())
         )?;
         writeln!(
             f,
-            "\n{:<10} {:>6} {:>8} {:>14} {:>16}",
-            "fault", "times", "s", "recovery max", "longest gap"
+            "\n{:<10} {:>6} {:>8} {:>14} {:>16} {:>16}",
+            "fault", "times", "s", "recovery max", "longest gap", "of a partition"
         )?;
         for (class, row) in &self.faults {
             writeln!(
                 f,
-                "{:<10} {:>6} {:>8} {:>11} ms {:>13} ms",
+                "{:<10} {:>6} {:>8} {:>11} ms {:>13} ms {:>13} ms",
                 class.name(),
                 row.count,
                 seconds(row.lasted_ns),
                 ms(row.recovery_ns_max),
-                ms(row.gap_ns_max)
+                ms(row.gap_ns_max),
+                ms(row.partition_gap_ns_max)
             )?;
         }
         writeln!(
@@ -153,22 +150,20 @@ impl fmt::Display for Report {
             let OperationRow { done, refused, failed, unknown } = row;
             writeln!(f, "{name:<10} {done:>9} {refused:>9} {failed:>9} {unknown:>9}")?;
         }
-        let gap = self.longest_gap;
-        writeln!(f, "\n{:<44} {}", "operations", self.operation_count())?;
-        writeln!(f, "{:<44} {}", "states of keys that were checked", self.observation_count)?;
-        writeln!(f, "{:<44} {}", "connections between members", self.connection_count)?;
-        writeln!(f, "{:<44} {}", "stamped commands that were lost", self.lost_count)?;
+        writeln!(f, "\n{:<60} {}", "operations", self.operation_count())?;
+        writeln!(f, "{:<60} {}", "states of keys that were checked", self.observation_count)?;
+        writeln!(f, "{:<60} {}", "connections between members", self.connection_count)?;
+        writeln!(f, "{:<60} {}", "stamped commands that were lost", self.lost_count)?;
         for (family, value) in &self.counters {
-            writeln!(f, "{family:<44} {value}")?;
+            writeln!(f, "{family:<60} {value}")?;
         }
-        writeln!(
-            f,
-            "{:<44} {} ms (from {} s on)",
-            "longest time without an acknowledged write",
-            ms(gap.ns()),
-            seconds(gap.from.since_ns(self.begun.from))
-        )?;
-        writeln!(f, "{:<44} {}", "violations", u64_from(self.violations.len()))?;
+        let (whole, of_one) = self.longest_gaps;
+        for (what, gap) in [("write", whole), ("write of a partition", of_one)] {
+            let what = format!("longest time without an acknowledged {what}");
+            let from = seconds(gap.from.since_ns(self.load.from));
+            writeln!(f, "{what:<60} {} ms (from {from} s on)", ms(gap.ns()))?;
+        }
+        writeln!(f, "{:<60} {}", "violations", u64_from(self.violations.len()))?;
         self.violations.iter().try_for_each(|violation| writeln!(f, "  {violation}"))
     }
 }

@@ -10,6 +10,8 @@ use crate::base::cast::u32_from;
 use crate::base::limits::CHAOS_CLIENT_COUNT_MAX;
 use crate::base::time::NS_PER_S;
 use crate::client::cluster::ClusterClient;
+use crate::client::members::Members;
+use crate::client::verification::{Verdict, Verification, verify};
 use crate::proto::p2pmap::v1::PartitionStatus;
 use crate::sim::ClientId;
 use crate::sim::checker::Checker;
@@ -19,6 +21,8 @@ use crate::sim::history::{Action, Freshness, Key};
 const EQUAL_NS_MAX: u64 = 60 * NS_PER_S;
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to compare all digests.
+const VERIFICATION_WAIT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a key is asked for until it is answered: a view may change once more.
@@ -27,7 +31,7 @@ const ATTEMPT_COUNT: usize = 50;
 impl Nemesis<'_> {
     /// All of it; the nodes have ended afterwards.
     pub(super) fn rest(&mut self) -> Result<(), ChaosError> {
-        if !(self.is_equal() && self.read_all()) {
+        if !self.is_well() {
             return Ok(());
         }
         for place in 0..self.nodes.node_count() {
@@ -36,7 +40,7 @@ impl Nemesis<'_> {
         for place in 0..self.nodes.node_count() {
             self.nodes.start(place)?;
         }
-        if !(self.wait_until_ready()? && self.is_equal() && self.read_all()) {
+        if !(self.wait_until_ready()? && self.is_well()) {
             return Ok(());
         }
         for place in 0..self.nodes.node_count() {
@@ -46,6 +50,32 @@ impl Nemesis<'_> {
             self.await_end(place);
         }
         Ok(())
+    }
+
+    fn is_well(&mut self) -> bool {
+        self.is_equal() && self.have_equal_digests() && self.read_all()
+    }
+
+    /// Compares the digests of all replicas at the same indexes.
+    fn have_equal_digests(&mut self) -> bool {
+        let found = Members::find(self.nodes.addresses(), PATIENCE);
+        let what = match found {
+            Ok(mut members) => {
+                let verification = verify(&mut members, VERIFICATION_WAIT);
+                let is_complete = verification.members.len() == self.nodes.node_count();
+                if verification.is_equal() && is_complete {
+                    return true;
+                }
+                let Verification { members, unreached, partitions } = verification;
+                let is_equal = |verdict: &Verdict| matches!(verdict, Verdict::Equal { .. });
+                let unequal = partitions.into_iter().filter(|(_, verdict)| !is_equal(verdict));
+                let unequal: Vec<_> = unequal.collect();
+                format!("replicas aren't equal on {members:?}: {unequal:?}, {unreached:?}")
+            }
+            Err(error) => format!("nobody says who the members are: {error}"),
+        };
+        self.violate(Checker::Replicas, what);
+        false
     }
 
     /// Waits until all replicas hold the same, and all of it is stable.

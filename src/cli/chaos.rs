@@ -44,6 +44,9 @@ pub(super) struct ChaosArgs {
     /// Where each node has a folder; made if absent. What is in it is used.
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: PathBuf,
+    /// Each node in a network namespace of its own; this process must be in a fresh one already.
+    #[arg(long)]
+    pub(super) namespaces: bool,
     /// The nodes' folders are small filesystems of their own, which may be filled.
     #[arg(long)]
     pub(super) small_disks: bool,

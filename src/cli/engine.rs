@@ -22,6 +22,7 @@ use crate::bench::recorder::Interval;
 use crate::bench::report::Report;
 use crate::bench::{bare_echo, disk};
 use crate::chaos::fault::FaultClass;
+use crate::chaos::network::Transport;
 use crate::chaos::{self, Settings};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
@@ -74,6 +75,10 @@ pub(super) fn chaos(args: &ChaosArgs) -> Result<Verdict, Failure> {
         faults,
         cores: cores.iter().map(u16::to_string).collect(),
         other_cores: (cores.len() > 1).then(|| format!("{},{}", cores[0], cores[1])),
+        transport: match args.namespaces {
+            true => Transport::Namespaces,
+            false => Transport::Proxies,
+        },
         sequencer: args.sequencer.clone(),
         stall_ns_max: ns_of(args.stall_max),
         has_small_disks: args.small_disks,

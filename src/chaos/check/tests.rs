@@ -86,23 +86,40 @@ fn event(class: FaultClass, begun: u64, well: u64) -> Event {
 }
 
 /// The times without an acknowledgement of a load that lasts 100 ms, with acknowledgements then.
-fn gaps_of(times: &[u64]) -> (Vec<Gap>, Gap) {
+fn gaps_of(times: &[u64]) -> (Gaps, Gap) {
     let mut script = script();
     for (place, time) in times.iter().enumerate() {
         script.at = ms(time - 1);
         script.put(u64::try_from(place).unwrap() + 1);
     }
     let load = Gap { from: ms(0), to: ms(100) };
-    (gaps(&script.history, load), load)
+    (Gaps::of(&script.history, load), load)
 }
 
 #[test]
 fn gaps_are_between_acknowledgements_and_reach_to_both_ends() {
     let (gaps, load) = gaps_of(&[10, 15, 60]);
-    let spans: Vec<u64> = gaps.iter().map(|gap| gap.ns() / NS_PER_MS).collect();
+    let spans: Vec<u64> = gaps.whole.iter().map(|gap| gap.ns() / NS_PER_MS).collect();
     assert_eq!(spans, [10, 5, 45, 40]);
-    assert_eq!(longest(&gaps, load), Some(Gap { from: ms(15), to: ms(60) }));
-    assert_eq!(longest(&gaps, Gap { from: ms(11), to: ms(12) }).unwrap().ns(), 5 * NS_PER_MS);
+    let whole = Gap { from: ms(15), to: ms(60) };
+    assert_eq!(gaps.longest(load), (whole, whole));
+    assert_eq!(gaps.longest(Gap { from: ms(11), to: ms(12) }).0.ns(), 5 * NS_PER_MS);
+}
+
+#[test]
+fn partition_that_stands_still_is_found_while_others_go_on() {
+    let mut script = Script { history: History::new(Universe::new(1, 4, 2)), at: ms(0) };
+    // Of two partitions only the key's own is written to.
+    for index in 1..=99 {
+        script.put(index);
+    }
+    let load = Gap { from: ms(0), to: ms(100) };
+    let gaps = Gaps::of(&script.history, load);
+    let (whole, of_one) = gaps.longest(load);
+    assert!(whole.ns() <= 2 * NS_PER_MS, "{whole:?}");
+    assert_eq!(of_one, load);
+    let found = progress(&gaps, &[], load, 50 * NS_PER_MS).expect_err("it stands still");
+    assert_eq!(found.checker, Checker::Progress);
 }
 
 #[test]
@@ -113,7 +130,7 @@ fn reads_and_refusals_are_no_acknowledged_writes() {
     let put = Action::Put { key: KEY, value, condition: None, wants_previous: false };
     script.done(put, Outcome::Unknown);
     let load = Gap { from: ms(0), to: ms(100) };
-    assert_eq!(gaps(&script.history, load), [load]);
+    assert_eq!(Gaps::of(&script.history, load).whole, [load]);
 }
 
 #[test]
