@@ -72,6 +72,18 @@ fn cluster_of_three_does_nothing_wrong_under_faults() {
     assert_eq!(processes_of(folder.path()), []);
 }
 
+/// Shows that a run finds what is wrong: nodes are built with the bug.
+#[cfg(feature = "mutants")]
+#[test]
+fn read_that_asks_no_quorum_is_found_when_a_leader_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--seconds", "60", "--mutant", "read-without-quorum", "--faults", "isolate"];
+    let output = chaos(folder.path(), &arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("linearizability:"), "{said}");
+}
+
 #[test]
 fn interrupted_run_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();

@@ -82,6 +82,7 @@ use self::nodes::Nodes;
 use self::record::Record;
 use self::report::Report;
 use crate::base::io_error::describe;
+use crate::base::mutant::Mutant;
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sim::checker::Violation;
@@ -111,6 +112,8 @@ pub struct Settings {
     pub transport: Transport,
     /// Where sequencers stand, as `serve` is told it.
     pub sequencer: String,
+    /// A planted bug that nodes have, so that it can be seen whether it is found.
+    pub mutant: Option<Mutant>,
     /// The longest time without an acknowledged write, where one is demanded, in ns.
     pub stall_ns_max: u64,
     /// The nodes' folders are small filesystems of their own, which may be filled.

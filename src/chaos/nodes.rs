@@ -189,6 +189,9 @@ impl Nodes {
         command.args(["--segment-size", SEGMENT_SIZE, "--idle", "park"]);
         command.args(["--memory-max", MEMORY_MAX, "--sequencer", &settings.sequencer]);
         command.arg("--data-dir").arg(self.folder(place).join("data"));
+        if let Some(mutant) = settings.mutant {
+            command.args(["--mutant", mutant.name()]);
+        }
         // None of them outlives this process, however it ends.
         command.args(["--parent", &std::process::id().to_string()]);
         command

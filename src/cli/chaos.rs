@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::Failure;
+use super::serve::planted;
 use super::{Verdict, engine};
 use crate::base::limits::{CHAOS_CLIENT_COUNT_MAX, CHAOS_SECONDS_MAX};
+use crate::base::mutant::Mutant;
 use crate::chaos::fault::FaultClass;
 use crate::node::config::quantity::parse_duration;
 
@@ -44,6 +46,9 @@ pub(super) struct ChaosArgs {
     /// Where each node has a folder; made if absent. What is in it is used.
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: PathBuf,
+    /// Nodes with this planted bug. Needs a program that was built with `--features mutants`.
+    #[arg(long, value_name = "NAME", value_parser = planted)]
+    pub(super) mutant: Option<Mutant>,
     /// Each node in a network namespace of its own; this process must be in a fresh one already.
     #[arg(long)]
     pub(super) namespaces: bool,

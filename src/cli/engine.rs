@@ -80,6 +80,7 @@ pub(super) fn chaos(args: &ChaosArgs) -> Result<Verdict, Failure> {
             false => Transport::Proxies,
         },
         sequencer: args.sequencer.clone(),
+        mutant: args.mutant,
         stall_ns_max: ns_of(args.stall_max),
         has_small_disks: args.small_disks,
     };
