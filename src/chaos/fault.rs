@@ -77,6 +77,13 @@ classes! {
     DiskFull "disk-full" false,
 }
 
+impl FaultClass {
+    /// Whether processes end.
+    pub(super) const fn ends_processes(self) -> bool {
+        matches!(self, Self::Kill | Self::Restart | Self::Cores | Self::Blackout)
+    }
+}
+
 impl fmt::Display for FaultClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -33,6 +33,8 @@ const PAUSE_US_MAX: u64 = 16_000;
 /// Values are so long, or one in so many times a hundred times as long.
 const VALUE_SIZE_BYTES_MAX: u64 = 100;
 const LONG_VALUE_ONE_IN: u64 = 50;
+/// A client returns so often to the key whose version it knows.
+const RETURNS_ONE_IN: u64 = 4;
 
 /// The clients of a run, at work until they are told to stop.
 #[derive(Debug)]
@@ -117,9 +119,12 @@ impl LoadClient {
 
     fn choose(&mut self) -> Action {
         let universe = self.record.with(|history| history.universe.clone());
-        let key = Key {
-            map: low_u8(self.prng.below(u64::from(universe.map_count))),
-            number: u16_from(usize_from(self.prng.below(u64::from(universe.key_count)))),
+        let key = match self.last_seen {
+            Some((key, _)) if self.prng.one_in(RETURNS_ONE_IN) => key,
+            _ => Key {
+                map: low_u8(self.prng.below(u64::from(universe.map_count))),
+                number: u16_from(usize_from(self.prng.below(u64::from(universe.key_count)))),
+            },
         };
         let wants_previous = self.prng.one_in(3);
         match self.prng.below(10) {

@@ -103,29 +103,45 @@ impl Nemesis<'_> {
     }
 
     fn begin(&mut self, fault: &Fault) -> Result<(), ChaosError> {
-        for &place in &fault.nodes {
-            match fault.class {
-                FaultClass::Kill | FaultClass::Blackout => self.nodes.kill(place),
-                FaultClass::Pause => self.nodes.signal(place, Signal::STOP),
-                FaultClass::Restart => self.nodes.terminate(place),
-                FaultClass::Cores => {
-                    let own = &self.settings.cores[place % self.settings.cores.len()];
-                    let other = self.settings.other_cores.as_ref().unwrap_or(own);
-                    let next = if self.nodes.cores(place) == own { other } else { own };
-                    let next = next.clone();
-                    self.nodes.set_cores(place, &next);
-                    match self.prng.one_in(2) {
-                        true => self.nodes.kill(place),
-                        false => self.nodes.terminate(place),
-                    }
-                }
-                FaultClass::DiskFull => self.fill(place)?,
-                FaultClass::HalfOpen => self.nodes.network().half_open(place),
-                FaultClass::LinkDown => self.nodes.network().take_down(place)?,
-                _ => {}
-            }
+        if fault.class.ends_processes() {
+            fault.nodes.iter().for_each(|place| self.nodes.count(*place));
         }
+        if matches!(fault.class, FaultClass::Kill | FaultClass::Blackout) {
+            self.nodes.kill(&fault.nodes);
+        }
+        fault.nodes.iter().try_for_each(|place| self.begin_at(fault.class, *place))?;
         fault.heard.iter().try_for_each(|heard| self.nodes.network().set(heard))
+    }
+
+    /// Does to one node what is done to each for itself.
+    fn begin_at(&mut self, class: FaultClass, place: usize) -> Result<(), ChaosError> {
+        match class {
+            FaultClass::Pause => self.nodes.signal(place, Signal::STOP),
+            FaultClass::Restart => self.nodes.signal(place, Signal::TERM),
+            FaultClass::Cores => {
+                self.change_cores(place);
+                match self.prng.one_in(2) {
+                    true => self.nodes.kill(&[place]),
+                    false => self.nodes.signal(place, Signal::TERM),
+                }
+            }
+            FaultClass::DiskFull => self.fill(place)?,
+            FaultClass::HalfOpen => self.nodes.network().half_open(place),
+            FaultClass::LinkDown => self.nodes.network().take_down(place)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The node's next start is on other cores than its last one.
+    fn change_cores(&mut self, place: usize) {
+        let Settings { cores, other_cores, .. } = self.settings;
+        let own = &cores[place % cores.len()];
+        let next = match other_cores {
+            Some(other) if self.nodes.cores(place) == own => other,
+            _ => own,
+        };
+        self.nodes.set_cores(place, next);
     }
 
     /// While it lasts.
@@ -199,7 +215,7 @@ impl Nemesis<'_> {
                     self.nodes.last_words(place)
                 );
                 self.violate(Checker::Progress, what);
-                self.nodes.kill(place);
+                self.nodes.kill(&[place]);
                 return;
             }
             std::thread::park_timeout(LOOK);

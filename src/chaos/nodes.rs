@@ -107,21 +107,15 @@ impl Nodes {
         cores.clone_into(&mut self.nodes[place].cores);
     }
 
-    /// Ends a node as a power switch would, as far as a process is concerned.
-    pub(super) fn kill(&mut self, place: usize) {
-        self.count(place);
-        // Dropping it is what kills it.
-        self.nodes[place].process = None;
-    }
-
-    /// Asks a node to end in good order.
-    pub(super) fn terminate(&mut self, place: usize) {
-        self.count(place);
-        self.signal(place, Signal::TERM);
+    /// Ends nodes all at once, as a power switch would as far as processes are concerned.
+    pub(super) fn kill(&mut self, places: &[usize]) {
+        places.iter().for_each(|place| self.signal(*place, Signal::KILL));
+        // Dropping them waits for their ends.
+        places.iter().for_each(|place| self.nodes[*place].process = None);
     }
 
     /// Adds up what a node has counted, as far as it can be asked: it is about to end.
-    fn count(&mut self, place: usize) {
+    pub(super) fn count(&mut self, place: usize) {
         let process = self.nodes[place].process.as_ref();
         if let Some(metrics) = process.and_then(|process| process.metrics.get()) {
             // Who doesn't answer isn't counted.

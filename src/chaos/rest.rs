@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::ChaosError;
 use super::load::LoadClient;
 use super::nemesis::Nemesis;
@@ -34,21 +36,15 @@ impl Nemesis<'_> {
         if !self.is_well() {
             return Ok(());
         }
-        for place in 0..self.nodes.node_count() {
-            self.nodes.kill(place);
-        }
-        for place in 0..self.nodes.node_count() {
-            self.nodes.start(place)?;
-        }
+        let all: Vec<usize> = (0..self.nodes.node_count()).collect();
+        all.iter().for_each(|place| self.nodes.count(*place));
+        self.nodes.kill(&all);
+        all.iter().try_for_each(|place| self.nodes.start(*place))?;
         if !(self.wait_until_ready()? && self.is_well()) {
             return Ok(());
         }
-        for place in 0..self.nodes.node_count() {
-            self.nodes.terminate(place);
-        }
-        for place in 0..self.nodes.node_count() {
-            self.await_end(place);
-        }
+        all.iter().for_each(|place| self.nodes.signal(*place, Signal::TERM));
+        all.iter().for_each(|place| self.await_end(*place));
         Ok(())
     }
 
