@@ -189,6 +189,10 @@ mod switched {
         PRESENT.set(mutant);
     }
 
+    /// Switches a bug on in all threads of this process, for good.
+    ///
+    /// # Panics
+    /// If another one is on.
     pub fn switch_everywhere(mutant: Mutant) {
         assert!(EVERYWHERE.set(mutant).is_ok(), "a process has one planted bug");
     }

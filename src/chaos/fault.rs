@@ -49,6 +49,8 @@ classes! {
     Restart "restart" true,
     /// A node is started again on another number of cores.
     Cores "cores" true,
+    /// A node is killed, loses its data directory, and takes its place again with an empty one.
+    Replace "replace" true,
     /// All nodes are killed at once, and started again.
     Blackout "blackout" false,
     /// One node's connections to all others carry nothing.
@@ -80,7 +82,7 @@ classes! {
 impl FaultClass {
     /// Whether processes end.
     pub(super) const fn ends_processes(self) -> bool {
-        matches!(self, Self::Kill | Self::Restart | Self::Cores | Self::Blackout)
+        matches!(self, Self::Kill | Self::Restart | Self::Cores | Self::Replace | Self::Blackout)
     }
 }
 

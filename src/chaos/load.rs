@@ -231,3 +231,63 @@ fn outcome_of_error(error: &ClientError) -> Result<Outcome, String> {
 fn low_u8(number: u64) -> u8 {
     u8::try_from(number).expect("maps are few")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::error::{Phase, Violation};
+    use crate::proto::p2pmap::v1::Error;
+
+    fn refused(code: Code) -> ClientError {
+        ClientError::Refused(Box::new(Error { code: code.into(), ..Error::default() }))
+    }
+
+    fn timed_out(phase: Phase) -> ClientError {
+        ClientError::TimedOut { node: "a:1".to_owned(), phase, after: PATIENCE }
+    }
+
+    #[test]
+    fn only_what_certainly_had_no_effect_has_failed() {
+        let unknown = ClientError::OutcomeUnknown { last: Box::new(timed_out(Phase::Answer)) };
+        for error in [unknown, refused(Code::OutcomeUnknown)] {
+            assert_eq!(outcome_of_error(&error), Ok(Outcome::Unknown), "{error}");
+        }
+        for code in [Code::Unavailable, Code::ResourceExhausted, Code::SessionExpired] {
+            assert_eq!(outcome_of_error(&refused(code)), Ok(Outcome::Failed(code)));
+        }
+        let unsent = timed_out(Phase::Connecting);
+        assert_eq!(outcome_of_error(&unsent), Ok(Outcome::Failed(Code::Unavailable)));
+    }
+
+    #[test]
+    fn what_no_node_may_say_to_these_clients_is_no_outcome() {
+        let violation = || ClientError::Violation {
+            node: "a:1".to_owned(),
+            violation: Violation::UnexpectedMessage,
+        };
+        let sent = ClientError::OutcomeUnknown { last: Box::new(violation()) };
+        let codes = [Code::InvalidArgument, Code::Internal, Code::Unimplemented];
+        for error in codes.map(refused).into_iter().chain([violation(), sent]) {
+            assert!(outcome_of_error(&error).is_err(), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_never_removed_are_asked_for_too() {
+        let record = Arc::new(Record::start());
+        let addresses = vec!["127.0.0.1:1".to_owned()];
+        let mut client = LoadClient::new(ClientId(0), 1, addresses, &record);
+        let (mut kept_count, mut removed_count) = (0, 0);
+        for _ in 0..2_000 {
+            match client.choose() {
+                Action::Remove { key, .. } => {
+                    assert!(!key.number.is_multiple_of(4), "it is never removed");
+                    removed_count += 1;
+                }
+                Action::Put { key, .. } if key.number.is_multiple_of(4) => kept_count += 1,
+                _ => {}
+            }
+        }
+        assert!(kept_count > 100 && removed_count > 50, "{kept_count} {removed_count}");
+    }
+}

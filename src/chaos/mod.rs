@@ -24,7 +24,7 @@
 //!
 //! A node is told its members' addresses one by one, and they are no part of what all nodes must
 //! be told alike. So each node that dials another one (the one whose name comes first dials) is
-//! told the address of a [`proxy`], and the other one listens where clients find it. No setting is
+//! told the address of a `proxy`, and the other one listens where clients find it. No setting is
 //! needed for it, and NAT or a real proxy could stand there as well. Clients aren't led through
 //! proxies: to them a partition's minority looks as well as ever, which is the harder case. A hint
 //! that names a proxy as the leader's address leads them nowhere, and they ask the next member.

@@ -17,6 +17,8 @@ use super::record::Record;
 use super::{ChaosError, Interruption, Settings};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_S};
+use crate::client::cluster::ClusterClient;
+use crate::proto::p2pmap::v1::partition_status::Activity;
 use crate::sim::checker::{Checker, Violation};
 
 /// How often it is looked after the nodes.
@@ -26,6 +28,8 @@ const CALM_MS: (u64, u64) = (200, 2_000);
 /// How long a node may take to be ready, and to end in good order.
 const READY_NS_MAX: u64 = 60 * NS_PER_S;
 const END_NS_MAX: u64 = 30 * NS_PER_S;
+/// How long it may take to say how it stands.
+const STATUS_WAIT: Duration = Duration::from_secs(2);
 /// Between two cuts.
 const CUT_EVERY_MS: u64 = 300;
 /// A file that takes all the room of a filesystem.
@@ -76,7 +80,11 @@ impl Nemesis<'_> {
             self.last(&fault);
             let healed = self.record.now();
             self.heal(&fault)?;
-            let is_well = self.wait_until_ready()?;
+            let mut is_well = self.wait_until_ready()?;
+            if fault.class == FaultClass::Replace {
+                // Until then it holds nothing, and others that fail would be too many.
+                is_well = is_well && self.wait_until_caught_up(&fault.nodes);
+            }
             let event = Event { class: fault.class, what, begun, healed, well: self.record.now() };
             tell(&event);
             self.events.push(event);
@@ -106,7 +114,7 @@ impl Nemesis<'_> {
         if fault.class.ends_processes() {
             fault.nodes.iter().for_each(|place| self.nodes.count(*place));
         }
-        if matches!(fault.class, FaultClass::Kill | FaultClass::Blackout) {
+        if let FaultClass::Kill | FaultClass::Replace | FaultClass::Blackout = fault.class {
             self.nodes.kill(&fault.nodes);
         }
         fault.nodes.iter().try_for_each(|place| self.begin_at(fault.class, *place))?;
@@ -172,6 +180,7 @@ impl Nemesis<'_> {
                     fs::remove_file(&path).map_err(|error| ChaosError::file(&path, error))?;
                 }
                 FaultClass::Restart | FaultClass::Cores => self.await_end(place),
+                FaultClass::Replace => self.nodes.replace(place)?,
                 _ => {}
             }
             if !self.nodes.is_running(place) && self.violations.is_empty() {
@@ -262,6 +271,35 @@ impl Nemesis<'_> {
                 return Ok(false);
             }
         }
+    }
+
+    /// Waits until nodes are part of the views of all their partitions. False: it is time to stop.
+    fn wait_until_caught_up(&mut self, places: &[usize]) -> bool {
+        let by = self.record.now().after_ns(READY_NS_MAX);
+        let normal = i32::from(Activity::Normal);
+        for &place in places {
+            let address = self.nodes.addresses().swap_remove(place);
+            let mut client = ClusterClient::new(vec![address], STATUS_WAIT);
+            let mut is_caught_up = || {
+                let status = client.status(true);
+                status.is_ok_and(|status| {
+                    status.partitions.iter().all(|partition| partition.activity == normal)
+                })
+            };
+            while !is_caught_up() {
+                if !self.watch(LOOK, &[]) {
+                    return false;
+                }
+                if self.record.now() > by {
+                    let name = self.nodes.name(place);
+                    let limit = READY_NS_MAX / NS_PER_S;
+                    let what = format!("node {name} hasn't caught up within {limit} s");
+                    self.violate(Checker::Progress, what);
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     fn has_ended(&mut self, place: usize, how: &str) {

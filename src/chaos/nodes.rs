@@ -83,6 +83,10 @@ impl Nodes {
         self.nodes.iter().map(|node| node.listen.to_string()).collect()
     }
 
+    fn data_dir(&self, place: usize) -> PathBuf {
+        self.folder(place).join("data")
+    }
+
     /// The node's folder; its data directory is in it.
     pub(super) fn folder(&self, place: usize) -> PathBuf {
         self.settings.folder.join(self.name(place))
@@ -90,7 +94,19 @@ impl Nodes {
 
     /// Starts a node that isn't running.
     pub(super) fn start(&mut self, place: usize) -> Result<(), ChaosError> {
-        let command = self.command(place);
+        self.run(place, self.command(place))
+    }
+
+    /// Takes a node's data directory away from it, and starts it in its place with an empty one.
+    pub(super) fn replace(&mut self, place: usize) -> Result<(), ChaosError> {
+        let data_dir = self.data_dir(place);
+        fs::remove_dir_all(&data_dir).map_err(|error| ChaosError::file(&data_dir, error))?;
+        let mut command = self.command(place);
+        command.arg("--replace");
+        self.run(place, command)
+    }
+
+    fn run(&mut self, place: usize, command: Command) -> Result<(), ChaosError> {
         let node = &mut self.nodes[place];
         assert!(node.process.is_none(), "a node runs once");
         node.process = Some(Process::start(command, &node.log)?);
@@ -182,7 +198,7 @@ impl Nodes {
         command.args(["--partitions", &CHAOS_PARTITION_COUNT.to_string()]);
         command.args(["--segment-size", SEGMENT_SIZE, "--idle", "park"]);
         command.args(["--memory-max", MEMORY_MAX, "--sequencer", &settings.sequencer]);
-        command.arg("--data-dir").arg(self.folder(place).join("data"));
+        command.arg("--data-dir").arg(self.data_dir(place));
         if let Some(mutant) = settings.mutant {
             command.args(["--mutant", mutant.name()]);
         }

@@ -8,8 +8,8 @@
 //! from the sender comes late, perhaps out of a connection that the sender gave up long ago.
 //!
 //! A thread accepts; each connection has a thread in each direction. All of them end when the link
-//! is dropped. What differs from a network: a connection to a node that is down is accepted and
-//! then closed, instead of refused.
+//! is dropped. What differs from a network: the first connection to a node that is down is accepted
+//! and then closed; from the second one on they are refused.
 
 mod frames;
 mod pump;
@@ -27,6 +27,9 @@ use crate::base::prng::Prng;
 
 /// How long a connection may take to be made: both ends are on this machine.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a node listens again.
+const LISTEN_WAIT: Duration = Duration::from_millis(20);
 
 /// A direction of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +110,7 @@ impl Link {
             connection_count: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
-        let accepting = std::thread::spawn(move || accept_all(&listener, &accepting));
+        let accepting = std::thread::spawn(move || accept_all(listener, &accepting));
         Ok(Self { address, shared, accepting: Some(accepting) })
     }
 
@@ -227,18 +230,45 @@ impl Shared {
     }
 }
 
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
+/// Accepts until the link ends. While the node is down nobody listens here either, so that whoever
+/// dials is refused, as by the node's own host.
+fn accept_all(listener: TcpListener, shared: &Arc<Shared>) {
+    let Ok(address) = listener.local_addr() else { return };
+    let mut listening = Some(listener);
     let mut number = 0;
-    for dialler in listener.incoming() {
+    loop {
+        let Some(listener) = listening.take().or_else(|| listen_again(address, shared)) else {
+            return;
+        };
+        let dialler = listener.accept();
         if !shared.wait_for_new() {
             return;
         }
-        let Ok(dialler) = dialler else { continue };
+        let Ok((dialler, _)) = dialler else { continue };
         number += 1;
-        // The node is down: dropping the connection says so.
-        let Ok(target) = TcpStream::connect_timeout(&shared.target, CONNECT_WAIT) else { continue };
-        // What can't be begun is dropped too, and dialled again.
-        let _ = begin(shared, number, dialler, target);
+        if let Ok(target) = TcpStream::connect_timeout(&shared.target, CONNECT_WAIT) {
+            // What can't be begun is closed, and dialled again.
+            let _ = begin(shared, number, dialler, target);
+            listening = Some(listener);
+        }
+    }
+}
+
+/// Waits until the node listens, and listens for it. `None`: the link ends.
+fn listen_again(address: SocketAddr, shared: &Shared) -> Option<TcpListener> {
+    loop {
+        let waits = |state: &mut State| !state.is_ending;
+        let state = shared.changed.wait_timeout_while(shared.lock(), LISTEN_WAIT, waits);
+        let (state, _) = state.unwrap_or_else(PoisonError::into_inner);
+        if state.is_ending {
+            return None;
+        }
+        drop(state);
+        if TcpStream::connect_timeout(&shared.target, CONNECT_WAIT).is_ok()
+            && let Ok(listener) = TcpListener::bind(address)
+        {
+            return Some(listener);
+        }
     }
 }
 

@@ -81,3 +81,28 @@ impl Record {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::Index;
+    use crate::sim::history::{Freshness, Key};
+
+    #[test]
+    fn nonsense_is_a_violation_and_nobody_knows_what_came_of_it() {
+        let record = Record::start();
+        let key = Key { map: 0, number: 1 };
+        let get = Action::Get { key, freshness: Freshness::Linearizable };
+        let first = record.invoke(ClientId(1), get);
+        let second = record.invoke(ClientId(2), get);
+        record.end(second, |_| Err("a page of nothing".to_owned()));
+        record.end(first, |_| Ok(Outcome::Found { index: Index(1), entry: None }));
+        let (history, violations) = record.finish();
+        assert_eq!(history.operations[second].outcome, Outcome::Unknown);
+        assert_eq!((violations.len(), violations[0].checker), (1, Checker::Sense));
+        // In the order in which it happened, by one clock.
+        let [first, second] = [&history.operations[first], &history.operations[second]];
+        assert!(first.invoked < second.invoked && second.ended < first.ended);
+        assert!(first.invoked.at <= second.invoked.at && second.ended.map(|end| end.at).is_some());
+    }
+}

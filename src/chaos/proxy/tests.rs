@@ -91,6 +91,33 @@ fn cut_connection_is_closed_at_both_ends_and_the_next_one_passes() {
 }
 
 #[test]
+fn who_dials_a_node_that_is_down_is_refused_until_it_is_back() {
+    let Pair { link, listener, dialler: _dialler, target: _target } = pair();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut attempts = (0..100).map(|_| {
+        std::thread::park_timeout(Duration::from_millis(10));
+        TcpStream::connect(link.address()).map_err(|error| error.kind())
+    });
+    assert!(attempts.any(|made| made.is_err_and(|kind| kind == io::ErrorKind::ConnectionRefused)));
+    let listener = TcpListener::bind(address).unwrap();
+    let mut dialler = (0..500)
+        .find_map(|_| {
+            std::thread::park_timeout(Duration::from_millis(10));
+            TcpStream::connect(link.address()).ok()
+        })
+        .expect("it is back");
+    dialler.write_all(b"\x09hello").unwrap();
+    // It may have been looked first whether the node is there.
+    let heard = (0..5).any(|_| {
+        let (mut target, _) = listener.accept().unwrap();
+        target.set_read_timeout(Some(WAIT)).unwrap();
+        target.read_exact(&mut [0; 6]).is_ok()
+    });
+    assert!(heard);
+}
+
+#[test]
 fn end_of_a_half_open_connection_is_told_to_one_side_only() {
     let Pair { link, listener: _listener, mut dialler, mut target } = pair();
     link.half_open(Way::Forth);
