@@ -85,13 +85,26 @@ fn read_that_asks_no_quorum_is_found_when_a_leader_is_cut_off() {
 }
 
 #[test]
+fn faults_that_cannot_be_done_are_named_instead_of_left_out_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = chaos(folder.path(), &["--faults", "disk-full,ring"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(
+        said,
+        "disk-full is left out: it takes small disks\nring is left out: it takes more nodes\n"
+    );
+}
+
+#[test]
 fn interrupted_run_leaves_no_process() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = chaos(folder.path(), &["--seconds", "600", "--faults", "kill"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     // A fault is told when it is over: the load has begun.
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.next().unwrap().unwrap().contains("kill"));
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.contains("s  kill "), "{line}");
     signal(&child, Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(2));
     assert_eq!(processes_of(folder.path()), []);

@@ -80,6 +80,16 @@ classes! {
 }
 
 impl FaultClass {
+    /// How many nodes it takes at least.
+    #[must_use]
+    pub const fn node_count_min(self) -> usize {
+        match self {
+            // With fewer it would be an isolated one, and no ring.
+            Self::Halves | Self::Ring => 5,
+            _ => 3,
+        }
+    }
+
     /// Whether processes end.
     pub(super) const fn ends_processes(self) -> bool {
         matches!(self, Self::Kill | Self::Restart | Self::Cores | Self::Replace | Self::Blackout)
@@ -185,16 +195,6 @@ impl Fault {
                 _ => format!(" ({} held)", held.join(" ")),
             }
         )
-    }
-}
-
-/// Whether a class is possible at all among so many nodes.
-pub(super) const fn is_possible(class: FaultClass, node_count: usize) -> bool {
-    match class {
-        // With fewer nodes it would be an isolated one, and no ring.
-        FaultClass::Halves | FaultClass::Ring => node_count >= 5,
-        FaultClass::Blackout => true,
-        _ => node_count >= 3,
     }
 }
 

@@ -120,6 +120,29 @@ pub struct Settings {
     pub has_small_disks: bool,
 }
 
+impl Settings {
+    /// Why a fault that may come can't be done here; `None`: it can.
+    #[must_use]
+    pub fn obstacle(&self, class: FaultClass) -> Option<&'static str> {
+        match class {
+            _ if self.node_count < class.node_count_min() => Some("it takes more nodes"),
+            _ if !self.transport.can(class) => match self.transport {
+                Transport::Proxies => Some("it takes namespaces"),
+                Transport::Namespaces => Some("it takes proxies"),
+            },
+            FaultClass::Cores if self.other_cores.is_none() => Some("it takes a second core"),
+            FaultClass::DiskFull if !self.has_small_disks => Some("it takes small disks"),
+            _ => None,
+        }
+    }
+
+    /// The faults that may come and can be done.
+    fn faults_here(&self) -> Vec<FaultClass> {
+        let faults = self.faults.iter().copied();
+        faults.filter(|class| self.obstacle(*class).is_none()).collect()
+    }
+}
+
 /// Why there was no such run. One line.
 #[derive(Debug)]
 pub enum ChaosError {
@@ -145,6 +168,8 @@ pub enum ChaosError {
     },
     /// The network namespace isn't one that was made for a run.
     NamespaceInUse,
+    /// None of the faults that are wanted can be done here.
+    NoFault,
     /// Somebody asked it to end.
     Interrupted,
     /// Nobody can be told.
@@ -168,6 +193,7 @@ impl fmt::Display for ChaosError {
             Self::NamespaceInUse => f.write_str(
                 "this network namespace is in use; run it in one of its own (unshare --net)",
             ),
+            Self::NoFault => f.write_str("none of these faults can be done here"),
             Self::Interrupted => f.write_str("interrupted; all nodes have ended"),
             Self::Output(error) => write!(f, "cannot write to stdout: {}", describe(error)),
         }
@@ -203,6 +229,14 @@ pub fn run(
     settings: &Settings,
     mut tell: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Report, ChaosError> {
+    for class in &settings.faults {
+        if let Some(obstacle) = settings.obstacle(*class) {
+            tell(&format!("{class} is left out: {obstacle}")).map_err(ChaosError::Output)?;
+        }
+    }
+    if settings.faults_here().is_empty() && !settings.faults.is_empty() {
+        return Err(ChaosError::NoFault);
+    }
     let interruption = Interruption::register().map_err(ChaosError::Signals)?;
     let record = Arc::new(Record::start());
     let mut nodes = Nodes::prepare(settings)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::fault::{Fault, FaultClass, is_possible};
+use super::fault::{Fault, FaultClass};
 use super::nodes::Nodes;
 use super::record::Record;
 use super::{ChaosError, Interruption, Settings};
@@ -67,7 +67,7 @@ impl Nemesis<'_> {
         until: Monotonic,
         mut tell: impl FnMut(&Event),
     ) -> Result<(), ChaosError> {
-        let classes = self.classes();
+        let classes = self.settings.faults_here();
         while !classes.is_empty() {
             let calm = CALM_MS.0 + self.prng.below(CALM_MS.1 - CALM_MS.0);
             if !self.watch(Duration::from_millis(calm), &[]) || self.record.now() >= until {
@@ -96,18 +96,6 @@ impl Nemesis<'_> {
         let left = Duration::from_nanos(until.since_ns(self.record.now()));
         self.watch(left, &[]);
         Ok(())
-    }
-
-    fn classes(&self) -> Vec<FaultClass> {
-        let Settings { faults, node_count, other_cores, has_small_disks, transport, .. } =
-            self.settings;
-        let is_there = |class: &FaultClass| match class {
-            FaultClass::Cores => other_cores.is_some(),
-            FaultClass::DiskFull => *has_small_disks,
-            _ => transport.can(*class),
-        };
-        let possible = faults.iter().copied().filter(|class| is_possible(*class, *node_count));
-        possible.filter(is_there).collect()
     }
 
     fn begin(&mut self, fault: &Fault) -> Result<(), ChaosError> {

@@ -196,7 +196,8 @@ impl Nodes {
         command.args(["--metrics-listen", &SocketAddr::from((node.listen.ip(), 0)).to_string()]);
         command.arg("--insecure-peers");
         command.args(["--partitions", &CHAOS_PARTITION_COUNT.to_string()]);
-        command.args(["--segment-size", SEGMENT_SIZE, "--idle", "park"]);
+        command.args(["--segment-size", SEGMENT_SIZE, "--log-max", LOG_MAX, "--idle", "park"]);
+        command.args(["--checkpoint-interval", CHECKPOINT_INTERVAL]);
         command.args(["--memory-max", MEMORY_MAX, "--sequencer", &settings.sequencer]);
         command.arg("--data-dir").arg(self.data_dir(place));
         if let Some(mutant) = settings.mutant {
@@ -208,8 +209,10 @@ impl Nodes {
     }
 }
 
-/// Small, so that logs are recycled within a run.
+/// Small, so that checkpoints are made and logs recycled within a run, and fit small disks.
 const SEGMENT_SIZE: &str = "8MiB";
+const LOG_MAX: &str = "96MiB";
+const CHECKPOINT_INTERVAL: &str = "4MiB";
 /// Five nodes are on one machine.
 const MEMORY_MAX: &str = "512MiB";
 /// Of a log that is shown.

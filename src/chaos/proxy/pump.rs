@@ -59,10 +59,11 @@ impl Pump {
             out.clear();
             let (prng, shared) = (&mut self.prng, &self.shared);
             let loses = || {
-                let is_lost = rule.loses_one_in > 0 && prng.one_in(rule.loses_one_in);
+                let is_lost = prng.one_in(rule.loses_one_in);
                 shared.lost_count.fetch_add(u64::from(is_lost), Ordering::Relaxed);
                 is_lost
             };
+            let loses = (rule.loses_one_in > 0).then_some(loses);
             frames.pass(&chunk[..size], loses, &mut out);
             self.shared.pause(self.way, rule, rule.delay)?;
             self.send(&out)?;
