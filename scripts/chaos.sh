@@ -14,9 +14,9 @@
 #   --namespaces                          as root, with iproute2: each node in a network namespace,
 #                                         faults by routes that drop and links that are down
 # As root the nodes' disks are small filesystems, else none is filled. Exit code: 0 nothing was wrong,
-# 1 something was, 2 it could not be run. Unless it is killed itself, no process, mount or namespace is left, and
-# no file but the logs of a run that found something, which are named. P2PMAP_BIN: a binary that is
-# built already.
+# 1 something was, 2 it couldn't be run. Unless this script is killed (-9), no process, mount,
+# namespace or file is left, but for the logs of a run that found something, which are named.
+# P2PMAP_BIN: a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -90,6 +90,11 @@ impl FaultClass {
         }
     }
 
+    /// Whether it is done to processes, and not to what they say.
+    pub(super) const fn is_of_processes(self) -> bool {
+        self.ends_processes() || matches!(self, Self::Pause)
+    }
+
     /// Whether processes end.
     pub(super) const fn ends_processes(self) -> bool {
         matches!(self, Self::Kill | Self::Restart | Self::Cores | Self::Replace | Self::Blackout)
@@ -146,6 +151,7 @@ pub(super) struct Fault {
 const DURATION_MS: (u64, u64) = (300, 4_000);
 const LONG_DURATION_MS: u64 = 9_000;
 const LONG_ONE_IN: u64 = 4;
+const BAD_NETWORK_ONE_IN: u64 = 3;
 
 impl Fault {
     /// Draws one of the classes, which all are possible among so many nodes.
@@ -167,34 +173,44 @@ impl Fault {
             _ => 1,
         };
         let nodes = order[..node_count_of].to_vec();
-        let heard = heard(class, prng, &order, &nodes);
+        let mut heard = heard(class, prng, &order, &nodes);
+        // What is done to processes is done in a bad network now and then.
+        let bad = [FaultClass::Delay, FaultClass::Loss].into_iter();
+        let bad: Vec<FaultClass> = bad.filter(|class| classes.contains(class)).collect();
+        if class.is_of_processes() && !bad.is_empty() && prng.one_in(BAD_NETWORK_ONE_IN) {
+            let bad = bad[usize_from(prng.below(u64_from(bad.len())))];
+            heard = self::heard(bad, prng, &order, &[]);
+        }
         Self { class, nodes, heard, duration: Duration::from_millis(ms) }
     }
 
     /// What it is, for people.
     pub(super) fn describe(&self, name: impl Fn(usize) -> String) -> String {
         let nodes: Vec<String> = self.nodes.iter().map(|place| name(*place)).collect();
+        let mut parts = vec![self.class.to_string(), nodes.join("+")];
         let held = self.heard.iter().filter(|heard| heard.rule.is_held);
         let held: Vec<String> =
             held.map(|heard| format!("{}>{}", name(heard.from), name(heard.to))).collect();
-        let rest = self.heard.iter().map(|heard| heard.rule).find(|rule| !rule.is_held);
-        let rest = rest.map_or(String::new(), |rule| {
-            format!(
-                " +{} ms, {} B/s, loses 1 in {}",
-                rule.delay.as_millis(),
-                rule.rate_bytes,
-                rule.loses_one_in
-            )
-        });
-        format!(
-            "{} {}{}{rest}",
-            self.class,
-            nodes.join("+"),
-            match held.len() {
-                0 => String::new(),
-                _ => format!(" ({} held)", held.join(" ")),
+        if !held.is_empty() {
+            parts.push(format!("({} held)", held.join(" ")));
+        }
+        // What doesn't hold all back is the same everywhere.
+        if let Some(Rule { delay, rate_bytes, loses_one_in, .. }) =
+            self.heard.iter().map(|heard| heard.rule).find(|rule| !rule.is_held)
+        {
+            let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            for (number, what) in [
+                (delay, "ms late"),
+                (rate_bytes >> 10, "KiB/s"),
+                (loses_one_in, "stamped commands to one that is lost"),
+            ] {
+                if number > 0 {
+                    parts.push(format!("({number} {what})"));
+                }
             }
-        )
+        }
+        parts.retain(|part| !part.is_empty());
+        parts.join(" ")
     }
 }
 

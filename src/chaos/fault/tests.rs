@@ -75,6 +75,22 @@ fn shapes_of_partitions_are_what_they_are_called() {
 }
 
 #[test]
+fn processes_fail_in_a_bad_network_too_where_that_is_possible() {
+    let mut prng = Prng::new(9, "faults");
+    let mut draw = |classes: &[FaultClass]| {
+        let drawn = (0..200).map(|_| Fault::draw(&mut prng, classes, 3));
+        drawn.filter(|fault| fault.class == FaultClass::Kill).collect::<Vec<Fault>>()
+    };
+    assert!(draw(&[FaultClass::Kill]).iter().all(|fault| fault.heard.is_empty()));
+    let faults = draw(&[FaultClass::Kill, FaultClass::Loss]);
+    let bad = faults.iter().filter(|fault| !fault.heard.is_empty());
+    assert!((10..90).contains(&bad.clone().count()));
+    for heard in bad.flat_map(|fault| &fault.heard) {
+        assert!(heard.rule.loses_one_in > 0 && !heard.rule.is_held);
+    }
+}
+
+#[test]
 fn same_seed_draws_the_same_faults_and_each_class_is_drawn() {
     let draw = |seed| {
         let mut prng = Prng::new(seed, "faults");
@@ -93,4 +109,20 @@ fn names_lead_back_to_their_classes() {
         assert_eq!(class.name().parse(), Ok(*class));
     }
     assert_eq!("no-such".parse::<FaultClass>(), Err(UnknownFault));
+}
+
+#[test]
+fn faults_are_described_by_what_is_done_to_whom() {
+    let rule = |rule: Rule| vec![Heard { from: 0, to: 2, rule }];
+    let describe = |class, nodes: &[usize], heard| {
+        let fault = Fault { class, nodes: nodes.to_vec(), heard, duration: Duration::ZERO };
+        fault.describe(|place| ["a", "b", "c"][place].to_owned())
+    };
+    assert_eq!(describe(FaultClass::Kill, &[1, 2], Vec::new()), "kill b+c");
+    let held = rule(Rule { is_held: true, ..Rule::default() });
+    assert_eq!(describe(FaultClass::OneWay, &[0], held), "one-way a (a>c held)");
+    let late = rule(Rule { delay: Duration::from_millis(7), ..Rule::default() });
+    assert_eq!(describe(FaultClass::Delay, &[], late), "delay (7 ms late)");
+    let slow = rule(Rule { rate_bytes: 9 << 10, ..Rule::default() });
+    assert_eq!(describe(FaultClass::Throttle, &[2], slow), "throttle c (9 KiB/s)");
 }
