@@ -179,6 +179,7 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::Sequencer, "follower"),
         (Setting::SecretFile, ""),
         (Setting::InsecurePeers, "no"),
+        (Setting::Replace, "yes"),
         (Setting::MaxValue, "3MiB"),
         (Setting::MemoryMax, "15MiB"),
         (Setting::SegmentSize, "1MiB"),

@@ -287,8 +287,27 @@ fn status_of_anything_but_a_node_is_refused() {
 }
 
 #[test]
+fn leadership_is_that_of_one_partition_and_of_no_map_and_no_index() {
+    let wish = |map: &str, min_index| {
+        let transfer = v1::TransferLeadership { to: "b".to_owned() };
+        let operation = Some(v1::query::Operation::TransferLeadership(transfer));
+        let query = v1::Query { map: map.to_owned(), min_index, operation, ..Default::default() };
+        query.encode_to_vec()
+    };
+    let payload = query(target("#7", ""), 5, wish("", 0));
+    let cold = decode_cold(&payload).unwrap();
+    let request = cold.request(ACCEPTANCE).unwrap();
+    assert_eq!((request.partition, request.body), (Some(PartitionId(7)), Body::Transfer("b")));
+    for (value, field) in [(wish("orders", 0), "map"), (wish("", 3), "min_index")] {
+        let refusal = refusal(&query(None, 5, value));
+        assert_eq!(refusal.code, Code::InvalidArgument);
+        assert!(refusal.message.starts_with(&format!("query.value: {field}: ")), "{refusal:?}");
+    }
+}
+
+#[test]
 fn operations_of_later_releases_are_unimplemented_and_not_taken_for_none() {
-    for number in [14, 16, 19, 23] {
+    for number in [14, 17, 19, 23] {
         let mut value = status("", 0, v1::Status::default());
         prost::encoding::encode_key(number, prost::encoding::WireType::Varint, &mut value);
         value.push(1);
