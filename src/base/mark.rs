@@ -57,10 +57,13 @@ pub const ALL: [&str; COUNT] = [
     "life-raised",
     "life-relayed",
     "log-truncated",
+    "member-rolled-back",
     "merge",
     "move",
     "no-op-by-repair",
     "no-op-by-sync",
+    "own-life-unknown",
+    "promised-view-asked-for",
     "query-evaluated",
     "query-repeated",
     "query-stamped",
@@ -97,7 +100,6 @@ pub const ALL: [&str; COUNT] = [
     "slot-lookup-of-no-op",
     "stale-member-told",
     "start-view-again",
-    "start-view-asked-for",
     "stash",
     "stash-before-adoption",
     "sync-commit",
@@ -115,7 +117,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 92;
+const COUNT: usize = 94;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

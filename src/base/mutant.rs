@@ -20,6 +20,19 @@ pub enum Room {
     Host,
 }
 
+impl Room {
+    /// Its name in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Protocol => "protocol",
+            Self::Map => "map",
+            Self::Storage => "storage",
+            Self::Host => "host",
+        }
+    }
+}
+
 macro_rules! mutants {
     ($($room:ident: $($(#[$doc:meta])* $variant:ident => $name:literal,)*;)*) => {
         /// A planted bug.

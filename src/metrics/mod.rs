@@ -145,6 +145,8 @@ metrics! {
         peer_received: Counter One "member_messages_received_total",
         /// Those of them that came while the node was going down, and were not taken.
         peer_unheard: Counter One "member_messages_unheard_total",
+        /// Times that a member's disk was found to have gone back in time.
+        rolled_back: Counter One "members_rolled_back_total",
         /// Requests passed on to the node that stamps, for clients of this one.
         forwarded_out: Counter One "requests_passed_on_total",
         /// Requests that other nodes passed on to this one.

@@ -236,6 +236,12 @@ impl<W: Copy> Member<W> {
         self.step(now, effects, |replica, world| replica.on_crash_vector(vector, world));
     }
 
+    /// A member has said more than it knows now: its disk went back in time. It is treated as one
+    /// that has lost its disk, and told so.
+    pub fn on_rolled_back(&mut self, now: Now, member: MemberId, effects: &mut impl Effects<W>) {
+        self.step(now, effects, |replica, world| replica.on_rolled_back(member, world));
+    }
+
     /// What a member's clock says, so that no single one can carry the log's time away (S4).
     pub fn on_peer_clock(&mut self, now: Now, member: MemberId, clock: Timestamp) {
         self.beside.sequencer.on_clock(member, now.wall, clock);

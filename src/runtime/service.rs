@@ -26,6 +26,7 @@ use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
+use crate::storage::witness::{Life, RolledBack};
 use crate::wire::error::StatusCode;
 use crate::wire::peer::hello::{Lane, PartitionState as PeerPartition};
 
@@ -78,15 +79,16 @@ pub trait Service {
     }
 
     /// A shard of another node is connected and has said how its partitions stand, or has said so
-    /// anew.
+    /// anew. How it shows, if it does, that its disk went back in time.
     fn peer_connected(
         &mut self,
         _now: Now,
-        _node: NodeId,
+        _peer: (NodeId, Life),
         _clock: Timestamp,
         _partitions: &[PeerPartition],
         _output: &mut Output<'_>,
-    ) {
+    ) -> Option<RolledBack> {
+        None
     }
 
     /// The shard of another node that has these partitions isn't connected any more; `refused`: its

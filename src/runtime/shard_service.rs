@@ -20,14 +20,14 @@ use crate::metrics::histogram::Histogram;
 use crate::metrics::{ServiceMetrics, ShardCounters};
 use crate::proto::p2pmap::v1::error::Code;
 use crate::shard::{
-    Effects, Input, PartitionLives, PartitionState, RoutedRequest, SegmentBlocks, Shard,
-    StableDigests,
+    Effects, Input, PartitionState, RoutedRequest, SegmentBlocks, Shard, StableDigests,
 };
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
+use crate::storage::witness::{Life, RolledBack};
 use crate::wire::error::WireError;
 use crate::wire::peer::PeerError;
 use crate::wire::peer::hello::{Lane, PartitionState as PeerPartition};
@@ -315,20 +315,21 @@ impl Service for ShardService {
     fn peer_connected(
         &mut self,
         now: Now,
-        node: NodeId,
+        (node, life): (NodeId, Life),
         clock: Timestamp,
         partitions: &[PeerPartition],
         output: &mut Output<'_>,
-    ) {
-        let lives: Vec<PartitionLives> = partitions.iter().map(PartitionLives::from).collect();
+    ) -> Option<RolledBack> {
         if !self.config.replaces
-            && let Some(former) = self.shard.former_life(&lives)
+            && let Some(former) = self.shard.former_life(partitions)
         {
             // Before it says a word to anybody: nothing has happened.
             self.fatal = Some(Fatal::new(FatalReason::DataDirectory, former));
-            return;
+            return None;
         }
-        self.shard.handle(now, Input::PeerConnected { node, clock, lives: &lives }, output);
+        let input = Input::PeerConnected { node, life, clock, partitions };
+        self.shard.handle(now, input, output);
+        self.shard.take_rolled_back()
     }
 
     fn fatal(&mut self) -> Option<Fatal> {

@@ -141,6 +141,7 @@ impl Core {
     pub(super) fn on_checkpoint_damage(&mut self, partition: PartitionId) {
         self.counters.damaged += 1;
         self.log.on_checkpoint_damaged();
+        self.checkpoints.on_damage(partition);
         self.want_checkpoint(partition);
     }
 

@@ -11,7 +11,7 @@
 //! when the one before it isn't needed any more. The host's writer sets the pace: two chunks are in
 //! its hands at most, and the walk goes on when one comes back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::partition::Partition;
 use super::{Effects, Shard};
@@ -44,6 +44,9 @@ pub(super) struct Checkpoints {
     stale: Vec<CheckpointId>,
     /// Files that a later one has replaced, of a log that is never written: it can't say so.
     replaced: Vec<CheckpointId>,
+    /// Partitions whose newest file isn't what was written: each is to be written anew, even if
+    /// nothing has been executed since.
+    damaged: BTreeSet<PartitionId>,
     /// Nothing is begun before: a file could not be written.
     rests_until: Option<Monotonic>,
     /// When the map was walked last: slices keep their distance, so that a turn of many passes
@@ -102,16 +105,29 @@ impl Checkpoints {
         }
     }
 
-    /// A checkpoint is recorded in the place of an earlier one (0: there was none).
+    /// A checkpoint is recorded in the place of an earlier one (0: there was none). One of the same
+    /// slot has taken its file's place already.
     pub(super) fn on_recorded(
         &mut self,
-        partition: PartitionId,
+        CheckpointId { partition, index }: CheckpointId,
         former: Index,
         durability: Durability,
     ) {
-        if durability == Durability::None && former > Index(0) {
+        self.damaged.remove(&partition);
+        if durability == Durability::None && former > Index(0) && former != index {
             self.replaced.push(CheckpointId { partition, index: former });
         }
+    }
+
+    /// The newest file of a partition can't be relied on.
+    pub(super) fn on_damage(&mut self, partition: PartitionId) {
+        self.damaged.insert(partition);
+    }
+
+    /// A file is begun: it takes the place of one of that name which no recovery needed, and is not
+    /// to be removed as that one.
+    pub(super) fn on_begun(&mut self, id: CheckpointId) {
+        self.stale.retain(|stale| *stale != id);
     }
 
     /// When to go on though nothing happened.
@@ -192,7 +208,7 @@ impl Shard {
             // What no log holds is in memory.
             Durability::None => {
                 let log = self.partitions[place].member.replica().log();
-                u64_from(log.retained_size_bytes())
+                u64_from(log.kept_size_bytes())
             }
             _ => self.core.log.size_bytes_since_checkpoint(partition),
         };
@@ -322,9 +338,14 @@ impl Shard {
         let replica = member.replica();
         view.checkpoint_due = false;
         let index = replica.applied();
-        if replica.status() != Status::Normal || index == Index(0) {
-            // Between two views what is executed may yet be undone: its next write asks again, and
-            // so does a log that wants a segment back.
+        let recorded = self.core.log.state().partition(partition).map(|state| state.checkpoint);
+        let is_new = recorded.is_none_or(|recorded| index > recorded)
+            || self.core.checkpoints.damaged.contains(&partition);
+        if replica.status() != Status::Normal || index == Index(0) || !is_new {
+            // Between two views what is executed may yet be undone; and what is recorded lets
+            // nothing go by being recorded again: slots after it keep the segments, and become
+            // stable when the group has a quorum. Its next write asks again, and so does a log that
+            // wants a segment back.
             self.core.checkpoints.pin_asked_at = None;
             return;
         }
@@ -334,6 +355,7 @@ impl Shard {
         let head = CheckpointHead { id, timestamp, chain, digest };
         view.map.begin_checkpoint(&mut self.core.arena);
         effects.checkpoint(CheckpointStep::Begin(id));
+        self.core.checkpoints.on_begun(id);
         self.core.checkpoints.under_way = Some(UnderWay {
             encoder: CheckpointEncoder::new(self.core.config.checkpoint_salt, &head),
             digest,
@@ -400,8 +422,12 @@ impl Shard {
         self.core.log.carry_whole(partition, false);
         let former = self.core.log.state().partition(partition).map(|state| state.checkpoint);
         let durability = self.core.config.durability;
-        self.core.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
+        let id = CheckpointId { partition, index };
+        self.core.checkpoints.on_recorded(id, former.unwrap_or_default(), durability);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
+        if durability == Durability::None && !view.group.is_alone() {
+            member.keep_after(index);
+        }
         self.core.checkpoint_metrics.checkpoints_count += 1;
         self.core.checkpoint_metrics.checkpoint_size_bytes += size_bytes;
         self.core.checkpoints.under_way = None;

@@ -186,6 +186,7 @@ impl Shard {
         {
             receiving.is_begun = true;
             effects.checkpoint(CheckpointStep::Begin(id));
+            self.core.checkpoints.on_begun(id);
         }
         while let Some(chunk) = receiving.receiver.next_chunk(Vec::new()) {
             receiving.chunks_in_flight += 1;
@@ -379,7 +380,8 @@ impl Core {
         let last = self.log.state().partition(partition).map_or(index, |state| state.last);
         let former = self.log.state().partition(partition).map(|state| state.checkpoint);
         let durability = self.config.durability;
-        self.checkpoints.on_recorded(partition, former.unwrap_or_default(), durability);
+        let id = CheckpointId { partition, index };
+        self.checkpoints.on_recorded(id, former.unwrap_or_default(), durability);
         let kept = adopted.map_or(last, |(kept, _)| kept).max(index);
         let record = Record::Install {
             partition,
@@ -390,6 +392,7 @@ impl Core {
             adopted: adopted.map(|(_, adopted)| adopted),
         };
         let append = self.log.append(&record);
+        view.covered = (durability == Durability::None).then_some(index);
         let since = self.now.monotonic;
         let mut completed = vec![Persisted::Checkpoint(index)];
         completed.extend(adopted.map(|(_, adopted)| Persisted::Adopted(adopted.term)));

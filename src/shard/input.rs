@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::PartitionLives;
 use super::carry::SegmentBlocks;
 use crate::base::ids::{AskId, NodeId, Origin, PartitionId, SegmentId};
 use crate::base::time::Timestamp;
 use crate::storage::block::SegmentWrite;
 use crate::storage::checkpoint::CheckpointProgress;
+use crate::storage::witness::Life;
+use crate::wire::peer::hello::PartitionState;
 use crate::wire::request::Request;
 use crate::wire::route::Route;
 
@@ -65,10 +66,12 @@ pub enum Input<'a> {
     PeerConnected {
         /// The node.
         node: NodeId,
+        /// Its process, and the boot of its data directory.
+        life: Life,
         /// What its clock says.
         clock: Timestamp,
         /// What it has said of the partitions that both hold.
-        lives: &'a [PartitionLives],
+        partitions: &'a [PartitionState],
     },
     /// The connection to a shard of another node is gone.
     PeerDisconnected {

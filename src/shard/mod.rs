@@ -53,7 +53,6 @@ use self::leadership::Retiring;
 pub use self::measure::PartitionState;
 use self::old_slots::OldSlots;
 use self::partition::{Partition, Waiter};
-pub use self::peers::PartitionLives;
 use self::peers::{Peer, Timers};
 use self::reads::WaitingRead;
 pub use self::recovery::{InstallError, InstallReason, Installing, Loading, survival};
@@ -71,6 +70,7 @@ use crate::metrics::histogram::Histogram;
 use crate::metrics::{CheckpointMetrics, ShardCounters};
 use crate::nopaxos::{Member, Persisted, Settings, Status};
 use crate::storage::wal::{Durability, Wal};
+use crate::storage::witness::RolledBack;
 use crate::wire::peer::PeerDrop;
 use crate::wire::request::Body;
 use crate::wire::response::ResponsePrefix;
@@ -151,6 +151,8 @@ struct Core {
     log: Wal,
     /// The other nodes, by their ids.
     peers: Vec<Peer>,
+    /// How it shows that the disk of the one that connected last went back in time.
+    rolled_back: Option<RolledBack>,
     /// Frames of other nodes that were not taken, by reason.
     peer_drops: [u64; PeerDrop::ALL.len()],
     /// What clients are told to find the nodes at, as far as it is known.
@@ -257,8 +259,8 @@ impl Shard {
             Input::ShareAsked { origin, request } => self.on_share_asked(origin, request, effects),
             Input::ShareAnswered { ask, answer } => self.on_share_answered(ask, answer, effects),
             Input::Peer { from, payload } => self.on_peer_frame(from, &payload, effects),
-            Input::PeerConnected { node, clock, lives } => {
-                self.on_peer_connected(node, clock, lives, effects);
+            Input::PeerConnected { node, life, clock, partitions } => {
+                self.on_peer_connected((node, life), clock, partitions, effects);
             }
             Input::PeerDisconnected { node, partitions, refused } => {
                 self.on_peer_disconnected(node, partitions, refused, effects);

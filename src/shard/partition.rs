@@ -13,6 +13,7 @@ use crate::base::time::Monotonic;
 use crate::map::outcome::Outcome;
 use crate::map::partition::PartitionMap;
 use crate::nopaxos::{Group, Member, Round};
+use crate::storage::witness::Witness;
 use crate::wire::peer::PeerEncoder;
 use crate::wire::request::Kind;
 use crate::wire::response::{self, ResponsePrefix};
@@ -57,12 +58,17 @@ pub(super) struct PartitionView {
     pub(super) encoder: PeerEncoder,
     /// Which life of each of them is at the other end of its connection.
     pub(super) lives: Vec<Incarnation>,
+    /// What each of them has said of its disk.
+    pub(super) witnesses: Vec<Witness>,
     /// The connection to each of them.
     pub(super) links: Vec<PeerLink>,
     /// When something is due, as it stands in the shard's table.
     pub(super) timer: Option<Monotonic>,
     /// A checkpoint of another member was put in the place of the map; the log doesn't know yet.
     pub(super) installed: Option<Installed>,
+    /// Without a durable log: how far the checkpoint reaches that was recorded last, if the member
+    /// doesn't know yet.
+    pub(super) covered: Option<Index>,
     /// The last round that is complete, and what its reads reflect.
     pub(super) round_done: (Round, Index),
     /// Reads that wait for a round of the members, in the order of rounds.

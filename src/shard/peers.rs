@@ -10,35 +10,20 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::execute::World;
-use super::partition::Partition;
+use super::partition::{Partition, PartitionView};
 use super::{Core, Effects, Shard};
 use crate::base::cast::usize_from_u32;
-use crate::base::ids::{Incarnation, Index, MemberId, NodeId, PartitionId};
+use crate::base::ids::{MemberId, NodeId, PartitionId};
 use crate::base::limits::BAD_SENDER_COUNT_MAX;
 use crate::base::time::{Monotonic, Timestamp};
 use crate::nopaxos::message::Message;
 use crate::storage::record::PartitionSnapshot;
 use crate::storage::recovery::FormerLife;
-use crate::storage::wal::Durability;
+use crate::storage::wal::{Durability, Standing};
+use crate::storage::witness::{Life, RolledBack, Witness};
 use crate::wire::peer::decode::Link;
 use crate::wire::peer::hello::PartitionState;
 use crate::wire::peer::{self, Body, PeerDrop, PeerError, Verdict};
-
-/// What a member knows of the lives of a partition's members: what is said when a connection
-/// begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionLives {
-    /// The partition.
-    pub partition: PartitionId,
-    /// The highest life known of each member, in the order of members; its own among them.
-    pub lives: Vec<Incarnation>,
-}
-
-impl From<&PartitionState> for PartitionLives {
-    fn from(state: &PartitionState) -> Self {
-        Self { partition: state.partition, lives: state.lives.clone() }
-    }
-}
 
 /// When something is due in which partition.
 #[derive(Debug, Default)]
@@ -81,9 +66,8 @@ impl Core {
         if view.installed.is_some() {
             self.record_installed(view, None);
         }
-        if self.config.durability == Durability::None && !view.group.is_alone() {
-            let state = self.log.state().partition(view.group.partition());
-            member.keep_after(state.map_or(Index(0), |state| state.checkpoint));
+        if let Some(index) = view.covered.take() {
+            member.keep_after(index);
         }
         let due = member.next_deadline();
         if due != view.timer {
@@ -160,45 +144,77 @@ impl Shard {
             && *member == from
         {
             // It says itself which life it is.
-            *life = (*life).max(attempt.incarnation);
+            if attempt.incarnation > *life {
+                *life = attempt.incarnation;
+                let witness = &mut view.witnesses[usize::from(from.0)];
+                *witness = Witness::default();
+            }
         }
         let life = *life;
+        remember(&mut view.witnesses[usize::from(from.0)], &message);
         let mut world = World::new(view, &mut self.core, effects);
         member.on_message(now, (from, life), message, &mut world);
         self.stepped(place);
     }
 
-    /// A connection to a shard of a node is there; `lives`: what that said of the partitions that
-    /// both hold.
+    /// A connection to a shard of a node is there; `partitions`: what that said of those that both
+    /// hold. While the node goes down its members don't hear of it, but what clients ask is passed
+    /// on over it.
     pub(super) fn on_peer_connected(
         &mut self,
-        node: NodeId,
+        (node, life): (NodeId, Life),
         clock: Timestamp,
-        lives: &[PartitionLives],
+        partitions: &[PartitionState],
         effects: &mut impl Effects,
     ) {
-        if self.core.closing {
-            return;
-        }
         self.core.peers[usize::from(node.0)] = Peer::default();
-        let now = self.core.now;
-        for PartitionLives { partition, lives } in lives {
-            let Some((place, from)) = self.member_of(*partition, node) else { continue };
-            let Partition { member, view } = &mut self.partitions[place];
-            if lives.len() != view.group.count() {
-                continue;
+        self.core.rolled_back = None;
+        let mut known = Vec::new();
+        for state in partitions {
+            let Some((place, from)) = self.member_of(state.partition, node) else { continue };
+            let view = &mut self.partitions[place].view;
+            if state.lives.len() == view.group.count() {
+                let (is_new, found) = meet(view, (from, life), state, self.core.config.durability);
+                self.core.rolled_back = found.or(self.core.rolled_back);
+                known.push((state, place, from, is_new));
             }
-            view.lives[usize::from(from.0)] = lives[usize::from(from.0)];
+        }
+        // All of them lie in one log: if it went back for one, it did for all.
+        let went_back = self.core.rolled_back.is_some();
+        self.core.counters.rolled_back += u64::from(went_back);
+        let now = self.core.now;
+        for (PartitionState { lives, .. }, place, from, is_new) in known {
+            let Partition { member, view } = &mut self.partitions[place];
             view.links[usize::from(from.0)].is_connected = true;
             if self.core.closing {
                 continue;
             }
             let mut world = World::new(view, &mut self.core, effects);
             member.on_crash_vector(now, lives, &mut world);
+            if went_back && !is_new {
+                member.on_rolled_back(now, from, &mut world);
+            }
             member.on_peer_clock(now, from, clock);
             member.on_peer_connected(now, from, &mut world);
             self.stepped(place);
         }
+    }
+
+    /// How it shows, if it does, that the disk of the node that has connected just now went back in
+    /// time. Somebody should look at it: what comes next may not be noticed.
+    #[must_use]
+    pub fn take_rolled_back(&mut self) -> Option<RolledBack> {
+        self.core.rolled_back.take()
+    }
+
+    /// Whether all partitions that a node has in common with this shard have met this process of
+    /// it, and none since.
+    #[must_use]
+    pub fn has_met(&self, node: NodeId, life: Life) -> bool {
+        self.partitions.iter().all(|Partition { view, .. }| {
+            let place = view.nodes.iter().position(|found| *found == node);
+            place.is_none_or(|place| view.witnesses[place].life() == Some(life))
+        })
     }
 
     /// The connection to the shard of a node that has these partitions is gone; `refused`: its
@@ -228,18 +244,8 @@ impl Shard {
         }
     }
 
-    /// What this shard says of its partitions' lives when a connection to a node begins.
-    #[must_use]
-    pub fn lives(&self, node: NodeId) -> Vec<PartitionLives> {
-        let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
-        let lives = shared.map(|found| PartitionLives {
-            partition: found.view.group.partition(),
-            lives: found.member.replica().crash_vector().to_vec(),
-        });
-        lives.collect()
-    }
-
-    /// The same, and how these partitions stand: what a host says for this shard.
+    /// What this shard says when a connection to a node begins: how the partitions stand that both
+    /// hold, and what is known of their members' lives.
     #[must_use]
     pub fn greeting(&self, node: NodeId) -> Vec<PartitionState> {
         let shared = self.partitions.iter().filter(|found| found.view.nodes.contains(&node));
@@ -249,7 +255,7 @@ impl Shard {
                 partition: found.view.group.partition(),
                 term: replica.view(),
                 last_normal: replica.last_normal(),
-                durable_last: replica.durable(),
+                durable_last: replica.stored(),
                 lives: replica.crash_vector().to_vec(),
             }
         });
@@ -262,7 +268,7 @@ impl Shard {
     /// [`Input::PeerConnected`](super::Input::PeerConnected), unless an operator has said that the
     /// node is to begin a new life in the place of the old one: with that input it does.
     #[must_use]
-    pub fn former_life(&self, lives: &[PartitionLives]) -> Option<FormerLife> {
+    pub fn former_life(&self, lives: &[PartitionState]) -> Option<FormerLife> {
         let mut states = self.core.log.state().partitions.iter();
         let keeps = self.core.config.durability != Durability::None;
         if !keeps || !states.all(PartitionSnapshot::is_blank) {
@@ -320,6 +326,42 @@ impl Shard {
 pub(super) struct Peer {
     /// Messages that somebody else should have sent, since the last connection began.
     bad_senders_count: u32,
+}
+
+/// Keeps in mind what a message says to be durable at its sender.
+fn remember(witness: &mut Witness, message: &Message) {
+    match *message {
+        Message::CommandResponse { term, index, .. }
+        | Message::SyncResponse { term, index }
+        | Message::GapCommitResponse { term, index } => witness.on_answer(term, index),
+        Message::ViewChange { term, .. } => witness.on_vote(term),
+        _ => {}
+    }
+}
+
+/// A member connects, in this life and process. Whether it has begun a life since it was met last;
+/// and how it shows, if it does, that its disk went back in time since then.
+fn meet(
+    view: &mut PartitionView,
+    (from, process): (MemberId, Life),
+    state: &PartitionState,
+    durability: Durability,
+) -> (bool, Option<RolledBack>) {
+    let place = usize::from(from.0);
+    let is_new = state.lives[place] > view.lives[place];
+    if is_new {
+        // Whatever its disk was, it has begun anew.
+        view.witnesses[place] = Witness::default();
+    }
+    view.lives[place] = state.lives[place];
+    let PartitionState { partition, term, last_normal, durable_last: last, .. } = *state;
+    let standing = match durability {
+        Durability::Sync => Some(Standing { view: term, last_normal, last }),
+        // It may lose the end of what it has said, and recovers by itself then.
+        Durability::Async => None,
+        Durability::None => return (is_new, None),
+    };
+    (is_new, view.witnesses[place].on_hello(process, partition, standing).err())
 }
 
 impl Core {

@@ -42,6 +42,7 @@ use crate::storage::record::PartitionSnapshot;
 use crate::storage::recovery::Salvage;
 use crate::storage::replay::{Apply, LoggedEntry, RecoveredPartition};
 use crate::storage::wal::{Durability, Wal};
+use crate::storage::witness::Witness;
 use crate::wire::peer::{PeerDrop, PeerEncoder};
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
@@ -395,6 +396,7 @@ impl Shard {
             arena,
             log,
             peers: vec![Peer::default(); node_count],
+            rolled_back: None,
             peer_drops: [0; PeerDrop::ALL.len()],
             addresses: vec![Box::default(); node_count],
             timers: Timers::default(),
@@ -490,7 +492,10 @@ fn restore(
         if group.is_alone() { 0 } else { config.settings.retained_size_bytes };
     let settings = Settings { retained_size_bytes, ..config.settings };
     let seed = config.seed ^ u64::from(partition.0);
-    let member = Member::new(group.clone(), settings, restored, seed);
+    let mut member = Member::new(group.clone(), settings, restored, seed);
+    if config.durability == Durability::None && !group.is_alone() {
+        member.keep_after(Index(0));
+    }
     let view = PartitionView {
         own_size_bytes: loaded.map.own_size_bytes(),
         map: loaded.map,
@@ -506,10 +511,12 @@ fn restore(
         changed: true,
         encoder: PeerEncoder::new(&config.cluster, &group),
         lives: vec![Incarnation(0); group.count()],
+        witnesses: vec![Witness::default(); group.count()],
         links: vec![PeerLink::default(); group.count()],
         nodes,
         timer: None,
         installed: None,
+        covered: None,
         round_done: (Round(0), Index(0)),
         round_reads: VecDeque::new(),
         group,
@@ -541,8 +548,6 @@ fn restored(loaded: &LoadedPartition, found: RecoveredPartition) -> Restored {
         no_ops,
         incarnation,
         crash_vector,
-        // Whoever has promised nothing may have a new disk in the place of one on which it had:
-        // the other members know (R1), or nobody does, and then the group is new (R6).
-        is_lost: found.state.is_recovering || view == TermId(0),
+        is_lost: found.state.is_recovering,
     }
 }

@@ -27,7 +27,10 @@ use crate::storage::checkpoint::{
 };
 use crate::storage::error::StorageError;
 use crate::storage::record::LiveSegment;
-use crate::storage::recovery::{LogFolder, SegmentFile, SegmentSource, Suspect, recover_partly};
+use crate::storage::recovery::{
+    LogFolder, Recovered, Salvage, SegmentFile, SegmentSource, Suspect, Suspicion, recover_member,
+    recover_partly,
+};
 use crate::storage::wal::{SegmentWanted, WalConfig};
 use crate::wire::peer::PeerError;
 use crate::wire::request::{Acceptance, decode_cold};
@@ -268,7 +271,8 @@ impl Host {
         let place = Place { nodes, sequencer_offset: 0, log_segment_count: LOG_SEGMENT_COUNT };
         let booted = Self::boot_from(place, shard, disk, (durability, boot), memory_size_bytes_max);
         let (host, suspects) = booted.expect("the log is this shard's");
-        assert!(suspects.is_empty(), "{suspects:?}");
+        let is_new = |suspect: &Suspect| suspect.suspicion == Suspicion::Blank;
+        assert!(suspects.iter().all(is_new), "{suspects:?}");
         host
     }
 
@@ -313,11 +317,12 @@ impl Host {
             files: &files,
             serves_peers: true,
         };
+        let is_alone = config.nodes.replication_factor() == 1;
         let mut loading = Loading::new(config);
         let mut source = Source(disk.segments.values().collect());
         let mut checkpoints = Checkpoints(disk.checkpoints.clone());
         let mut installing = Installing::new(&mut loading, &mut checkpoints, SALT);
-        let recovered = recover_partly(&folder, &mut source, &mut installing)?;
+        let recovered = recover_host(is_alone, &folder, &mut source, &mut installing)?;
         installing.finish().expect("every checkpoint that is needed is there");
         let log = WalConfig {
             key,
@@ -531,6 +536,20 @@ impl Host {
 
     fn digests(&self) -> Vec<StateDigest> {
         (0..PARTITION_COUNT).map(|partition| self.shard.digest(PartitionId(partition))).collect()
+    }
+}
+
+/// What a shard goes on with. A lone one is asked for old slots here, too, but has nobody to
+/// recover from.
+fn recover_host(
+    is_alone: bool,
+    folder: &LogFolder<'_>,
+    source: &mut impl SegmentSource,
+    apply: &mut impl Salvage,
+) -> Result<Recovered, StorageError> {
+    match is_alone {
+        true => recover_partly(folder, source, apply),
+        false => recover_member(folder, source, apply),
     }
 }
 

@@ -45,11 +45,15 @@ pub enum Fault {
     DiskRolledBack,
     /// A wall clock jumps.
     ClockJump,
+    /// Stamped commands are lost, each as often as it is sent, and what is said of no-ops.
+    LostCommand,
+    /// Whoever leads a partition is told that another node shall.
+    Transfer,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Kill,
         Self::PowerLoss,
         Self::CleanStop,
@@ -70,6 +74,8 @@ impl Fault {
         Self::DiskLost,
         Self::DiskRolledBack,
         Self::ClockJump,
+        Self::LostCommand,
+        Self::Transfer,
     ];
 
     /// Its name in traces and reports.
@@ -96,6 +102,8 @@ impl Fault {
             Self::DiskLost => "disk-lost",
             Self::DiskRolledBack => "disk-rolled-back",
             Self::ClockJump => "clock-jump",
+            Self::LostCommand => "lost-command",
+            Self::Transfer => "transfer",
         }
     }
 
@@ -110,6 +118,12 @@ impl Fault {
     #[must_use]
     pub const fn is_loss(self) -> bool {
         matches!(self, Self::DiskLost | Self::DiskRolledBack)
+    }
+
+    /// Whether a lone node can't have it.
+    #[must_use]
+    pub const fn needs_others(self) -> bool {
+        self.is_loss() || matches!(self, Self::LostCommand | Self::Transfer)
     }
 }
 

@@ -7,8 +7,8 @@
 //! those that are left. Of two nodes the one with the lower id dials.
 //!
 //! A connection that breaks loses what was on its way: whoever needs an answer asks again. After a
-//! reconnection some of what was sent last is sent once more ([`Network::resend`]), for a sender
-//! can't know what has arrived.
+//! reconnection some of what was said last is said once more ([`Network::resend`]; what may be,
+//! says [`super::again`]), for a sender can't know what has arrived.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

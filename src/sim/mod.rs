@@ -14,6 +14,7 @@
 //!
 //! This room is the other host of a shard beside `runtime`, and knows nothing of that.
 
+pub mod again;
 pub mod batch;
 pub mod checker;
 pub mod client;
@@ -25,12 +26,14 @@ pub mod greeting;
 pub mod history;
 mod host;
 pub mod links;
+pub mod loss;
 pub mod network;
 mod node;
 pub mod report;
 pub mod schedule;
 pub mod swarm;
 pub mod trace;
+mod transcript;
 
 use std::fmt;
 

@@ -3,9 +3,10 @@
 //! each other in one direction or both, and clogging.
 //!
 //! What is on a stream are the bytes that real ends would put there; they may arrive in pieces. A
-//! connection that breaks loses what is on its way. Between members, whoever sends again after a
-//! reconnection what it can't know to have arrived can do so ([`Network::resend`]): so messages
-//! arrive twice, as they do in earnest. The network knows nothing of frames or of what they mean.
+//! connection that breaks loses what is on its way. Between members, whoever says again after a
+//! reconnection what it can't know to have arrived can do so ([`Network::keep`] and
+//! [`Network::resend`]): so messages arrive twice. The network knows nothing of frames or of what
+//! they mean: what may be said twice its sender decides.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -148,7 +149,7 @@ pub struct Network {
     blocks: BTreeMap<(Endpoint, Endpoint), Monotonic>,
     /// Whose messages to whom take long, and until when.
     clogs: BTreeMap<(Endpoint, Endpoint), Monotonic>,
-    /// What members have sent last, on each way.
+    /// What members have said last that they may say again, on each way.
     sent: BTreeMap<Way, VecDeque<Vec<u8>>>,
     /// What is to be scheduled.
     outbox: Vec<(Monotonic, NetworkEvent)>,
@@ -222,26 +223,24 @@ impl Network {
 
     /// Sends bytes. Nobody learns now whether they arrive.
     pub fn send(&mut self, now: Monotonic, id: ConnectionId, from: Side, bytes: Vec<u8>) {
-        let Some(connection) = self.connections.get(&id).filter(|found| found.open) else { return };
-        let (sender, receiver) = connection.way(from);
-        if connection.lane != Lane::Client {
-            let sent = self.sent.entry((sender, receiver, connection.lane)).or_default();
-            sent.push_back(bytes.clone());
-            if sent.len() > SIMULATED_RESENT_COUNT_MAX {
-                sent.pop_front();
-            }
-        }
-        self.put_on_its_way(now, id, from, bytes);
-    }
-
-    /// As [`Network::send`], but never again by itself: what belongs to this connection alone.
-    pub fn send_once(&mut self, now: Monotonic, id: ConnectionId, from: Side, bytes: Vec<u8>) {
         if self.way(id, from).is_some() {
             self.put_on_its_way(now, id, from, bytes);
         }
     }
 
-    /// Sends once more what was sent last on the connections of the same two ends and lane before
+    /// Keeps what a member may say again on a later connection between the same two ends.
+    pub fn keep(&mut self, id: ConnectionId, from: Side, bytes: Vec<u8>) {
+        let connection = self.connections.get(&id).filter(|found| found.open && !bytes.is_empty());
+        let Some(connection) = connection else { return };
+        let (sender, receiver) = connection.way(from);
+        let sent = self.sent.entry((sender, receiver, connection.lane)).or_default();
+        sent.push_back(bytes);
+        if sent.len() > SIMULATED_RESENT_COUNT_MAX {
+            sent.pop_front();
+        }
+    }
+
+    /// Sends once more what was kept last on the connections of the same two ends and lane before
     /// this one, if the seed says so: each as it was, in its order. To be called when a connection
     /// between members is open and its `Hello` was sent. Returns how many there were.
     pub fn resend(&mut self, now: Monotonic, id: ConnectionId, from: Side) -> usize {

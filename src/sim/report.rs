@@ -8,12 +8,14 @@ use crate::base::mark;
 
 /// What a run may come by in the simulator itself; the marks of the code under test are listed by
 /// [`mark`].
-pub const PLACES: [&str; 19] = [
+pub const PLACES: [&str; 21] = [
     "checkpoint failed",
     "checkpoint installed at a start",
     "checkpoint recorded",
     "damage refused at a start",
     "damage reported while running",
+    "disk found to be another one",
+    "disk rolled back",
     "garbage segment removed",
     "interrupted while partitions were moved",
     "log allowed to be larger",

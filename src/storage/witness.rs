@@ -11,7 +11,6 @@
 //! It is remembered in memory only: a member that restarts has seen nothing. So this catches what
 //! some living peer can know, not everything.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use super::wal::Standing;
@@ -42,6 +41,15 @@ pub enum RolledBack {
         /// The boot.
         boot_epoch: BootEpoch,
     },
+    /// It had voted for a view that it knows nothing of now.
+    Vote {
+        /// The partition.
+        partition: PartitionId,
+        /// The view for which it has voted.
+        seen: TermId,
+        /// What it says now.
+        found: TermId,
+    },
     /// It had adopted a view that it knows nothing of now.
     View {
         /// The partition.
@@ -71,6 +79,9 @@ impl fmt::Display for RolledBack {
             Self::Twice { boot_epoch } => {
                 write!(f, "two processes say that they are boot {boot_epoch} of one directory")
             }
+            Self::Vote { partition, seen, found } => {
+                write!(f, "partition {partition}: it voted for view {seen}, and knows of {found}")
+            }
             Self::View { partition, seen, found } => {
                 write!(f, "partition {partition}: it was in view {seen}, and is in {found} now")
             }
@@ -83,34 +94,62 @@ impl fmt::Display for RolledBack {
 
 impl std::error::Error for RolledBack {}
 
-/// What is remembered of one member.
-#[derive(Clone, Debug, Default)]
+/// What is remembered of one member of a partition.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Witness {
     life: Option<Life>,
-    /// For each partition, the last view for which it has answered, and the last slot in it.
-    answered: BTreeMap<PartitionId, (TermId, Index)>,
+    /// The last view that it has voted for.
+    voted: TermId,
+    /// The last view for which it has answered, and the last slot in it.
+    answered: (TermId, Index),
 }
 
 impl Witness {
     /// The member has answered that it holds all slots up to `last`, durably, in a view.
-    pub fn on_answer(&mut self, partition: PartitionId, term: TermId, last: Index) {
-        let answered = self.answered.entry(partition).or_default();
-        *answered = (*answered).max((term, last));
+    pub fn on_answer(&mut self, term: TermId, last: Index) {
+        self.answered = self.answered.max((term, last));
     }
 
-    /// The member connects. What it says is remembered if it is possible.
+    /// The member has voted for a view, durably.
+    pub fn on_vote(&mut self, term: TermId) {
+        self.voted = self.voted.max(term);
+    }
+
+    /// The process with which the member connected last.
+    #[must_use]
+    pub const fn life(&self) -> Option<Life> {
+        self.life
+    }
+
+    /// The member connects, and says how the partition stands; `None`: it is not to be held to
+    /// that.
     ///
     /// # Errors
-    /// If its disk went back in time.
+    /// If its disk went back in time. It is for the caller to see that a new life of the member
+    /// begins; what it says from then on is remembered anew.
     pub fn on_hello(
         &mut self,
         life: Life,
-        standings: impl IntoIterator<Item = (PartitionId, Standing)>,
+        partition: PartitionId,
+        standing: Option<Standing>,
     ) -> Result<(), RolledBack> {
-        if mutant::is(Mutant::RollbackUnnoticed) {
-            self.life = Some(life);
-            return Ok(());
+        let checked = match mutant::is(Mutant::RollbackUnnoticed) {
+            true => Ok(()),
+            false => self.check(life, partition, standing),
+        };
+        if checked.is_err() {
+            *self = Self::default();
         }
+        self.life = Some(life);
+        checked
+    }
+
+    fn check(
+        &self,
+        life: Life,
+        partition: PartitionId,
+        standing: Option<Standing>,
+    ) -> Result<(), RolledBack> {
         if let Some(seen) = self.life {
             if life.boot_epoch < seen.boot_epoch {
                 let (seen, found) = (seen.boot_epoch, life.boot_epoch);
@@ -120,25 +159,21 @@ impl Witness {
                 return Err(RolledBack::Twice { boot_epoch: life.boot_epoch });
             }
         }
-        for (partition, standing) in standings {
-            let Some(&(term, last)) = self.answered.get(&partition) else { continue };
-            if standing.last_normal < term {
-                let (seen, found) = (term, standing.last_normal);
-                return Err(RolledBack::View { partition, seen, found });
-            }
-            if standing.last_normal == term && standing.last < last {
-                let (seen, found) = (last, standing.last);
-                return Err(RolledBack::Slot { partition, seen, found });
-            }
+        let Some(standing) = standing else { return Ok(()) };
+        if standing.view < self.voted {
+            let (seen, found) = (self.voted, standing.view);
+            return Err(RolledBack::Vote { partition, seen, found });
         }
-        self.life = Some(life);
+        let (term, last) = self.answered;
+        if standing.last_normal < term {
+            let (seen, found) = (term, standing.last_normal);
+            return Err(RolledBack::View { partition, seen, found });
+        }
+        if standing.last_normal == term && standing.last < last {
+            let (seen, found) = (last, standing.last);
+            return Err(RolledBack::Slot { partition, seen, found });
+        }
         Ok(())
-    }
-
-    /// The member has lost its disk, and says so by a higher incarnation: what it had answered in a
-    /// partition before that is void.
-    pub fn on_new_incarnation(&mut self, partition: PartitionId) {
-        self.answered.remove(&partition);
     }
 }
 
@@ -148,43 +183,55 @@ mod tests {
 
     const P: PartitionId = PartitionId(3);
 
-    fn life(boot: u64, nonce: u64) -> Life {
-        Life { boot_epoch: BootEpoch(boot), nonce }
-    }
-
-    fn standing(last_normal: u64, last: u64) -> [(PartitionId, Standing); 1] {
-        let (view, last_normal, last) = (TermId(last_normal), TermId(last_normal), Index(last));
-        [(P, Standing { view, last_normal, last })]
+    /// The member connects; `at`: the view of its log, and its last slot.
+    fn hello(
+        witness: &mut Witness,
+        (boot, nonce): (u64, u64),
+        at: (u64, u64),
+    ) -> Option<RolledBack> {
+        let (last_normal, last) = (TermId(at.0), Index(at.1));
+        let standing = Standing { view: last_normal, last_normal, last };
+        let life = Life { boot_epoch: BootEpoch(boot), nonce };
+        witness.on_hello(life, P, Some(standing)).err()
     }
 
     #[test]
     fn older_copy_and_second_copy_of_a_directory_are_noticed() {
         let mut witness = Witness::default();
-        assert_eq!(witness.on_hello(life(5, 1), []), Ok(()));
-        assert_eq!(witness.on_hello(life(5, 1), []), Ok(()), "it connects again");
+        assert_eq!(hello(&mut witness, (5, 1), (0, 0)), None);
+        assert_eq!(hello(&mut witness, (5, 1), (0, 0)), None, "it connects again");
         let twice = RolledBack::Twice { boot_epoch: BootEpoch(5) };
-        assert_eq!(witness.on_hello(life(5, 2), []), Err(twice));
+        assert_eq!(hello(&mut witness.clone(), (5, 2), (0, 0)), Some(twice));
         let older = RolledBack::Boot { seen: BootEpoch(5), found: BootEpoch(4) };
-        assert_eq!(witness.on_hello(life(4, 3), []), Err(older));
-        assert_eq!(witness.on_hello(life(6, 2), []), Ok(()));
-        assert!(witness.on_hello(life(5, 1), []).is_err());
+        assert_eq!(hello(&mut witness, (4, 3), (0, 0)), Some(older));
+        assert_eq!(
+            hello(&mut witness, (4, 3), (0, 0)),
+            None,
+            "it was told, and goes on from there"
+        );
+        assert_eq!(hello(&mut witness, (6, 2), (0, 0)), None);
+        assert_ne!(hello(&mut witness, (5, 1), (0, 0)), None);
     }
 
     #[test]
     fn less_than_was_answered_for_is_noticed_even_at_a_later_boot() {
         let mut witness = Witness::default();
-        witness.on_hello(life(1, 1), standing(2, 10)).unwrap();
-        witness.on_answer(P, TermId(2), Index(15));
-        witness.on_answer(P, TermId(2), Index(12));
+        assert_eq!(hello(&mut witness, (1, 1), (2, 10)), None);
+        witness.on_answer(TermId(2), Index(15));
+        witness.on_answer(TermId(2), Index(12));
         let slot = RolledBack::Slot { partition: P, seen: Index(15), found: Index(14) };
-        assert_eq!(witness.on_hello(life(2, 2), standing(2, 14)), Err(slot));
-        assert_eq!(witness.on_hello(life(2, 2), standing(2, 15)), Ok(()));
+        assert_eq!(hello(&mut witness.clone(), (2, 2), (2, 14)), Some(slot));
+        let life = Life { boot_epoch: BootEpoch(2), nonce: 2 };
+        assert_eq!(witness.clone().on_hello(life, P, None), Ok(()), "it isn't held to that");
+        assert_eq!(hello(&mut witness, (2, 2), (2, 15)), None);
         // A later view may have dropped slots that weren't committed.
-        assert_eq!(witness.on_hello(life(3, 3), standing(4, 13)), Ok(()));
-        witness.on_answer(P, TermId(4), Index(13));
+        assert_eq!(hello(&mut witness, (3, 3), (4, 13)), None);
+        witness.on_answer(TermId(4), Index(13));
         let view = RolledBack::View { partition: P, seen: TermId(4), found: TermId(2) };
-        assert_eq!(witness.on_hello(life(4, 4), standing(2, 99)), Err(view));
-        witness.on_new_incarnation(P);
-        assert_eq!(witness.on_hello(life(4, 4), standing(0, 0)), Ok(()));
+        assert_eq!(hello(&mut witness.clone(), (4, 4), (2, 99)), Some(view));
+        witness.on_vote(TermId(6));
+        let vote = RolledBack::Vote { partition: P, seen: TermId(6), found: TermId(5) };
+        assert_eq!(hello(&mut witness, (4, 4), (5, 99)), Some(vote));
+        assert_eq!(hello(&mut witness, (4, 4), (0, 0)), None, "it was noticed, and is forgotten");
     }
 }

@@ -90,6 +90,10 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 33] = [
             "sim/client/",
             // It reads what nodes say with the generated types alone.
             "sim/checker/",
+            "sim/transcript.rs",
+            // They choose among what they say.
+            "sim/again.rs",
+            "sim/loss.rs",
             "bench/",
             // It looks for stamped commands among what members say.
             "chaos/proxy/",

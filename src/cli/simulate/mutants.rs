@@ -3,17 +3,19 @@
 //! A planted bug that breaks an assertion ends the process, for a node doesn't outlive that; so
 //! each one that is hunted with others has a process of its own.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
+use std::sync::Mutex;
 
 use super::{Verdict, print, tell_violation};
 use crate::base::mutant::{ARE_HERE, Mutant, UnknownMutant};
 use crate::cli::failure::Failure;
 use crate::sim::batch::run_seeds;
 use crate::sim::checker::{Checker, Violation};
-use crate::sim::cluster::Options;
+use crate::sim::cluster::{Options, run};
 
 /// Which bugs are to be hunted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +52,17 @@ pub(super) struct Row<'a> {
 impl fmt::Display for Row<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The field widths are those of the names alone.
-        let name = self.mutant.name();
+        let (name, room) = (self.mutant.name(), self.mutant.room().name());
         match self.found {
             Some((seed, Violation { checker, .. })) => {
                 let count = seed - self.first + 1;
                 let checker = checker.to_string();
-                write!(f, "mutant     {name:<26} found      {count:>6} {checker:<16} {seed}")
+                write!(
+                    f,
+                    "mutant     {name:<26} {room:<9} found      {count:>6} {checker:<16} {seed}"
+                )
             }
-            None => write!(f, "mutant     {name:<26} survived"),
+            None => write!(f, "mutant     {name:<26} {room:<9} survived"),
         }
     }
 }
@@ -96,7 +101,7 @@ pub(super) fn hunt(
     Ok(Verdict::Done)
 }
 
-/// Runs seeds until one of them finds the bug.
+/// Runs seeds until one of them finds the bug: one that finds nothing without it.
 fn hunt_one(
     mutant: Mutant,
     seeds: Range<u64>,
@@ -105,11 +110,21 @@ fn hunt_one(
 ) -> Result<Verdict, Failure> {
     let first = seeds.start;
     let options = Options { mutant: Some(mutant), ..options };
+    let finds_only = Mutex::new(BTreeSet::new());
     let summary = run_seeds(seeds, jobs, options, |report| {
+        if report.violation.is_none() {
+            return ControlFlow::Continue(());
+        }
+        if run(report.seed, Options { mutant: None, ..options }).violation.is_some() {
+            return ControlFlow::Continue(());
+        }
         tell_violation(report, options);
-        if report.violation.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        finds_only.lock().expect("nobody panics with it").insert(report.seed);
+        ControlFlow::Break(())
     });
-    let found = summary.violations.first_key_value().map(|(seed, violation)| (*seed, violation));
+    let finds_only = finds_only.into_inner().expect("nobody panics with it");
+    let seed = finds_only.first().copied();
+    let found = seed.and_then(|seed| Some((seed, summary.violations.get(&seed)?)));
     print(&Row { mutant, first, found }.to_string())?;
     Ok(if found.is_some() { Verdict::Done } else { Verdict::Negative })
 }
@@ -164,7 +179,8 @@ mod tests {
         let (mutant, first) = (Mutant::ReplyBeforeDurable, 100);
         let text = row_of_panic(mutant, first, 109);
         let words: Vec<&str> = text.split_whitespace().collect();
-        assert_eq!(words, ["mutant", "reply-before-durable", "found", "10", "panic", "109"]);
+        let expected = ["mutant", "reply-before-durable", "storage", "found", "10", "panic", "109"];
+        assert_eq!(words, expected);
         assert!(Row { mutant, first, found: None }.to_string().ends_with("survived"));
     }
 

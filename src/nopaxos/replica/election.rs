@@ -166,6 +166,24 @@ impl Replica {
         self.move_if_endorsed(world);
     }
 
+    /// A member that recovers has promised a view that nobody has come to, and can't go back to
+    /// theirs: it asks for one from that on which it needn't lead itself, for as long as a lasting
+    /// wish takes to be followed (E3). It moves nowhere by that.
+    pub(super) fn ask_for_promised_view(&mut self, world: &mut impl World) {
+        mark!("promised-view-asked-for");
+        let (me, now) = (self.group.me(), world.now());
+        let is_led_by_others =
+            |term: &TermId| self.group.leader(*term) != me && self.group.sequencer(*term) != me;
+        let count = crate::base::cast::u64_from(self.group.count());
+        let mut terms = (0..count).map(|step| self.view.plus(step));
+        let term = terms.find(is_led_by_others).unwrap_or(self.view);
+        let until = Some(now.after_ns(2 * self.settings.timing.endorsement_ns()));
+        self.election.mine = Some(Endorsed { term, is_silence: false, until });
+        self.send_endorsement(world);
+        let retry = now.after_ns(self.settings.timing.view_change_retry_ns);
+        self.timeouts.set(Timeout::Endorse, retry);
+    }
+
     fn send_endorsement(&mut self, world: &mut impl World) {
         let Some(mine) = self.election.mine else { return };
         for member in self.group.others() {

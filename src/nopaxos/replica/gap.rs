@@ -299,6 +299,8 @@ impl Replica {
         by.insert(from);
         self.close_gaps(world);
         self.respond(world);
+        // What was withheld may be the last for a long time.
+        self.sync(world);
         Ok(())
     }
 

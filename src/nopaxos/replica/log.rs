@@ -64,6 +64,8 @@ pub struct Log {
     retained_size_bytes: usize,
     /// Slots after this one are nowhere else.
     kept_after: Option<Index>,
+    /// Bytes of the commands in (kept_after, stable] that are in memory.
+    kept_size_bytes: usize,
     /// All known no-ops, those that have left memory among them, from the first slot of the durable
     /// log on: a vote names them (P6).
     no_ops: BTreeSet<Index>,
@@ -223,7 +225,7 @@ impl Log {
             }
         } else {
             self.slots.clear();
-            (self.size_bytes, self.retained_size_bytes) = (0, 0);
+            (self.size_bytes, self.retained_size_bytes, self.kept_size_bytes) = (0, 0, 0);
             self.no_ops.clear();
         }
         (self.floor, self.floor_chain, self.floor_timestamp) = (index, chain, timestamp);
@@ -247,19 +249,32 @@ impl Log {
             let size_bytes = self.slots[place].0.size_bytes();
             self.size_bytes -= size_bytes;
             self.retained_size_bytes += size_bytes;
+            if self.is_kept(self.stable) {
+                self.kept_size_bytes += size_bytes;
+            }
         }
         before - self.size_bytes
     }
 
     /// Nothing but memory holds the slots after `index`: what comes before is in a checkpoint.
     pub fn keep_after(&mut self, index: Index) {
-        self.kept_after = Some(index);
+        assert!(self.kept_after.is_none_or(|before| before <= index), "checkpoints don't go back");
+        let before = self.kept_after.replace(index).unwrap_or_default().max(self.floor);
+        for covered in (before.0 + 1..=index.0.min(self.stable.0)).map(Index) {
+            let size_bytes = self.slot(covered).map_or(0, Slot::size_bytes);
+            self.kept_size_bytes -= size_bytes;
+        }
     }
 
-    /// Bytes of the commands of stable slots in memory.
+    /// Whether a slot is nowhere but in memory.
+    fn is_kept(&self, index: Index) -> bool {
+        index > self.kept_after.unwrap_or_default()
+    }
+
+    /// Bytes of the commands of stable slots in memory that are in no checkpoint.
     #[must_use]
-    pub fn retained_size_bytes(&self) -> usize {
-        self.retained_size_bytes
+    pub fn kept_size_bytes(&self) -> usize {
+        self.kept_size_bytes
     }
 
     /// Whether a stable slot may leave memory. However much somebody needs them, those that stay
@@ -290,6 +305,9 @@ impl Log {
         self.floor_timestamp = slot.timestamp;
         if self.floor <= self.stable {
             self.retained_size_bytes -= slot.size_bytes();
+            if self.is_kept(self.floor) {
+                self.kept_size_bytes -= slot.size_bytes();
+            }
         } else {
             self.size_bytes -= slot.size_bytes();
             self.stable = self.floor;
@@ -406,6 +424,29 @@ mod tests {
         assert_eq!((log.floor(), log.size_bytes()), (Index(1), 5));
         log.truncate(Index(3));
         assert_eq!((log.last(), log.size_bytes()), (Index(3), 0));
+    }
+
+    #[test]
+    fn only_slots_in_no_checkpoint_count_as_kept() {
+        let mut log = Log::default();
+        for message_id in 1..=4 {
+            log.append(slot(message_id, Some(b"12345")));
+        }
+        log.keep_after(Index(0));
+        log.stabilise(Index(3));
+        assert_eq!(log.kept_size_bytes(), 15);
+        log.release(0);
+        assert_eq!((log.floor(), log.kept_size_bytes()), (Index(0), 15), "they are nowhere else");
+        log.keep_after(Index(2));
+        assert_eq!(log.kept_size_bytes(), 5);
+        log.release(0);
+        assert_eq!((log.floor(), log.kept_size_bytes()), (Index(2), 5));
+        log.keep_after(Index(9));
+        assert_eq!(log.kept_size_bytes(), 0, "the checkpoint of another member covers more");
+        log.rebase(Index(9), Chain([8; 16]), Timestamp(9));
+        log.append(slot(10, Some(b"12345")));
+        log.stabilise(Index(10));
+        assert_eq!(log.kept_size_bytes(), 5);
     }
 
     #[test]

@@ -352,6 +352,13 @@ impl Replica {
         self.durable.index()
     }
 
+    /// Slots up to here were durable when they were appended. In one view that never goes back,
+    /// though some may have become no-ops since and not be durable as such.
+    #[must_use]
+    pub fn stored(&self) -> Index {
+        self.durable.appended
+    }
+
     /// Slots up to here are as the leader's.
     #[must_use]
     pub fn prepared(&self) -> Index {

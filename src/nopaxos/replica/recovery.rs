@@ -15,8 +15,16 @@
 //! 2. It asks for the state (R3). A quorum of *others*, all part of a view, the leader of the
 //!    highest one among them, must answer (R4).
 //! 3. It copies that leader's log, also what lies above the frontier: an earlier life may have
-//!    confirmed a no-op there (R5). Then it is a follower. It never stamps in that term.
+//!    confirmed a no-op there (R5). Then it is a follower. It never stamps in that term. If it has
+//!    promised a higher view than any of them, which nobody has begun, it asks for that one, as a
+//!    member does that is stuck in a view change: the others follow a wish that lasts (E3).
 //! 4. If all others are as empty as itself, the group is new (R6).
+//!
+//! A member whose disk went back in time doesn't know that it has lost anything, but others may
+//! (`storage::witness`). Whoever notices it takes the member's life for over, as if the next one
+//! had begun, and says so to the member, by a `Recover` about the member itself; and so do all
+//! later greetings. A member that hears of a life of its own that it doesn't know begins to
+//! recover, whatever it was doing.
 
 use super::*;
 use crate::base::limits::REPAIR_SIZE_BYTES_MAX;
@@ -99,9 +107,49 @@ impl Replica {
         for (member, incarnation) in members.zip(vector) {
             is_raised |= self.raise(member, *incarnation, world);
         }
-        if is_raised {
+        if is_raised && !self.begin_anew(world) {
             self.persist_lives(world);
         }
+    }
+
+    /// A member's disk isn't the one that it was: it has said more than it knows now. What it says
+    /// counts no longer, as if it had begun a new life; and it is told, so that it does.
+    pub(in crate::nopaxos) fn on_rolled_back(&mut self, member: MemberId, world: &mut impl World) {
+        let incarnation = self.crash_vector[usize::from(member.0)].next();
+        mark!("member-rolled-back");
+        self.raise(member, incarnation, world);
+        self.persist_lives(world);
+        // If it is lost, the next connection with it begins with the same.
+        let attempt = RecoveryId { incarnation, nonce: 0 };
+        world.send(member, Message::Recover { member, attempt });
+    }
+
+    /// Others may know of a life of this member that it doesn't know itself: its disk went back in
+    /// time, and what it has said since counts for nothing, nor does what it holds above the sync
+    /// point. It begins anew then, which is written in one with the life that it has heard of:
+    /// else a restart in between would take that for its own. Whether it did.
+    fn begin_anew(&mut self, world: &mut impl World) -> bool {
+        let known = self.crash_vector[usize::from(self.group.me().0)];
+        let asks_for_life =
+            self.recovery.as_ref().is_some_and(|recovery| recovery.life_write.is_none());
+        if known <= self.incarnation || asks_for_life || self.group.is_alone() {
+            return false;
+        }
+        mark!("own-life-unknown");
+        // The way back may lead into the same view, and what is stable stays.
+        self.write_sync_point(world);
+        self.leave(world);
+        for timeout in
+            [Timeout::Silence, Timeout::ViewChange, Timeout::ViewChangeRetry, Timeout::Endorse]
+        {
+            self.timeouts.cancel(timeout);
+        }
+        self.votes.fill(None);
+        self.status = Status::Recovering;
+        self.recovery = Some(Recovery { first_term: TermId(1), ..Recovery::default() });
+        self.write_lives(true, world);
+        self.start_recovery(world);
+        true
     }
 
     /// A life of a member is known: what earlier ones said is void. Whether that is new.
@@ -192,8 +240,17 @@ impl Replica {
         attempt: RecoveryId,
         world: &mut impl World,
     ) -> Result<(), IgnoreReason> {
-        if usize::from(member.0) >= self.group.count() || member == self.group.me() {
+        if usize::from(member.0) >= self.group.count() {
             return Err(IgnoreReason::Malformed);
+        }
+        if member == self.group.me() {
+            if !self.raise(member, attempt.incarnation, world) {
+                return Err(IgnoreReason::Duplicate);
+            }
+            if !self.begin_anew(world) {
+                self.persist_lives(world);
+            }
+            return Ok(());
         }
         let known = self.crash_vector[usize::from(member.0)];
         if from != member {
@@ -419,7 +476,11 @@ impl Replica {
     fn choose_view(&mut self, world: &mut impl World) {
         let Some(recovery) = &mut self.recovery else { return };
         let term = recovery.answers.iter().flatten().map(|answer| answer.term).max();
-        let Some(term) = term.filter(|term| *term >= self.view) else { return };
+        let Some(term) = term else { return };
+        if term < self.view {
+            self.ask_for_promised_view(world);
+            return;
+        }
         let leader = self.group.leader(term);
         let place = usize::from(leader.0);
         if leader == self.group.me() {

@@ -67,7 +67,8 @@ impl Replica {
         self.serve(to, slots, (Reply::Sync, self.frontier()), None, world);
     }
 
-    /// A member that adopts the view lacks slots, a chunk, or the `StartView`.
+    /// A member that adopts the view lacks slots, or a chunk. Who lacks the `StartView` itself asks
+    /// for it by repeating its vote.
     pub(super) fn on_view_repair(
         &mut self,
         from: MemberId,
@@ -80,8 +81,7 @@ impl Replica {
             let reply = Reply::View.message(self.view, Vec::new());
             send_chunk(from, (wanted.checkpoint, request), reply, world);
         } else if wanted.slots.is_empty() {
-            mark!("start-view-asked-for");
-            self.send_start_view(from, world);
+            return Err(IgnoreReason::Malformed);
         } else {
             // Also above the frontier: a recovering member may have confirmed a no-op there in an
             // earlier life.

@@ -31,6 +31,18 @@ impl Replica {
     /// are.
     fn leave_for(&mut self, term: TermId, world: &mut impl World) {
         invariant!(self, "I8", term > self.view, "a view goes back");
+        self.leave(world);
+        for vote in &mut self.votes {
+            vote.take_if(|(of, _)| *of < term);
+        }
+        self.view = term;
+        self.status = Status::ViewChange;
+        world.persist(Persist::View(term));
+        self.arm_view_change(world);
+    }
+
+    /// Takes no part in the present view any more.
+    pub(super) fn leave(&mut self, world: &mut impl World) {
         world.view_left();
         for timeout in [
             Timeout::Flush,
@@ -57,13 +69,6 @@ impl Replica {
         (self.prepare, self.transfer, self.adoption) = (None, None, None);
         (self.vote, self.started) = (None, None);
         (self.ack_due, self.sync_reply_due, self.is_barred) = (false, false, false);
-        for vote in &mut self.votes {
-            vote.take_if(|(of, _)| *of < term);
-        }
-        self.view = term;
-        self.status = Status::ViewChange;
-        world.persist(Persist::View(term));
-        self.arm_view_change(world);
     }
 
     /// Whether the view was adopted and waits for the durable log (W2).

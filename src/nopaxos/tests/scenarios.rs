@@ -11,6 +11,7 @@
 //! | 4 | scenarios.rs | `s04_command_that_nobody_else_has_becomes_a_no_op_and_is_stamped_anew` |
 //! | 5 | scenarios.rs | `s05_leader_gets_a_command_from_any_member_that_has_it` |
 //! | 6 | scenarios.rs | `s06_nothing_above_a_no_op_is_answered_before_a_quorum_holds_it` |
+//! | 6 | scenarios.rs | `s06_sync_point_passes_a_no_op_though_nobody_writes_any_more` |
 //! | 7 | scenarios.rs | `s07_no_op_of_a_quorum_survives_its_leader` |
 //! | 8 | scenarios.rs | `s08_no_op_that_no_quorum_held_is_replaced_by_the_value` |
 //! | 9 | scenarios.rs | `s09_lost_end_of_a_burst_is_sent_again` |
@@ -220,6 +221,27 @@ fn s06_nothing_above_a_no_op_is_answered_before_a_quorum_holds_it() {
             ops.iter().all(|op| cluster.observer.answer_of(*op).is_some())
         });
         cluster.finish();
+    }
+}
+
+#[test]
+fn s06_sync_point_passes_a_no_op_though_nobody_writes_any_more() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 3, 1);
+        quiet_all(&mut cluster);
+        lose(&mut cluster, u64::MAX, |_, _, message| {
+            is_command(message, 1) || name(message) == "GapCommitResponse"
+        });
+        for _ in 0..2 {
+            cluster.submit();
+        }
+        cluster.run_for(100 * NS_PER_MS);
+        assert_eq!(cluster.member(A).replica().log().no_ops().len(), 1);
+        // What is dropped isn't stamped anew: nobody waits for it.
+        cluster.act(B, |member, _, _| drop(member.give_up(|_| true)));
+        lose(&mut cluster, u64::MAX, |_, _, message| is_command(message, 1));
+        cluster.run_for(200 * NS_PER_MS);
+        assert_eq!(cluster.member(A).replica().sync_point(), Index(2));
     }
 }
 

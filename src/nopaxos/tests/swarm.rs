@@ -344,7 +344,7 @@ fn planted_bugs_are_found() {
         };
         let mut runs = (0..SEEDS_COUNT_MAX).flat_map(|seed| [(seed, false), (seed, true)]);
         match runs.find(finds) {
-            Some((seed, is_harsh)) => found(*mutant, seed, is_harsh),
+            Some((seed, is_harsh)) => tell_found(*mutant, seed, is_harsh),
             None => survivors.push(*mutant),
         }
     }
@@ -352,8 +352,8 @@ fn planted_bugs_are_found() {
 }
 
 #[cfg(feature = "mutants")]
-#[allow(clippy::print_stdout, reason = "how many seeds a planted bug takes is the result")]
-fn found(mutant: Mutant, seed: u64, is_harsh: bool) {
-    let how = if is_harsh { "harsh " } else { "" };
-    println!("{mutant}: found by {how}seed {seed}");
+#[allow(clippy::print_stdout, reason = "how many runs a planted bug takes is the result")]
+fn tell_found(mutant: Mutant, seed: u64, is_harsh: bool) {
+    let runs_count = 2 * seed + u64::from(is_harsh) + 1;
+    println!("swarm {mutant} {runs_count} runs");
 }

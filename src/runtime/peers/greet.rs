@@ -17,6 +17,7 @@ use crate::runtime::event_loop::{EventLoop, output};
 use crate::runtime::refusal;
 use crate::runtime::service::{Service, WireStatus};
 use crate::runtime::uring::Key;
+use crate::storage::witness::Life;
 use crate::wire::error::StatusCode;
 use crate::wire::frame::Flag;
 use crate::wire::peer::hello::{Hello, HelloError, Lane, PartitionState, Proof};
@@ -215,7 +216,13 @@ impl<S: Service> EventLoop<S> {
         if way.lane == Lane::Protocol && self.peers.is_current(way, key) {
             let (now, node) = (self.now, way.node);
             let (service, output) = output!(self);
-            service.peer_connected(now, node, hello.clock, &hello.partitions, output);
+            let life = Life { boot_epoch: hello.boot_epoch, nonce: hello.process_nonce };
+            let (clock, partitions) = (hello.clock, &hello.partitions);
+            let found = service.peer_connected(now, (node, life), clock, partitions, output);
+            if let Some(rolled_back) = found {
+                let node = self.name_of(Some(way));
+                tracing::error!(node, "a member's disk went back in time: {rolled_back}");
+            }
         }
     }
 

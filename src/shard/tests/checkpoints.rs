@@ -134,6 +134,37 @@ fn finished_checkpoint_that_was_never_recorded_is_removed_after_the_next_start()
 }
 
 #[test]
+fn checkpoint_of_a_slot_that_is_recorded_is_taken_again_only_if_its_file_is_damaged() {
+    let mut host = Host::start(Durability::Sync);
+    put_until_asked(&mut host);
+    run_to_the_end(&mut host);
+    let id = *host.disk.checkpoints.keys().next().expect("its file is finished");
+    let applied = |host: &Host| {
+        host.shard.partitions[host.shard.place(id.partition)].member.replica().applied()
+    };
+    while applied(&host) > host.shard.core.log.state().partition(id.partition).unwrap().checkpoint {
+        host.shard.core.checkpoints_wanted.push_back(id.partition);
+        host.advance(NS_PER_MS);
+        host.handle(Input::Deadline);
+        run_to_the_end(&mut host);
+    }
+    let (count, appended) = (checkpoint_count(&host), host.shard.core.log.appended());
+    for _ in 0..10 {
+        host.shard.core.checkpoints_wanted.push_back(id.partition);
+        host.advance(NS_PER_MS);
+        host.handle(Input::Deadline);
+        run_to_the_end(&mut host);
+    }
+    assert_eq!(checkpoint_count(&host), count, "it would let nothing go");
+    assert_eq!(host.shard.core.log.appended(), appended, "nor is it logged");
+    host.shard.core.on_checkpoint_damage(id.partition);
+    host.advance(NS_PER_MS);
+    host.handle(Input::Deadline);
+    run_to_the_end(&mut host);
+    assert_eq!(checkpoint_count(&host), count + 1, "its file is written anew");
+}
+
+#[test]
 fn closing_shard_begins_no_checkpoint() {
     let mut host = Host::start(Durability::Sync);
     put_until_asked(&mut host);

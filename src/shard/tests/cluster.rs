@@ -2,6 +2,7 @@
 //! order until the connection breaks.
 
 mod recorded;
+mod rolled_back;
 mod scenarios;
 mod transfers;
 
@@ -11,6 +12,7 @@ use super::*;
 use crate::base::limits::FRAME_SENT_SIZE_BYTES_MAX;
 use crate::nopaxos::Status;
 use crate::nopaxos::replica::Replica;
+use crate::storage::witness::Life;
 use crate::wire::route::Router;
 
 const BOOT: u64 = 1;
@@ -24,11 +26,13 @@ type Loses = Box<dyn FnMut(usize, usize, &message::Message) -> bool>;
 struct Form {
     sequencer_offset: u8,
     log_segment_count: u64,
+    durability: Durability,
 }
 
 impl Default for Form {
     fn default() -> Self {
-        Self { sequencer_offset: 0, log_segment_count: LOG_SEGMENT_COUNT }
+        let durability = Durability::Sync;
+        Self { sequencer_offset: 0, log_segment_count: LOG_SEGMENT_COUNT, durability }
     }
 }
 
@@ -77,11 +81,11 @@ impl Net {
         let nodes = Cluster::new(names.clone(), &names[node], NODE_COUNT);
         let boot = self.boots[node];
         self.boots[node] += 1;
-        let Form { sequencer_offset, log_segment_count } = self.form;
+        let Form { sequencer_offset, log_segment_count, durability } = self.form;
         let place = Place { nodes, sequencer_offset, log_segment_count };
-        let (durability, shard) = (Durability::Sync, (ShardId(0), 1));
         let (mut host, suspects) =
-            Host::boot_from(place, shard, disk, (durability, boot), u64::MAX).expect("its own log");
+            Host::boot_from(place, (ShardId(0), 1), disk, (durability, boot), u64::MAX)
+                .expect("its own log");
         self.suspects[node] = suspects.iter().map(|suspect| suspect.partition).collect();
         host.now.monotonic = host.now.monotonic.max(self.clock);
         host.now.wall = Timestamp(host.now.monotonic.0);
@@ -108,10 +112,12 @@ impl Net {
             self.connected.insert((from, to));
         }
         for (from, to) in [(one, other), (other, one)] {
-            let lives = self.host(from).shard.lives(id(to));
+            let partitions = &*self.host(from).shard.greeting(id(to));
+            let boot = self.boots[from];
+            let life = Life { boot_epoch: BootEpoch(boot), nonce: boot };
             let host = self.host(to);
-            let clock = host.now.wall;
-            host.handle(Input::PeerConnected { node: id(from), clock, lives: &lives });
+            let (node, clock) = (id(from), host.now.wall);
+            host.handle(Input::PeerConnected { node, life, clock, partitions });
         }
     }
 

@@ -483,3 +483,18 @@ fn whole_maps_of_which_a_part_does_not_answer_fail_in_bounded_time() {
     // Others were cleared: nothing less may be claimed.
     assert_eq!(error(cleared).code(), Code::OutcomeUnknown);
 }
+
+#[test]
+fn node_that_goes_down_passes_on_what_it_is_asked_over_a_connection_that_is_made_then() {
+    let (mut net, asked, stamper) = Net::ready(7);
+    assert!(matches!(net.put("k", "v"), Some(Outcome::Written(_))));
+    net.disconnect(asked, stamper, false);
+    net.host(asked).handle(Input::Close);
+    let refused = net.ask(asked, get("k")).expect("it is answered");
+    assert_eq!(error(refused).code(), Code::Unavailable);
+    net.connect(asked, stamper);
+    match net.ask(asked, get("k")) {
+        Some(Outcome::Found(found)) => assert_eq!(found.entry.expect("it is there").value, "v"),
+        other => panic!("it isn't passed on: {other:?}"),
+    }
+}

@@ -7,6 +7,7 @@ pub mod linearizability;
 pub mod replicas;
 pub mod resources;
 pub mod search;
+pub mod sync_prefix;
 
 use std::fmt;
 
@@ -24,6 +25,8 @@ pub enum Checker {
     Durability,
     /// What is stable in a slot is the same everywhere, and stays so.
     LogAgreement,
+    /// What is stable, and what is as the leader's, is one prefix of all logs, and a quorum's.
+    SyncPrefix,
     /// A view starts with everything that was answered or stable before.
     LeaderCompleteness,
     /// A term has one view.
@@ -53,6 +56,7 @@ impl fmt::Display for Checker {
             Self::Search => "search",
             Self::Durability => "durability",
             Self::LogAgreement => "log-agreement",
+            Self::SyncPrefix => "sync-prefix",
             Self::LeaderCompleteness => "completeness",
             Self::StartView => "start-view",
             Self::Promise => "promise",

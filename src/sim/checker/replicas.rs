@@ -3,10 +3,24 @@
 //!
 //! An observer: hosts tell it what they see of their shards, each turn, and what their starts find.
 //! With one member it holds a replica against its own former lives; with several, all against all.
+//!
+//! # What a view must begin with
+//!
+//! All that was committed in *lower* views (I1), and of what higher ones commit it can know
+//! nothing: a member that stood still while it had the votes of a quorum for view 2 in hand begins
+//! that view when it goes on, though the others have long left it for view 3 and committed there.
+//! That is harmless, and it is bound to happen: whoever has left view 2 takes no part in it, so
+//! nothing will be committed there. So of each slot it is remembered in which view it was committed
+//! at the latest: the one in which a client was told of it, and the one in which a replica was that
+//! held it as stable. Only a higher view must begin with it. The lowest such view counts, and
+//! whichever comes first is held against the other: what is committed in view 1, and seen only
+//! after view 2 has begun, must be part of that beginning, too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::durability::Acknowledged;
+use super::sync_prefix::Prefixes;
 use super::{Checker, Violation};
 use crate::base::chain::Chain;
 use crate::base::ids::{Index, MessageId, PartitionId, TermId};
@@ -51,19 +65,23 @@ struct Shown {
 /// All replicas of a run.
 #[derive(Debug, Default)]
 pub struct Replicas {
-    /// Slots that some replica held as stable.
-    stable: BTreeMap<(PartitionId, Index), SlotContent>,
+    /// Slots that some replica held as stable, and the lowest view in which one did.
+    stable: BTreeMap<(PartitionId, Index), (SlotContent, TermId)>,
     /// The state after slots that some replica held as stable.
     digests: BTreeMap<(PartitionId, Index), (StateDigest, NodeId)>,
     shown: BTreeMap<(NodeId, PartitionId), Shown>,
+    /// What each is doing, and in which view.
+    doing: BTreeMap<(NodeId, PartitionId), (Status, TermId)>,
     /// The highest view that each member has ever been in; it survives restarts.
     terms: BTreeMap<(NodeId, PartitionId), TermId>,
+    /// How each log stands at sync points and at slots that are as the leader's.
+    prefixes: Prefixes,
     /// Up to which slot each process was compared with the others.
     compared: BTreeMap<(NodeId, PartitionId), Index>,
     /// What each view started with, and who said so first.
     starts: BTreeMap<(PartitionId, TermId), (ViewStart, NodeId)>,
-    /// The views whose leaders were seen.
-    led: BTreeSet<(PartitionId, TermId)>,
+    /// The views whose leaders were seen, and the last slot with which each began.
+    led: BTreeMap<(PartitionId, TermId), Index>,
 }
 
 /// A replica as it is inside.
@@ -81,6 +99,8 @@ pub struct Inside<'a> {
     pub started: Option<(TermId, &'a LogSummary)>,
     /// Its log.
     pub log: &'a Log,
+    /// Slots up to here are as the leader's.
+    pub prepared: Index,
     /// Slots up to here are stable.
     pub sync_point: Index,
     /// Slots up to here are executed.
@@ -100,10 +120,23 @@ impl<'a> Inside<'a> {
             is_leading: replica.is_leading(),
             started: replica.started(),
             log: replica.log(),
+            prepared: replica.prepared(),
             sync_point: replica.sync_point(),
             applied: replica.applied(),
             digest,
         }
+    }
+}
+
+impl fmt::Display for Inside<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, status, view, log, sync_point, .. } = self;
+        write!(f, "partition {partition}: {status:?} in view {view}")?;
+        if let Some((source, start)) = self.started {
+            let role = if self.is_leading { "leading" } else { "following" };
+            write!(f, ", {role}, begun with slot {} of view {source}", start.last)?;
+        }
+        write!(f, "; slot {}, stable {sync_point}", log.last())
     }
 }
 
@@ -158,7 +191,14 @@ impl Replicas {
         Ok(())
     }
 
-    /// A replica is so inside. `acknowledged`: the highest slot of which a client was told.
+    /// Whether a replica is doing something else than when this was asked last, or in another view.
+    pub fn has_moved(&mut self, node: NodeId, replica: &Inside<'_>) -> bool {
+        let doing = (replica.status, replica.view);
+        self.doing.insert((node, replica.partition), doing) != Some(doing)
+    }
+
+    /// A replica is so inside. `acknowledged`: the highest slot of which a client was told in a
+    /// view before this one.
     ///
     /// # Errors
     /// If it contradicts itself or others, or lacks what it must have.
@@ -168,16 +208,15 @@ impl Replicas {
         replica: &Inside<'_>,
         acknowledged: Index,
     ) -> Result<(), Violation> {
-        let Inside { partition, log, sync_point, .. } = *replica;
+        let Inside { partition, log, sync_point, view, .. } = *replica;
         let compared = self.compared.get(&(node, partition)).copied().unwrap_or_default();
         for index in (compared.max(log.floor()).0 + 1..=sync_point.0).map(Index) {
             if let Some(slot) = log.slot(index) {
-                let Slot { message_id, timestamp, ref value, .. } = *slot;
-                let place = (partition, index);
-                self.stable_slot(node, place, message_id, timestamp, value.as_deref())?;
+                self.hold_stable(node, (partition, index), SlotContent::of(slot), view)?;
             }
         }
         self.compared.insert((node, partition), sync_point.max(compared));
+        self.prefixes.look_into(node, replica)?;
         if replica.status != Status::Normal {
             return Ok(());
         }
@@ -185,9 +224,12 @@ impl Replicas {
             self.agree_on_state(node, (partition, sync_point), replica.digest)?;
         }
         self.one_start(node, replica)?;
-        match replica.is_leading && self.led.insert((partition, replica.view)) {
-            true => self.is_complete(node, replica, acknowledged),
-            false => Ok(()),
+        match replica.started.filter(|_| replica.is_leading) {
+            Some((_, start)) if !self.led.contains_key(&(partition, view)) => {
+                self.led.insert((partition, view), start.last);
+                self.is_complete(node, (replica, start.last), acknowledged)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -227,11 +269,11 @@ impl Replicas {
         Err(Violation::new(Checker::StartView, what))
     }
 
-    /// A view starts with everything that was stable or answered before.
+    /// A view starts with everything that was stable or answered in lower ones.
     fn is_complete(
         &self,
         node: NodeId,
-        replica: &Inside<'_>,
+        (replica, base): (&Inside<'_>, Index),
         acknowledged: Index,
     ) -> Result<(), Violation> {
         let Inside { partition, view: term, log, .. } = *replica;
@@ -242,29 +284,64 @@ impl Replicas {
             );
             Err(Violation::new(Checker::LeaderCompleteness, what))
         };
-        if acknowledged > log.last() {
+        if acknowledged > base {
             return lacks(acknowledged, "was answered");
         }
         let floor = log.floor().next();
         let known = self.stable.range((partition, floor)..=(partition, Index(u64::MAX)));
-        for ((_, index), content) in known {
+        for ((_, index), (content, by)) in known.filter(|(_, (_, by))| *by < term) {
             let own = log.slot(*index).map(SlotContent::of);
-            if own.as_ref() != Some(content) {
-                return lacks(*index, &format!("was stable as {content:?}; it has {own:?}"));
+            if *index > base || own.as_ref() != Some(content) {
+                let what = format!("was stable in view {by} as {content:?}; it has {own:?}");
+                return lacks(*index, &what);
             }
         }
         Ok(())
     }
 
+    /// A client is told in a view that a command has this slot.
+    ///
+    /// # Errors
+    /// If a higher view has begun without it.
+    pub fn on_answered(
+        &self,
+        partition: PartitionId,
+        term: TermId,
+        index: Index,
+    ) -> Result<(), Violation> {
+        self.is_part_of_later_views((partition, index), term, "is answered")
+    }
+
+    fn is_part_of_later_views(
+        &self,
+        (partition, index): (PartitionId, Index),
+        term: TermId,
+        what: &str,
+    ) -> Result<(), Violation> {
+        let later = self.led.range((partition, term.next())..=(partition, TermId(u64::MAX)));
+        match later.map(|((_, later), base)| (*later, *base)).find(|(_, base)| *base < index) {
+            None => Ok(()),
+            Some((later, base)) => {
+                let what = format!(
+                    "slot {index} of partition {partition} {what} in view {term}, and view \
+                     {later} has begun with slot {base}"
+                );
+                Err(Violation::new(Checker::LeaderCompleteness, what))
+            }
+        }
+    }
+
     /// The log's time of the slots that were stable somewhere and have one, in ms.
     pub fn slot_times(&self) -> impl Iterator<Item = ((PartitionId, Index), u64)> + '_ {
-        let valued = self.stable.iter().filter(|(_, content)| content.value.is_some());
-        valued.map(|(place, content)| (*place, content.timestamp.as_ms()))
+        let valued = self.stable.iter().filter(|(_, (content, _))| content.value.is_some());
+        valued.map(|(place, (content, _))| (*place, content.timestamp.as_ms()))
     }
 
     /// A process is gone: of its next life only what is durable is to be expected.
     pub fn forget_life(&mut self, node: NodeId) {
         self.shown.retain(|(other, _), _| *other != node);
+        self.doing.retain(|(other, _), _| *other != node);
+        self.prefixes.forget_life(node);
         self.compared.retain(|(other, _), _| *other != node);
     }
 
@@ -274,28 +351,45 @@ impl Replicas {
         self.terms.retain(|(other, _), _| *other != node);
     }
 
-    /// A member holds a slot as stable.
+    /// A member's start finds a slot that was stable, at the latest in the highest view that the
+    /// member has been in.
     ///
     /// # Errors
     /// If another one, or itself in a former life, held something else there.
     pub fn stable_slot(
         &mut self,
         node: NodeId,
-        (partition, index): (PartitionId, Index),
+        place: (PartitionId, Index),
         message_id: MessageId,
         timestamp: Timestamp,
         value: Option<&[u8]>,
     ) -> Result<(), Violation> {
-        let content = SlotContent::new(message_id, timestamp, value);
-        let known = self.stable.entry((partition, index)).or_insert(content);
-        if *known == content {
+        let term = self.terms.get(&(node, place.0)).copied().unwrap_or(TermId(u64::MAX));
+        self.hold_stable(node, place, SlotContent::new(message_id, timestamp, value), term)
+    }
+
+    /// A member in view `term` holds a slot as stable.
+    fn hold_stable(
+        &mut self,
+        node: NodeId,
+        place: (PartitionId, Index),
+        content: SlotContent,
+        term: TermId,
+    ) -> Result<(), Violation> {
+        let (known, by) = self.stable.entry(place).or_insert((content, TermId(u64::MAX)));
+        if *known != content {
+            let (partition, index) = place;
+            let what = format!(
+                "node {node}: slot {index} of partition {partition} is {content:?}, but was \
+                 stable as {known:?}"
+            );
+            return Err(Violation::new(Checker::LogAgreement, what));
+        }
+        if term >= *by {
             return Ok(());
         }
-        let what = format!(
-            "node {node}: slot {index} of partition {partition} is {content:?}, but was stable as \
-             {known:?}"
-        );
-        Err(Violation::new(Checker::LogAgreement, what))
+        *by = term;
+        self.is_part_of_later_views(place, term, "is stable")
     }
 
     /// That what clients were told of is in every replica, once all of them have come to rest.
@@ -431,6 +525,7 @@ mod tests {
             is_leading: true,
             started: Some((TermId(term - 1), start)),
             log,
+            prepared: Index(stable),
             sync_point: Index(stable),
             applied: Index(stable),
             digest: StateDigest(u128::from(stable)),
@@ -444,7 +539,7 @@ mod tests {
 
     #[test]
     fn logs_that_disagree_on_what_is_stable_are_found_and_on_what_is_not_they_may() {
-        let (start, one, other) = (LogSummary::default(), log(&[4, 5, 6]), log(&[4, 5, 7]));
+        let (start, one, other) = (start_with(3), log(&[4, 5, 6]), log(&[4, 5, 7]));
         let mut replicas = Replicas::default();
         replicas.look_into(NODE, &inside(&one, &start, 3, 2), Index(3)).expect("the first");
         let follower = Inside { is_leading: false, ..inside(&other, &start, 2, 2) };
@@ -455,18 +550,55 @@ mod tests {
         assert_eq!(found(&mut replicas, 1, &follower, 3), Checker::LogAgreement);
     }
 
+    /// What a view of so many slots begins with.
+    fn start_with(last: u64) -> LogSummary {
+        LogSummary { last: Index(last), ..LogSummary::default() }
+    }
+
     #[test]
-    fn leader_without_what_was_stable_or_answered_is_found() {
-        let (start, whole, short) = (LogSummary::default(), log(&[4, 5]), log(&[4]));
+    fn leader_without_what_was_stable_or_answered_in_a_lower_view_is_found() {
+        let (two, one) = (start_with(2), start_with(1));
+        let (whole, short) = (log(&[4, 5]), log(&[4]));
         let mut replicas = Replicas::default();
-        replicas.look_into(NODE, &inside(&whole, &start, 2, 2), Index(2)).expect("the first");
-        let of_three = inside(&short, &start, 1, 3);
+        replicas.look_into(NODE, &inside(&whole, &two, 2, 2), Index(2)).expect("the first");
+        let of_three = inside(&short, &one, 1, 3);
         assert_eq!(found(&mut replicas, 1, &of_three, 1), Checker::LeaderCompleteness);
         let mut replicas = Replicas::default();
-        let of_three = inside(&short, &start, 0, 3);
+        let of_three = inside(&short, &one, 0, 3);
+        assert_eq!(found(&mut replicas, 1, &of_three, 2), Checker::LeaderCompleteness);
+        let mut replicas = Replicas::default();
+        let of_three = inside(&whole, &one, 0, 3);
         assert_eq!(found(&mut replicas, 1, &of_three, 2), Checker::LeaderCompleteness);
         let mut replicas = Replicas::default();
         replicas.look_into(NodeId(1), &of_three, Index(1)).expect("it has what was answered");
+    }
+
+    #[test]
+    fn view_that_begins_late_knows_nothing_of_higher_ones_and_all_of_lower_ones() {
+        let (two, one) = (start_with(2), start_with(1));
+        let (whole, short) = (log(&[4, 5]), log(&[4]));
+        let late = inside(&short, &one, 1, 3);
+        let mut replicas = Replicas::default();
+        replicas.look_into(NODE, &inside(&whole, &two, 2, 4), Index(0)).expect("view 4");
+        replicas.look_into(NodeId(1), &late, Index(0)).expect("view 3 knows nothing of view 4");
+        let mut replicas = Replicas::default();
+        replicas.look_into(NODE, &inside(&whole, &two, 2, 4), Index(0)).expect("view 4");
+        let in_two = Inside { is_leading: false, ..inside(&whole, &two, 2, 2) };
+        replicas.look_into(NodeId(2), &in_two, Index(0)).expect("it was stable in view 2 even");
+        assert_eq!(found(&mut replicas, 1, &late, 0), Checker::LeaderCompleteness);
+    }
+
+    #[test]
+    fn what_a_lower_view_commits_after_a_view_has_begun_without_it_is_found() {
+        let (start, whole) = (start_with(1), log(&[4, 5]));
+        let mut replicas = Replicas::default();
+        replicas.look_into(NODE, &inside(&log(&[4]), &start, 1, 3), Index(0)).expect("view 3");
+        replicas.on_answered(PARTITION, TermId(2), Index(1)).expect("it began with slot 1");
+        replicas.on_answered(PARTITION, TermId(3), Index(2)).expect("its own");
+        let violation = replicas.on_answered(PARTITION, TermId(2), Index(2)).expect_err("slot 2");
+        assert_eq!(violation.checker, Checker::LeaderCompleteness);
+        let in_two = Inside { is_leading: false, ..inside(&whole, &start, 2, 2) };
+        assert_eq!(found(&mut replicas, 1, &in_two, 0), Checker::LeaderCompleteness);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use super::sessions::{Call, as_of_first};
 use crate::base::cast::low_u32;
-use crate::base::ids::{CorrelationId, Index, PartitionId};
+use crate::base::ids::{CorrelationId, Index, PartitionId, TermId};
 use crate::base::time::NS_PER_MS;
 use crate::proto::atomix::map::message::Message as Kinds;
 use crate::proto::atomix::map::{CommandRequest, Indexed, Message, QueryRequest};
@@ -26,6 +26,8 @@ pub(super) struct Reply {
     pub(super) correlation: CorrelationId,
     /// The partition that gives it, if it is one.
     partition: Option<PartitionId>,
+    /// The view in which it is given; 0: in none.
+    pub(super) term: TermId,
     index: Index,
     told: Told,
 }
@@ -216,20 +218,21 @@ pub(super) fn decode(payload: Bytes) -> Result<Reply, String> {
     let message = Message::decode(payload).map_err(undecodable)?;
     let name = message.target.unwrap_or_default().name;
     let partition = name.strip_prefix('#').and_then(|number| number.parse().ok());
-    let (correlation, index, value) = match message.message {
+    let (correlation, view, index, value) = match message.message {
         Some(Kinds::CommandResponse(response)) => {
-            (response.message_id, response.index, response.value)
+            (response.message_id, response.view_id, response.index, response.value)
         }
         Some(Kinds::QueryResponse(response)) => {
             let indexed = Indexed::decode(response.value).map_err(undecodable)?;
-            (response.message_id, indexed.index, indexed.value)
+            (response.message_id, response.view_id, indexed.index, indexed.value)
         }
         other => return Err(format!("a node sent {other:?}")),
     };
     let result = v1::Result::decode(value).map_err(undecodable)?;
     let told = result.outcome.ok_or("an answer without an outcome")?;
     let partition = partition.map(PartitionId);
-    Ok(Reply { correlation, partition, index: Index(index), told })
+    let term = view.map_or(TermId(0), |view| TermId(view.term_id));
+    Ok(Reply { correlation, partition, term, index: Index(index), told })
 }
 
 /// What a reply says of a request.

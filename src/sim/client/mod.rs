@@ -424,6 +424,12 @@ impl Client {
         if let Some(first) = &pending.first {
             check_repeated(&pending.action, first, &outcome)?;
         }
+        if let (Some(index), Some(partition)) =
+            (command_index(&outcome), history.partition_of(&pending.action))
+        {
+            world.acknowledged.acknowledge(partition, reply.term, index);
+            world.replicas.on_answered(partition, reply.term, index)?;
+        }
         self.settle(correlation, pending, outcome, world, history);
         if !self.last_questions.is_empty() {
             self.wake_after(NS_PER_MS, Wake::Think, world);
@@ -506,7 +512,7 @@ impl Client {
         world.trace.event(now, "told", &words, || {
             format!("client {} operation {} {outcome:?}", self.id.0, pending.operation)
         });
-        self.learn(pending, &outcome, world, history);
+        self.learn(pending, &outcome, history);
         let is_answered = !matches!(outcome, Outcome::Unknown | Outcome::Failed(_));
         history.end(pending.operation, outcome, now);
         if !is_answered && !self.last_questions.is_empty() {
@@ -515,31 +521,18 @@ impl Client {
     }
 
     /// What it can use later: for conditions, and to ask for what it knows to be there.
-    fn learn(
-        &mut self,
-        pending: &Pending,
-        outcome: &Outcome,
-        world: &mut World,
-        history: &History,
-    ) {
+    fn learn(&mut self, pending: &Pending, outcome: &Outcome, history: &History) {
         let partition = history.partition_of(&pending.action);
-        let (index, is_command) = match outcome {
-            Outcome::Written { index, .. }
-            | Outcome::ConditionFailed { index, .. }
-            | Outcome::Removed { index, .. }
-            | Outcome::Session { index, .. }
-            | Outcome::Cleared { index, .. } => (*index, true),
+        let index = match outcome {
             Outcome::Found { index, .. }
             | Outcome::Exists { index, .. }
-            | Outcome::Sized { index, .. } => (*index, false),
-            _ => return,
+            | Outcome::Sized { index, .. } => Some(*index),
+            _ => command_index(outcome),
         };
+        let Some(index) = index else { return };
         if let Some(partition) = partition {
             let reached = self.reached.entry(partition).or_default();
             *reached = index.max(*reached);
-            if is_command {
-                world.acknowledged.acknowledge(partition, index);
-            }
         }
         let Some(key) = pending.action.key() else { return };
         let seen = match (pending.action, outcome) {
@@ -554,6 +547,18 @@ impl Client {
             Some(seen) => self.seen.insert(key, seen),
             None => self.seen.remove(&key),
         };
+    }
+}
+
+/// The slot of a command, as its client is told.
+fn command_index(outcome: &Outcome) -> Option<Index> {
+    match outcome {
+        Outcome::Written { index, .. }
+        | Outcome::ConditionFailed { index, .. }
+        | Outcome::Removed { index, .. }
+        | Outcome::Session { index, .. }
+        | Outcome::Cleared { index, .. } => Some(*index),
+        _ => None,
     }
 }
 

@@ -85,6 +85,17 @@ impl Sessions {
         session.needed.insert(sequence);
         Some(Call { partition, session: session.id, sequence })
     }
+
+    /// A command beyond the window of those before it: it isn't taken until the first of them is
+    /// done. `None`: there are none.
+    fn call_beyond(&mut self, partition: PartitionId) -> Option<Call> {
+        let session = self.open.get_mut(&partition)?;
+        let first = *session.needed.first()?;
+        let sequence = session.next_sequence.max(first + SESSION_WINDOW_COUNT);
+        session.next_sequence = sequence + 1;
+        session.needed.insert(sequence);
+        Some(Call { partition, session: session.id, sequence })
+    }
 }
 
 impl Client {
@@ -114,6 +125,7 @@ impl Client {
                         self.sessions.open.remove(&partition);
                         (step(SessionStep::Close), whole)
                     }
+                    2 => (action, self.sessions.call_beyond(partition)),
                     _ => (action, self.sessions.next_call(partition)),
                 }
             }
@@ -199,6 +211,22 @@ mod tests {
         assert!(sessions.next_call(PARTITION).is_some(), "another session is gone, not this one");
         sessions.forget(calls[0]);
         assert_eq!(sessions.next_call(PARTITION), None);
+    }
+
+    #[test]
+    fn command_beyond_the_window_is_in_it_once_those_before_it_are_done() {
+        let mut sessions = Sessions::default();
+        sessions.on_opened(PARTITION, Some(9));
+        assert_eq!(sessions.call_beyond(PARTITION), None, "nothing is before it");
+        let first = sessions.next_call(PARTITION).expect("the session is open");
+        let beyond = sessions.call_beyond(PARTITION).expect("one is before it");
+        assert_eq!(beyond.sequence, first.sequence + SESSION_WINDOW_COUNT);
+        assert_eq!(sessions.ack_below(beyond), first.sequence, "it doesn't fit");
+        let further = sessions.call_beyond(PARTITION).expect("two are before it");
+        assert!(further.sequence > beyond.sequence, "no number is given twice");
+        assert_eq!(sessions.next_call(PARTITION), None, "the window is full");
+        sessions.acknowledge(first);
+        assert_eq!(sessions.ack_below(beyond), beyond.sequence);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What goes wrong, when it does.
 
-use super::{Cluster, Event};
-use crate::base::cast::{u64_from, usize_from};
+use super::{Cluster, Event, World};
+use crate::base::cast::{low_u32, u64_from, usize_from};
+use crate::base::ids::PartitionId;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sim::disk::Crash;
 use crate::sim::fault::Fault;
 use crate::sim::network::Endpoint;
+use crate::sim::node::Node;
 use crate::sim::{ClientId, NodeId};
 use crate::storage::wal::Durability;
 
@@ -37,11 +39,17 @@ impl Cluster {
     fn make(&mut self, fault: Fault, place: usize) -> Option<String> {
         let until = self.lasting();
         let may_lose = self.may_lose(place);
+        if !self.lets_happen(fault) {
+            return None;
+        }
+        if fault == Fault::DiskRolledBack {
+            return self.roll_back(place);
+        }
         if !may_lose && self.is_loss(fault) {
             return None;
         }
         let is_everywhere = self.world.promises_durability() && self.world.prng.one_in(6);
-        let Self { world, nodes, images, .. } = self;
+        let Self { world, nodes, .. } = self;
         let may_crash = world.may_crash() && (may_lose || world.promises_durability());
         let node = &mut nodes[place];
         match fault {
@@ -54,12 +62,11 @@ impl Cluster {
             Fault::Pause => node.pause(until),
             Fault::Rehome => {
                 node.change_shard_count(world);
-                match may_crash && world.prng.one_in(2) {
-                    true => node.crash(world, Crash::Process),
-                    false => node.stop(world),
-                }
+                let crashes = may_crash && world.prng.one_in(2);
+                end_process(node, crashes, world);
             }
             Fault::Break => return self.break_one(),
+            Fault::Transfer => return self.transfer_to(place),
             Fault::Partition | Fault::OneWay | Fault::Clog => {
                 return Some(self.disturb_way(fault, place, until));
             }
@@ -72,11 +79,8 @@ impl Cluster {
             Fault::WriteError => node.disk.fail_write(),
             Fault::ReadError => {
                 node.will_lose(world);
-                node.disk.fail_reads(1 + crate::base::cast::low_u32(world.prng.below(3)));
-                match may_crash {
-                    true => node.crash(world, Crash::Process),
-                    false => node.stop(world),
-                }
+                node.disk.fail_reads(1 + low_u32(world.prng.below(3)));
+                end_process(node, may_crash, world);
             }
             Fault::BitFlip | Fault::LostWrite | Fault::Misdirected | Fault::CheckpointFlip => {
                 let what = node.damage(fault, world)?;
@@ -87,11 +91,8 @@ impl Cluster {
                 return Some(what);
             }
             Fault::DiskLost => node.lose_disk(world),
-            Fault::DiskRolledBack => {
-                let image = images[place].take()?;
-                node.lose_disk(world);
-                node.disk.roll_back(image);
-            }
+            Fault::DiskRolledBack => return None,
+            Fault::LostCommand => return Some(world.losses.begin(until)),
             Fault::ClockJump => {
                 let ns = i64::try_from(world.prng.below(JUMP_NS_MAX)).unwrap_or(0);
                 node.clock.jump(if world.prng.one_in(2) { ns } else { -ns });
@@ -104,11 +105,9 @@ impl Cluster {
     fn is_loss(&self, fault: Fault) -> bool {
         let durability = self.world.swarm.durability;
         match fault {
-            // With `async` a process that was told to stop should keep all that it had promised; it
-            // is not yet seen to (`simulate --seed 2267`), and counts as one that was killed.
-            Fault::Kill | Fault::PowerLoss | Fault::CleanStop | Fault::Rehome => {
-                durability != Durability::Sync
-            }
+            Fault::Kill | Fault::PowerLoss => durability != Durability::Sync,
+            // A process that was told to stop keeps what it had promised, where it can.
+            Fault::CleanStop | Fault::Rehome => durability == Durability::None,
             // A log that can't be read is mended by the other members.
             Fault::ReadError => self.nodes.len() > 1,
             _ => fault.is_damage() || fault.is_loss(),
@@ -117,7 +116,7 @@ impl Cluster {
 
     /// Whether the others can make good for what a node loses now: a majority of all members keeps
     /// what it has promised. A lone node has no others: which faults it bears, its seed has said.
-    fn may_lose(&self, place: usize) -> bool {
+    pub(super) fn may_lose(&self, place: usize) -> bool {
         let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != place);
         let weak_count = others.filter(|(_, node)| !node.is_whole()).count();
         self.nodes.len() == 1 || weak_count < (self.nodes.len() - 1) / 2
@@ -140,6 +139,17 @@ impl Cluster {
         let chosen = open[usize_from(world.prng.below(u64_from(open.len())))];
         world.network.break_off(world.schedule.now(), chosen);
         Some(format!("connection {}", chosen.0))
+    }
+
+    /// A node is to lead a partition that another one leads.
+    fn transfer_to(&mut self, place: usize) -> Option<String> {
+        let Self { world, nodes, .. } = self;
+        let partition = world.prng.below(u64::from(world.swarm.partition_count));
+        let partition = PartitionId(low_u32(partition));
+        let to = nodes[place].id;
+        let leader = nodes.iter_mut().find(|node| node.leads(partition, world))?;
+        leader.transfer(partition, to, world);
+        Some(format!("instead of {} leads {partition}", leader.id))
     }
 
     /// Disturbs the way between a node and another end.
@@ -175,5 +185,13 @@ impl Cluster {
             }
         }
         format!("{ways:?} until {}", until.0 / NS_PER_MS)
+    }
+}
+
+/// A process ends so that it starts again: killed, or told to stop.
+fn end_process(node: &mut Node, crashes: bool, world: &mut World) {
+    match crashes {
+        true => node.crash(world, Crash::Process),
+        false => node.stop(world),
     }
 }

@@ -6,16 +6,21 @@
 //! is looked at in each turn, so that later progress hides nothing.
 
 mod faults;
+mod rollback;
 
+use std::collections::BTreeSet;
+
+use self::rollback::Image;
 use super::checker::claims::Claims;
 use super::checker::durability::Acknowledged;
 use super::checker::replicas::Replicas;
 use super::checker::{Checker, Violation, linearizability, search};
 use super::client::{Client, Wake};
-use super::disk::{Directory, Plant};
+use super::disk::Plant;
 use super::fault::Fault;
 use super::history::{Action, Freshness, History, Scope, Universe};
 use super::host::MeshMessage;
+use super::loss::Losses;
 use super::network::{Endpoint, Lane, Network, NetworkEvent, Side};
 use super::node::{Activity, DiskJob, Node};
 use super::report::Report;
@@ -23,7 +28,7 @@ use super::schedule::Schedule;
 use super::swarm::{Swarm, node_count_of};
 use super::trace::{Trace, TraceSink, word_of};
 use super::{ClientId, NodeId};
-use crate::base::cast::{u64_from, usize_from, usize_from_u32};
+use crate::base::cast::{u64_from, usize_from_u32};
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::mark;
 use crate::base::mutant::{self, Mutant};
@@ -39,9 +44,6 @@ const HEALED_NS_MAX: u64 = 60 * NS_PER_S;
 const LOOK_INTERVAL_NS: u64 = 10 * NS_PER_MS;
 /// After everything has come to rest: logs are proven, checkpoints finished.
 const REST_NS: u64 = 200 * NS_PER_MS;
-/// How often the disks' images are kept to which they may be rolled back.
-const IMAGE_INTERVAL_NS: u64 = 500 * NS_PER_MS;
-
 /// Something that happens. What is about a process is void if its life is over.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -56,7 +58,6 @@ pub(super) enum Event {
     Fault(Fault, u64),
     Room(NodeId),
     Scrub,
-    Image,
     Heal,
     Look,
     End,
@@ -80,12 +81,15 @@ pub struct Options {
 pub(super) struct World {
     pub(super) schedule: Schedule<Event>,
     pub(super) network: Network,
+    pub(super) losses: Losses,
     pub(super) trace: Trace,
     pub(super) swarm: Swarm,
     pub(super) report: Report,
     pub(super) replicas: Replicas,
     pub(super) acknowledged: Acknowledged,
     pub(super) claims: Claims,
+    /// Nodes whose disks have lost something, once at least.
+    pub(super) unsound: BTreeSet<NodeId>,
     /// Clients ask, and faults happen.
     pub(super) is_active: bool,
     pub(super) hash_key: [u8; 16],
@@ -122,8 +126,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     clients: Vec<Client>,
     history: History,
-    /// What the disks were a while ago.
-    images: Vec<Option<Directory>>,
+    /// What a disk was a while ago.
+    image: Option<Image>,
     healed_at: Option<Monotonic>,
     /// The last questions were asked.
     is_closing: bool,
@@ -161,12 +165,14 @@ impl Cluster {
         let world = World {
             schedule: Schedule::default(),
             network: Network::new(seed, swarm.network),
+            losses: Losses::new(seed, node_count),
             trace: Trace::new(options.trace),
             swarm,
             report: Report { seed, ..Report::default() },
             replicas: Replicas::default(),
             acknowledged: Acknowledged::default(),
             claims,
+            unsound: BTreeSet::new(),
             is_active: true,
             hash_key,
             prng,
@@ -180,7 +186,7 @@ impl Cluster {
             nodes,
             clients,
             history: History::new(universe),
-            images: vec![None; node_count],
+            image: None,
             healed_at: None,
             is_closing: false,
             is_over: false,
@@ -215,9 +221,6 @@ impl Cluster {
         }
         if world.swarm.scrub_interval_ns > 0 {
             world.schedule.after(world.swarm.scrub_interval_ns, Event::Scrub);
-        }
-        if world.swarm.has(Fault::DiskRolledBack) {
-            world.schedule.after(IMAGE_INTERVAL_NS, Event::Image);
         }
         world.schedule.after(world.swarm.active_ns, Event::Heal);
         while !self.is_over {
@@ -271,13 +274,6 @@ impl Cluster {
                 nodes.iter_mut().for_each(|node| node.scrub(world));
                 if world.is_active {
                     world.schedule.after(world.swarm.scrub_interval_ns, Event::Scrub);
-                }
-            }
-            Event::Image => {
-                let place = usize_from(world.prng.below(u64_from(nodes.len())));
-                self.images[place] = Some(nodes[place].disk.image());
-                if world.is_active {
-                    world.schedule.after(IMAGE_INTERVAL_NS, Event::Image);
                 }
             }
             Event::Heal => self.heal(),
@@ -364,6 +360,7 @@ impl Cluster {
         world.is_active = false;
         world.trace.event(now, "heal", &[], String::new);
         world.network.heal(now);
+        world.losses.heal();
         for node in nodes.iter_mut() {
             node.disk.heal();
             node.pause(Monotonic(0));
@@ -430,11 +427,13 @@ impl Cluster {
     }
 
     fn check_end(&mut self) -> Result<(), Violation> {
+        self.check_rolled_back()?;
         let Self { world, nodes, history, .. } = self;
         if nodes.iter().all(Node::is_serving) {
             converged(world, nodes.len())?;
             world.replicas.hold_all(&world.acknowledged)?;
         }
+        history.slot_times = world.replicas.slot_times().collect();
         let checked = linearizability::check(history)?;
         world.report.observations_count = u64_from(checked.observations_count);
         let (ordered, given_up) = search::check(history)?;

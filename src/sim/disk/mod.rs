@@ -233,6 +233,12 @@ impl Disk {
         self.failing_reads_count = count;
     }
 
+    /// Whether a write or a read is to fail.
+    #[must_use]
+    pub const fn will_fail(&self) -> bool {
+        self.fails_write || self.failing_reads_count > 0
+    }
+
     /// Everything works again.
     pub const fn heal(&mut self) {
         self.slow_until = Monotonic(0);

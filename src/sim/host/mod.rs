@@ -23,6 +23,7 @@ use crate::base::time::{Monotonic, Now};
 use crate::shard::{Input, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::checkpoint::CheckpointProgress;
+use crate::storage::witness::Life;
 use crate::wire::frame;
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
@@ -52,6 +53,8 @@ pub(super) enum Incoming {
     Space(u64),
     /// A checkpoint gets on.
     Checkpoint(CheckpointProgress),
+    /// Another node shall lead a partition.
+    Transfer(PartitionId, NodeId),
     /// The node goes down, and nothing more is asked of the shard.
     Close,
 }
@@ -63,6 +66,10 @@ pub(super) struct ShardHost {
     pub(super) me: ShardId,
     node: NodeId,
     pub(super) output: Output,
+    /// Which process of the node it is.
+    pub(super) life: Life,
+    /// A node whose disk went back in time, as it was found.
+    pub(super) rolled_back: Option<NodeId>,
     cluster: String,
     router: Router,
     shards: ShardMap,
@@ -80,7 +87,7 @@ pub(super) struct ShardHost {
 impl ShardHost {
     pub(super) fn new(
         shard: Shard,
-        (node, me): (NodeId, ShardId),
+        (node, life, me): (NodeId, Life, ShardId),
         names: (&str, &str),
         shards: ShardMap,
     ) -> Self {
@@ -90,6 +97,8 @@ impl ShardHost {
             me,
             node,
             output: Output::new(me),
+            life,
+            rolled_back: None,
             cluster: cluster.to_owned(),
             router: Router::new(shards.partition_count()),
             own: shards.partitions_of(me),
@@ -166,6 +175,7 @@ impl ShardHost {
             Incoming::CheckpointDamaged(partition) => Input::CheckpointDamaged(partition),
             Incoming::Space(left_size_bytes) => Input::DiskSpace(left_size_bytes),
             Incoming::Checkpoint(progress) => Input::Checkpoint(progress),
+            Incoming::Transfer(partition, to) => Input::TransferLeadership { partition, to },
             Incoming::Close => Input::Close,
             Incoming::Mesh(home, message) => return self.take_message(now, home, message),
             Incoming::Peer(incoming) => return self.take_peer(now, incoming),

@@ -32,7 +32,7 @@ pub(in crate::sim) enum PeerIncoming {
 pub(in crate::sim) struct PeerLink {
     pub(in crate::sim) connection: ConnectionId,
     pub(in crate::sim) side: Side,
-    node: NodeId,
+    pub(in crate::sim) node: NodeId,
     shard_count: u16,
     partitions: std::ops::Range<u32>,
     /// What is to be sent.
@@ -40,6 +40,11 @@ pub(in crate::sim) struct PeerLink {
 }
 
 impl PeerLink {
+    /// The node at the other end.
+    pub(in crate::sim) const fn node(&self) -> crate::sim::NodeId {
+        crate::sim::NodeId(self.node.0)
+    }
+
     /// Whether it leads to the shard of a node that holds a partition.
     pub(super) fn leads_to(&self, node: NodeId, partition: PartitionId) -> bool {
         self.node == node && self.partitions.contains(&partition.0)
@@ -77,8 +82,9 @@ impl ShardHost {
             node: self.node,
             shard: self.me,
             shard_count: self.shards.shard_count(),
+            life: self.life,
             clock: now.wall,
-            lives: self.shard.lives(to),
+            partitions: self.shard.greeting(to),
         };
         let (connection, side) = way;
         self.output.greetings.push((connection, side, greeting.encode()));
@@ -86,15 +92,14 @@ impl ShardHost {
 
     fn on_greeting(&mut self, now: Now, way: (ConnectionId, Side), greeting: &Greeting) {
         let (connection, side) = way;
-        let Greeting { node, shard, shard_count, clock, ref lives } = *greeting;
+        let Greeting { node, shard, shard_count, life, clock, ref partitions } = *greeting;
         let is_again = self.output.peers.iter().any(|link| link.connection == connection);
         if !is_again {
             let shards = ShardMap::new(self.shards.partition_count(), shard_count);
-            let partitions = shards.partitions_of(shard);
+            let all = shards.partitions_of(shard);
             // An older connection with the same end is none any more: perhaps another life's.
-            let overlaps = |other: &std::ops::Range<u32>| {
-                other.start < partitions.end && partitions.start < other.end
-            };
+            let overlaps =
+                |other: &std::ops::Range<u32>| other.start < all.end && all.start < other.end;
             let peers = self.output.peers.iter();
             let older: Vec<ConnectionId> = peers
                 .filter(|link| link.node == node)
@@ -106,11 +111,12 @@ impl ShardHost {
             }
             self.greet(now, way, node);
             let outgoing = BytesMut::new();
-            let link = PeerLink { connection, side, node, shard_count, partitions, outgoing };
+            let link = PeerLink { connection, side, node, shard_count, partitions: all, outgoing };
             self.output.peers.push(link);
         }
-        let input = Input::PeerConnected { node, clock, lives };
+        let input = Input::PeerConnected { node, life, clock, partitions };
         self.shard.handle(now, input, &mut self.output);
+        self.rolled_back = self.rolled_back.or(self.shard.take_rolled_back().map(|_| node));
     }
 
     fn cut_peer(&mut self, now: Now, connection: ConnectionId) {

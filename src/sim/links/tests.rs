@@ -83,12 +83,12 @@ impl Pair {
                 let shard = self.shards.owner(partition);
                 self.links[1].on_accepted(id, shard, A);
                 let hello = frame_of(Flag::Hello, &shard.to_string());
-                network.send_once(now, id, Side::Acceptor, hello);
+                network.send(now, id, Side::Acceptor, hello);
             }
             NetworkEvent::Dialed(id) => network.refuse(now, id),
             NetworkEvent::Opened(id) => {
                 assert_eq!(self.links[0].on_opened(id), Some(SHARD));
-                network.send_once(now, id, Side::Dialer, frame_of(Flag::Hello, "A"));
+                network.send(now, id, Side::Dialer, frame_of(Flag::Hello, "A"));
                 network.resend(now, id, Side::Dialer);
             }
             NetworkEvent::Arrival { connection, to } => {
@@ -120,6 +120,7 @@ impl Pair {
         let now = self.schedule.now();
         for (connection, side) in self.links[0].open().collect::<Vec<_>>() {
             self.network.send(now, connection, side, frame_of(Flag::Message, text));
+            self.network.keep(connection, side, frame_of(Flag::Message, text));
         }
     }
 

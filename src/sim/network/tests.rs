@@ -207,18 +207,21 @@ fn dialler_learns_that_nobody_listens_or_nobody_can_be_reached() {
 }
 
 #[test]
-fn member_sends_again_after_a_reconnection_and_a_client_does_not() {
-    for (lane, expected) in [(PEERS, "abc"), (Lane::Client, "")] {
+fn what_was_kept_is_sent_again_after_a_reconnection_and_nothing_else() {
+    for (is_kept, expected) in [(true, "abc"), (false, "")] {
         let mut world = World::new(9);
-        let first = world.open(A, B, lane);
+        let first = world.open(A, B, PEERS);
         for text in ["a", "b", "c"] {
             world.send(first, Side::Dialer, text);
+            if is_kept {
+                world.network.keep(first, Side::Dialer, text.into());
+            }
         }
         world.run();
         let now = world.now();
         world.network.break_off(now, first);
         world.run();
-        let second = world.open(A, B, lane);
+        let second = world.open(A, B, PEERS);
         let now = world.now();
         let count = world.network.resend(now, second, Side::Dialer);
         world.run();

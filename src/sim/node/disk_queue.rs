@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::durable_log::DurableLog;
 use super::{Activity, Node};
 use crate::base::cast::u64_from;
 use crate::base::ids::{BatchId, ShardId};
@@ -54,6 +55,8 @@ enum HelperJob {
 #[derive(Debug)]
 pub(super) struct DiskQueue {
     pub(super) key: LogKey,
+    /// What is durable of the log.
+    pub(super) durable: DurableLog,
     writes: BTreeMap<BatchId, Issued>,
     pub(super) last_issued: BatchId,
     helper: VecDeque<HelperJob>,
@@ -65,9 +68,10 @@ pub(super) struct DiskQueue {
 
 impl DiskQueue {
     /// Nothing is under way; the log goes on after a batch.
-    pub(super) const fn new(key: LogKey, last_batch: BatchId) -> Self {
+    pub(super) const fn new(key: LogKey, last_batch: BatchId, durable: DurableLog) -> Self {
         Self {
             key,
+            durable,
             writes: BTreeMap::new(),
             last_issued: last_batch,
             helper: VecDeque::new(),
@@ -212,6 +216,9 @@ impl Node {
             WriteFate::Done => {
                 folder.write(&issued.write, lies);
                 folder.prove(issued.proven);
+                if !lies {
+                    self.queues[place].durable.on_durable(&issued.write);
+                }
             }
             _ => folder.tear(&issued.write, Crash::Power, &mut self.disk.prng),
         }

@@ -9,13 +9,13 @@ use crate::base::ids::{Index, MessageId, PartitionId, ShardId, TermId};
 use crate::base::time::Timestamp;
 use crate::shard::{Config, InstallError, Installing, Loading};
 use crate::sim::NodeId;
-use crate::sim::checker::Violation;
 use crate::sim::checker::replicas::Replicas;
+use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::World;
 use crate::sim::disk::{CheckpointReader, DirectoryError, Opened};
 use crate::storage::checkpoint::CheckpointSource;
 use crate::storage::error::StorageError;
-use crate::storage::recovery::{LogFolder, Recovered, Salvage, recover_member};
+use crate::storage::recovery::{LogFolder, Recovered, Salvage, Suspect, recover_member};
 use crate::storage::replay::Apply;
 
 /// Why a process doesn't come to serve.
@@ -146,8 +146,7 @@ impl Node {
         if is_alone {
             installing.finish()?;
         } else {
-            let suspects_count = u64_from(recovered.suspects.len());
-            world.report.mark("partition suspect at a start", suspects_count);
+            self.check_suspects(&recovered, world)?;
         }
         world.report.mark("checkpoint installed at a start", installed_count);
         world.report.mark("torn tail cut", u64::from(recovered.torn.is_some()));
@@ -158,18 +157,44 @@ impl Node {
         Ok((loading, recovered))
     }
 
+    /// A partition is held back from its group only for what was done to its disk.
+    fn check_suspects(&self, recovered: &Recovered, world: &mut World) -> Result<(), StartFailure> {
+        let suspects = &recovered.suspects;
+        world.report.mark("partition suspect at a start", u64_from(suspects.len()));
+        for Suspect { partition, suspicion } in suspects {
+            let words = [u64::from(self.id.0), u64::from(partition.0)];
+            world.trace.event(world.schedule.now(), "suspect", &words, || {
+                format!("{} #{partition}: {suspicion}", self.id)
+            });
+            if self.is_whole() {
+                let node = self.id;
+                let what = format!("node {node} mistrusts what nobody damaged: {suspicion}");
+                return Err(Violation::new(Checker::Durability, what).into());
+            }
+        }
+        Ok(())
+    }
+
     /// What was found holds all that was acknowledged, where nobody else could.
-    fn check_recovered(&self, recovered: &Recovered, world: &World) -> Result<(), StartFailure> {
+    fn check_recovered(
+        &self,
+        recovered: &Recovered,
+        world: &mut World,
+    ) -> Result<(), StartFailure> {
         if world.promises_durability() && world.swarm.node_count() == 1 {
             for found in &recovered.partitions {
                 let state = &found.state;
                 world.acknowledged.recovered(self.id, state.partition, state.last)?;
             }
         }
-        // What was damaged the others make good for.
-        if world.promises_durability() && !self.disk.is_damaged() {
-            let states = recovered.partitions.iter().map(|found| &found.state);
-            for state in states.filter(|state| !state.is_recovering) {
+        for found in &recovered.partitions {
+            let state = &found.state;
+            if state.is_recovering {
+                world.claims.forget_partition(self.id, state.partition);
+            } else if !self.disk.is_damaged() {
+                // What was damaged the others make good for; what a crash loses without `sync`
+                // nobody expects (`Claims::forget_member`), but all that a process had claimed
+                // which was told to stop.
                 world.claims.recovered(self.id, state)?;
             }
         }

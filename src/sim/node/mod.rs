@@ -2,10 +2,12 @@
 //! shards. Processes start, stop, stand still and are killed; what the disk holds stays.
 
 mod disk_queue;
+mod durable_log;
 mod load;
 mod peers;
 mod probe;
 mod rehome;
+mod rollback;
 mod start;
 
 use std::collections::BTreeMap;
@@ -24,11 +26,12 @@ use super::links::Links;
 use super::network::{Endpoint, Side};
 use super::{ConnectionId, NodeId};
 use crate::base::cast::u64_from;
-use crate::base::ids::{PartitionId, ShardId};
+use crate::base::ids::{Incarnation, PartitionId, ShardId};
 use crate::base::prng::Prng;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_US};
 use crate::metrics::ServiceMetrics;
 use crate::shard::PartitionState;
+use crate::storage::wal::Durability;
 
 /// Between something coming and the turn that takes it, at most.
 const TURN_DELAY_NS_MAX: u64 = 20 * NS_PER_US;
@@ -91,6 +94,8 @@ pub(super) struct Node {
     turns_count: u64,
     /// It has lost what it had promised, or never had anything, and isn't part of all views again.
     is_lost: bool,
+    /// Its disk went back in time: the lives that it had, of which it has to begin later ones.
+    rolled_back: BTreeMap<PartitionId, Incarnation>,
 }
 
 impl Node {
@@ -125,6 +130,7 @@ impl Node {
             segment_count_max: swarm.segment_count_max,
             turns_count: 0,
             is_lost: swarm.node_count() > 1,
+            rolled_back: BTreeMap::new(),
         }
     }
 
@@ -142,7 +148,8 @@ impl Node {
     }
 
     /// Its next start will find less than it has promised: others have to make good for it.
-    pub(super) fn will_lose(&mut self, world: &World) {
+    pub(super) fn will_lose(&mut self, world: &mut World) {
+        world.unsound.insert(self.id);
         self.is_lost |= world.swarm.node_count() > 1;
     }
 
@@ -181,7 +188,10 @@ impl Node {
             Activity::Running | Activity::Stopping => self.tear_what_is_under_way(world, crash),
         }
         self.disk.on_crash(crash);
-        self.is_lost |= !world.promises_durability();
+        if !world.promises_durability() {
+            self.is_lost = true;
+            world.claims.forget_member(self.id);
+        }
         self.end_process(world);
         world.network.end_gone(
             world.schedule.now(),
@@ -213,7 +223,7 @@ impl Node {
         self.mesh_count = 0;
         self.paused_until = Monotonic(0);
         world.replicas.forget_life(self.id);
-        if !world.promises_durability() {
+        if world.swarm.durability == Durability::None {
             world.claims.forget_member(self.id);
         }
     }
@@ -224,7 +234,7 @@ impl Node {
             return;
         }
         self.activity = Activity::Stopping;
-        self.is_lost |= !world.promises_durability();
+        self.is_lost |= world.swarm.durability == Durability::None;
         for host in &mut self.hosts {
             host.is_closing = true;
         }
@@ -348,12 +358,25 @@ impl Node {
         self.after_turn(place, world)
     }
 
+    /// Nobody is said to have lost something who hasn't.
+    fn check_witness(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
+        let Some(node) = self.hosts[place].rolled_back.take() else { return Ok(()) };
+        world.report.mark("disk found to be another one", 1);
+        if world.unsound.contains(&NodeId(node.0)) {
+            return Ok(());
+        }
+        let what = format!("node {}: the disk of node {node} went back in time, it says", self.id);
+        Err(Violation::new(Checker::Sense, what).at(world.now()))
+    }
+
     /// Performs what a shard wants done, looks at how it stands, and sees when it goes on.
     fn after_turn(&mut self, place: usize, world: &mut World) -> Result<(), Violation> {
         self.perform(place, world)?;
+        self.check_witness(place, world)?;
         self.observe(place, world)?;
         // A process that stops leaves nothing behind that it hadn't before.
-        self.is_lost &= !(self.activity == Activity::Running && self.is_serving());
+        self.look_for_new_life(world);
+        self.is_lost &= !self.is_serving() || self.is_rolled_back();
         if let Some(deadline) = self.hosts[place].shard.next_deadline() {
             // A turn takes some time, however little it does.
             let due = self.clock.when(deadline).max(world.now().after_ns(NS_PER_US));
@@ -431,14 +454,24 @@ impl Node {
         shard.take_changed(usize::MAX, |partition, state| changed.push((partition, state)));
         for (partition, state) in changed {
             let digest = shard.digest(partition);
+            let PartitionState { status, term, last, sync_point, .. } = state;
+            let (id, words) = (self.id, [u64::from(self.id.0), term.0, last.0]);
+            world.trace.event(now, "state", &words, || {
+                format!("{id} #{partition} {status:?} {term}: {sync_point} of {last}")
+            });
             world
                 .replicas
                 .observe(self.id, partition, state, digest)
                 .map_err(|violation| violation.at(now))?;
-            let acknowledged = world.acknowledged.last(partition);
+            let inside = Inside::of(shard.replica(partition), digest);
+            if world.replicas.has_moved(self.id, &inside) {
+                let words = [u64::from(self.id.0), u64::from(partition.0), inside.view.0];
+                world.trace.event(now, "view", &words, || format!("{} {inside}", self.id));
+            }
+            let acknowledged = world.acknowledged.last_before(partition, inside.view);
             world
                 .replicas
-                .look_into(self.id, &Inside::of(shard.replica(partition), digest), acknowledged)
+                .look_into(self.id, &inside, acknowledged)
                 .map_err(|violation| violation.at(now))?;
         }
         self.turns_count += 1;
@@ -446,7 +479,8 @@ impl Node {
             let mut metrics = ServiceMetrics::default();
             shard.measure(&mut metrics);
             let shard_count = u16::try_from(self.hosts.len()).unwrap_or(u16::MAX);
-            resources::check(self.id, shard_count, &metrics.gauges)
+            let segment_size_bytes = u64_from(world.swarm.segment_size_bytes);
+            resources::check(self.id, shard_count, segment_size_bytes, &metrics.gauges)
                 .map_err(|violation| violation.at(now))?;
             world.report.mark("slots carried over", metrics.counters.carried.min(1));
             world.report.mark("checkpoint recorded", metrics.checkpoints.checkpoints_count.min(1));
@@ -481,6 +515,7 @@ impl Node {
     /// Damages the disk. What was damaged; `None`: there was nothing to damage.
     pub(super) fn damage(&mut self, fault: Fault, world: &mut World) -> Option<String> {
         let what = self.disk.damage(fault)?;
+        world.unsound.insert(self.id);
         world.claims.forget_member(self.id);
         Some(what)
     }
@@ -490,6 +525,7 @@ impl Node {
         self.crash(world, Crash::Power);
         self.disk.lose();
         self.is_lost = true;
+        world.unsound.insert(self.id);
         world.replicas.forget_member(self.id);
         world.claims.forget_member(self.id);
         if let Activity::Refused(_) = self.activity {

@@ -4,11 +4,13 @@ use super::{Activity, Node};
 use crate::base::cast::u64_from;
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::shards::ShardMap;
+use crate::sim::again;
 use crate::sim::checker::{Checker, Violation};
 use crate::sim::cluster::{Event, World};
 use crate::sim::greeting::Greeting;
 use crate::sim::host::{Incoming, PeerIncoming};
 use crate::sim::links::{Frame, Gone};
+use crate::sim::transcript::transcript;
 use crate::sim::{ConnectionId, NodeId};
 use crate::wire::frame::Flag;
 
@@ -25,6 +27,24 @@ impl Node {
             }
         }
         self.dial_later(world);
+    }
+
+    /// Whether the node leads a partition.
+    pub(in crate::sim) fn leads(&self, partition: PartitionId, world: &World) -> bool {
+        let place = usize::from(self.shards(world).owner(partition).0);
+        self.is_serving() && self.hosts[place].shard.replica(partition).is_leading()
+    }
+
+    /// Somebody says that another node shall lead a partition.
+    pub(in crate::sim) fn transfer(
+        &mut self,
+        partition: PartitionId,
+        to: NodeId,
+        world: &mut World,
+    ) {
+        let to = crate::base::ids::NodeId(to.0);
+        let place = usize::from(self.shards(world).owner(partition).0);
+        self.put(place, Incoming::Transfer(partition, to), world);
     }
 
     fn shards(&self, world: &World) -> ShardMap {
@@ -152,16 +172,30 @@ impl Node {
             }
         }
         for (connection, side, greeting) in std::mem::take(&mut output.greetings) {
-            world.network.send_once(now, connection, side, greeting);
+            world.network.send(now, connection, side, greeting);
             if output.peers.iter().any(|link| link.connection == connection) {
                 let count = world.network.resend(now, connection, side);
                 world.report.mark("sent again after a reconnection", u64_from(count.min(1)));
             }
         }
+        // What was damaged the others make good for.
+        let is_checked = world.promises_durability() && !self.disk.is_damaged();
+        let durable = is_checked.then_some(&self.queues[place].durable);
         for link in output.peers.iter_mut().filter(|link| !link.outgoing.is_empty()) {
             let bytes = link.outgoing.split().to_vec();
-            is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count)?;
-            world.network.send(now, link.connection, link.side, bytes);
+            let words = [u64::from(self.id.0), link.connection.0];
+            world.trace.event(now, "says", &words, || {
+                format!("{} to {}: {}", self.id, link.node, transcript(&bytes))
+            });
+            let durable = |partition| durable.and_then(|log| log.standing(partition));
+            is_probed |= world.claims.on_sent(self.id, &bytes, quorum_count, durable)?;
+            let bytes = world.losses.sift(now, link.node(), bytes);
+            if world.swarm.network.resend_percent > 0 {
+                world.network.keep(link.connection, link.side, again::of(&bytes));
+            }
+            if !bytes.is_empty() {
+                world.network.send(now, link.connection, link.side, bytes);
+            }
         }
         self.dial_later(world);
         if is_probed { self.probe(place, world) } else { Ok(()) }

@@ -1,6 +1,7 @@
 //! The start of a process: the data directory, each shard from its log, and their first turn.
 
 use super::disk_queue::DiskQueue;
+use super::durable_log::DurableLog;
 pub(in crate::sim) use super::load::StartFailure;
 use super::{Activity, Node, member_name};
 use crate::base::cast::{low_u32, u64_from};
@@ -20,6 +21,7 @@ use crate::storage::block::first_batch;
 use crate::storage::checkpoint::CheckpointId;
 use crate::storage::identity::{Current, Identity, Members};
 use crate::storage::wal::{Durability, Wal, WalConfig, WalStart};
+use crate::storage::witness::Life;
 
 impl Node {
     /// A process has come to read its logs.
@@ -70,10 +72,10 @@ impl Node {
             format!("{} boot {} with {} shards", self.id, opened.boot_epoch, self.shard_count)
         });
         for shard in (0..self.shard_count).map(ShardId) {
-            let host = self.make_host(&opened, shard, world)?;
+            let (host, durable) = self.make_host(&opened, shard, world)?;
             self.hosts.push(host);
             let last_batch = first_batch(opened.boot_epoch).previous();
-            self.queues.push(DiskQueue::new(opened.log_key(shard), last_batch));
+            self.queues.push(DiskQueue::new(opened.log_key(shard), last_batch, durable));
         }
         let clock = self.clock.now(world.now());
         for host in &mut self.hosts {
@@ -112,9 +114,12 @@ impl Node {
         opened: &Opened,
         shard: ShardId,
         world: &mut World,
-    ) -> Result<ShardHost, StartFailure> {
+    ) -> Result<(ShardHost, DurableLog), StartFailure> {
         let config = self.shard_config(opened, shard, world);
         let (loading, recovered) = self.load(opened, config, world)?;
+        let found = recovered.partitions.iter().map(|found| &found.state);
+        let (key, first) = (opened.log_key(shard), first_batch(opened.boot_epoch));
+        let durable = DurableLog::new(key, first, found);
         let live_count = u64_from(recovered.start.state.segments.len());
         let needed = (live_count + 2).max(LOG_SEGMENT_COUNT_MIN);
         if self.segment_count_max < needed {
@@ -138,7 +143,9 @@ impl Node {
             Shard::new(loading, recovered.partitions, Wal::open(wal_config, start), stale);
         let shards = ShardMap::new(opened.identity.partition_count, opened.current.shard_count);
         let me = crate::base::ids::NodeId(self.id.0);
-        Ok(ShardHost::new(shard_machine, (me, shard), (CLUSTER, &self.member), shards))
+        let life = Life { boot_epoch: opened.boot_epoch, nonce: self.process_seed };
+        let names = (CLUSTER, &*self.member);
+        Ok((ShardHost::new(shard_machine, (me, life, shard), names, shards), durable))
     }
 
     /// What a shard is told about itself.

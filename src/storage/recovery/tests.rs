@@ -685,6 +685,19 @@ fn staged_slots_count_only_with_their_adoption() {
     assert_eq!((state.view, state.last_normal, state.base), (TermId(4), TermId(4), Index(3)));
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+#[allow(clippy::print_stdout, reason = "what finds a planted bug is the result")]
+fn planted_bugs_are_found() {
+    use crate::base::mutant::{Mutant, switch};
+    let mutant = Mutant::StagedWithoutAdoption;
+    switch(Some(mutant));
+    let found = std::panic::catch_unwind(staged_slots_count_only_with_their_adoption);
+    switch(None);
+    assert!(found.is_err(), "{mutant} survives");
+    println!("scenario {mutant} storage::recovery");
+}
+
 #[test]
 fn adoption_drops_own_slots_beyond_its_base_and_replaces_single_ones() {
     let mut boot = Boot::open(Image::default(), 1);

@@ -284,3 +284,32 @@ fn s35_member_that_lost_the_end_of_its_log_recovers_it() {
         cluster.finish();
     }
 }
+
+/// C has promised view 6, of which nobody else has heard, and loses the end of its log: it can't
+/// become part of the others' view again, so they come to a later one.
+#[test]
+fn member_that_has_promised_a_view_that_nobody_began_recovers() {
+    for seed in SEEDS {
+        let mut cluster = lossy(seed, 3, 0, Survival::Clean);
+        cluster.submit_all(5);
+        quiet_all(&mut cluster);
+        cluster.cut(A, C);
+        cluster.cut(B, C);
+        let term = TermId(6);
+        cluster.act(C, |member, now, host| {
+            let life = |of: usize| member.replica().crash_vector()[of];
+            let (a, b) = ((A, life(0)), (B, life(1)));
+            member.on_message(now, a, Message::ViewChangeRequest { term }, host);
+            member.on_message(now, b, Message::ViewChangeRequest { term }, host);
+        });
+        cluster.run_until(|cluster| cluster.node(C).host.disk.durable.view == term);
+        cluster.crash(C, 0);
+        cluster.heal();
+        cluster.start(C);
+        assert_eq!(cluster.member(C).replica().status(), Status::Recovering);
+        cluster.run_until(|cluster| cluster.is_whole(C));
+        assert!(cluster.member(C).replica().view() > term, "which it would lead itself");
+        assert_eq!(cluster.observer.start_views_count(), 2, "it took more than one view");
+        cluster.finish();
+    }
+}

@@ -180,3 +180,38 @@ fn adopted_log_counts_whole_or_not_at_all_wherever_the_power_is_cut() {
     }
     assert!(staged_only > 0 && adopted > 0, "{staged_only} only staged, {adopted} adopted");
 }
+
+/// The checkpoints of a node, and how many it has taken.
+fn checkpoints(net: &mut Net, node: usize) -> (Vec<CheckpointId>, u64) {
+    let host = net.host(node);
+    let core = &host.shard.core;
+    let recorded = core.log.state().partitions.iter().filter_map(|state| {
+        let id = CheckpointId { partition: state.partition, index: state.checkpoint };
+        (state.checkpoint > Index(0)).then_some(id)
+    });
+    let recorded: Vec<CheckpointId> = recorded.collect();
+    for id in &recorded {
+        assert!(host.disk.checkpoints.contains_key(id), "node {node} has removed {id:?}");
+    }
+    (recorded, core.checkpoint_metrics.checkpoints_count)
+}
+
+#[test]
+fn group_without_a_log_gives_the_checkpoint_that_it_has_and_takes_none_while_nothing_is_written() {
+    let mut net = Net::start_as(4, Form { durability: Durability::None, ..Form::default() });
+    net.wait_until_ready();
+    // More than a checkpoint's interval, and less than memory keeps of stable slots anyway.
+    let written = net.put_all(0..20, &"x".repeat(48 << 10));
+    net.run_for(NS_PER_S);
+    let before: Vec<_> = (0..NODE_COUNT).map(|node| checkpoints(&mut net, node)).collect();
+    net.run_for(3 * NS_PER_S);
+    let after: Vec<_> = (0..NODE_COUNT).map(|node| checkpoints(&mut net, node)).collect();
+    assert_eq!(before, after, "what is in a checkpoint is worth no other one");
+    assert!(after.iter().all(|(recorded, _)| !recorded.is_empty()));
+    net.kill(2);
+    *net.disk(2) = Disk::default();
+    net.boot(2);
+    net.wait_until_whole(2);
+    net.assert_converged();
+    net.assert_has(&written);
+}

@@ -223,12 +223,11 @@ impl Log<'_, '_> {
         Err(violation(self.facts.history, &what, &[observation.operation]))
     }
 
-    /// Whether what is absent may be so because its time was over. A read goes by the clock of the
-    /// node that answers it, too, if that is ahead of the log's time.
+    /// Whether what is absent may be so because its time was over: by the log's time alone, which
+    /// hides it from commands and reads alike.
     fn may_have_expired(&self, observation: &Observation, version: Index, value: ValueId) -> bool {
-        let is_read = !self.operation(observation.operation).action.is_write();
         let expires = self.facts.history.ttl_ms(value).is_some();
-        expires && (is_read || self.has_expired(observation, version, value) != Some(false))
+        expires && self.has_expired(observation, version, value) != Some(false)
     }
 
     fn operation(&self, number: usize) -> &Operation {

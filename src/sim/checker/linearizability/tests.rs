@@ -523,9 +523,9 @@ fn what_expires_does_so_at_its_slot_for_commands() {
 }
 
 #[test]
-fn read_may_miss_what_expires_but_not_see_it_later() {
+fn what_expires_does_so_at_its_slot_for_reads() {
     for (index, sees, is_right) in
-        [(2, true, true), (2, false, true), (3, false, true), (3, true, false)]
+        [(2, true, true), (2, false, false), (3, false, true), (3, true, false)]
     {
         let mut script = expiring();
         let entry = if sees { script.seen(0, 1) } else { None };
