@@ -293,7 +293,7 @@ pub fn outcome_of(
     is_repeated: bool,
     history: &History,
 ) -> Result<Outcome, String> {
-    let reply = Reply { correlation: 0, partition: None, index, told };
+    let reply = Reply { correlation: 0, partition: None, term: TermId(0), index, told };
     match understand(action, &reply, is_repeated, history)? {
         Answer::Whole(outcome) => Ok(as_of_first(outcome, is_repeated)),
         Answer::Page(_) | Answer::End => Err("a part of an answer, and nobody asked".to_owned()),
