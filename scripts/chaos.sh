@@ -10,9 +10,9 @@
 #
 # SECONDS: of load (60). NODES: 3 or 5 (3). SEED: what faults and load are drawn from (one is drawn,
 # and printed). OPTION: passed to `p2pmap chaos`, whose --help names all; e.g.
-#   --sequencer offset:1 --faults loss    gaps, made by losing stamped commands
-#   --namespaces                          as root, with iproute2: each node in a network namespace,
-#                                         faults by routes that drop and links that are down
+#   --sequencer offset:1 --faults gap,loss,kill   commands that nobody gets become gaps
+#   --namespaces   as root, with iproute2: each node in a network namespace of its own, faults by
+#                  routes that drop and links that are down
 # As root the nodes' disks are small filesystems, else none is filled. Exit code: 0 nothing was wrong,
 # 1 something was, 2 it couldn't be run. Unless this script is killed (-9), no process, mount,
 # namespace or file is left, but for the logs of a run that found something, which are named.

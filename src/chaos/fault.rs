@@ -75,6 +75,9 @@ classes! {
     HalfOpen "half-open" true,
     /// Stamped commands are lost.
     Loss "loss" true,
+    /// Some stamped commands are lost each time that they are said, so that their slots must become
+    /// no-ops where the leader doesn't stamp itself.
+    Gap "gap" false,
     /// A node's filesystem is full.
     DiskFull "disk-full" false,
 }
@@ -166,7 +169,11 @@ impl Fault {
         let node_count_of = match class {
             FaultClass::Blackout => node_count,
             FaultClass::Halves => minority_max,
-            FaultClass::Delay | FaultClass::Loss | FaultClass::Cut | FaultClass::Ring => 0,
+            FaultClass::Delay
+            | FaultClass::Loss
+            | FaultClass::Gap
+            | FaultClass::Cut
+            | FaultClass::Ring => 0,
             FaultClass::Kill | FaultClass::Pause => {
                 1 + usize_from(prng.below(u64_from(minority_max)))
             }
@@ -274,6 +281,10 @@ fn heard(class: FaultClass, prng: &mut Prng, order: &[usize], nodes: &[usize]) -
         FaultClass::Loss => {
             let loses_one_in = 3 + prng.below(40);
             all(Rule { loses_one_in, ..Rule::default() }, &|_, _| true)
+        }
+        FaultClass::Gap => {
+            let loses_one_in = 5 + prng.below(60);
+            all(Rule { loses_one_in, loses_all_copies: true, ..Rule::default() }, &|_, _| true)
         }
         _ => Vec::new(),
     }

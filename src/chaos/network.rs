@@ -36,6 +36,7 @@ impl Transport {
                 | FaultClass::Cut
                 | FaultClass::HalfOpen
                 | FaultClass::Loss
+                | FaultClass::Gap
         );
         match self {
             Self::Proxies => !matches!(class, FaultClass::LinkDown),

@@ -51,6 +51,8 @@ pub(super) struct Rule {
     pub(super) rate_bytes: u64,
     /// One of so many stamped commands is lost; 0: none.
     pub(super) loses_one_in: u64,
+    /// What is lost is lost each time that it is said, to whomever.
+    pub(super) loses_all_copies: bool,
 }
 
 /// The proxy between two nodes.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::frames::FrameCutter;
+use super::frames::{FrameCutter, Stamp};
 use super::{Rule, Shared, Way};
 use crate::base::cast::u64_from;
 use crate::base::prng::Prng;
@@ -58,8 +58,11 @@ impl Pump {
             }
             out.clear();
             let (prng, shared) = (&mut self.prng, &self.shared);
-            let loses = || {
-                let is_lost = prng.one_in(rule.loses_one_in);
+            let loses = |stamp: &Stamp| {
+                let is_lost = match rule.loses_all_copies {
+                    true => stamp.is_chosen(rule.loses_one_in),
+                    false => prng.one_in(rule.loses_one_in),
+                };
                 shared.lost_count.fetch_add(u64::from(is_lost), Ordering::Relaxed);
                 is_lost
             };
