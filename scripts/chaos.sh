@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A real cluster under a load of clients and a nemesis: nodes are killed, stopped and restarted, also
-# on other numbers of cores; their connections are cut, held in one direction or both, slowed down
-# and robbed of frames; a disk is filled. The history of all operations must be linearizable, nothing
-# acknowledged lost, all replicas equal in the end, and writes must go on while a majority of members
-# is well. Prints each fault, tables of faults and operations, the longest time without an
-# acknowledged write, and what was wrong.
+# A real cluster under a load of clients and a nemesis: nodes are killed, stopped and restarted,
+# also on other numbers of cores or without their data; their connections are cut, held in one
+# direction or both, slowed down and robbed of frames; a disk is filled. The history of all
+# operations must be linearizable, nothing acknowledged lost, all replicas equal in the end, and
+# writes must go on while a majority of members is well. Prints each fault, tables of faults and
+# operations, the longest time without an acknowledged write, and what was wrong.
 #
 #   scripts/chaos.sh [SECONDS] [NODES] [SEED] [OPTION...]
 #
@@ -13,8 +13,8 @@
 #   --sequencer offset:1 --faults gap,loss,kill   commands that nobody gets become gaps
 #   --namespaces   as root, with iproute2: each node in a network namespace of its own, faults by
 #                  routes that drop and links that are down
-# As root the nodes' disks are small filesystems, else none is filled. Exit code: 0 nothing was wrong,
-# 1 something was, 2 it couldn't be run. Unless this script is killed (-9), no process, mount,
+# As root the nodes' disks are small filesystems, else none is filled. Exit code: 0 nothing was
+# wrong, 1 something was, 2 it couldn't be run. Unless this script is killed (-9), no process, mount,
 # namespace or file is left, but for the logs of a run that found something, which are named.
 # P2PMAP_BIN: a binary that is built already.
 set -euo pipefail
