@@ -1,8 +1,9 @@
 //! What must hold in the end: of the history, of the time without acknowledged writes, and of what
 //! the nodes say when nobody disturbs them any more.
 
+use std::collections::BTreeMap;
+
 use super::nemesis::Event;
-use crate::base::cast::usize_from_u32;
 use crate::base::ids::PartitionId;
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::sim::checker::{Checker, Violation, linearizability};
@@ -32,17 +33,20 @@ impl Gap {
 }
 
 /// All times without an acknowledged write, from the load's beginning to its end: to the whole
-/// cluster first, then to each partition.
+/// cluster first, then to each partition that has keys.
 #[derive(Debug)]
 pub(super) struct Gaps {
     pub(super) whole: Vec<Gap>,
-    pub(super) partitions: Vec<Vec<Gap>>,
+    pub(super) partitions: BTreeMap<PartitionId, Vec<Gap>>,
 }
 
 impl Gaps {
     pub(super) fn of(history: &History, load: Gap) -> Self {
         let mut whole = Vec::new();
-        let mut partitions = vec![Vec::new(); usize_from_u32(history.universe.partition_count)];
+        // Nobody writes to a partition that none of the keys belongs to.
+        let keys = history.universe.keys();
+        let mut partitions: BTreeMap<PartitionId, Vec<Monotonic>> =
+            keys.map(|key| (history.universe.partition_of(key), Vec::new())).collect();
         for operation in &history.operations {
             let is_acknowledged = matches!(
                 operation.outcome,
@@ -51,8 +55,9 @@ impl Gaps {
             let Some(ended) = operation.ended.filter(|_| is_acknowledged) else { continue };
             if (load.from..load.to).contains(&ended.at) {
                 whole.push(ended.at);
-                if let Some(PartitionId(place)) = history.partition_of(&operation.action) {
-                    partitions[usize_from_u32(place)].push(ended.at);
+                let partition = history.partition_of(&operation.action);
+                if let Some(times) = partition.and_then(|found| partitions.get_mut(&found)) {
+                    times.push(ended.at);
                 }
             }
         }
@@ -61,13 +66,13 @@ impl Gaps {
             times.sort_unstable();
             times.windows(2).map(|pair| Gap { from: pair[0], to: pair[1] }).collect()
         };
-        let partitions = partitions.into_iter().map(between).collect();
+        let partitions = partitions.into_iter().map(|(id, times)| (id, between(times))).collect();
         Self { whole: between(whole), partitions }
     }
 
     /// The longest one of all that touches a stretch of time, and the longest of one partition.
     pub(super) fn longest(&self, stretch: Gap) -> (Gap, Gap) {
-        let of_each = self.partitions.iter().filter_map(|gaps| longest(gaps, stretch));
+        let of_each = self.partitions.values().filter_map(|gaps| longest(gaps, stretch));
         let of_one = of_each.max_by_key(|gap| gap.ns());
         (longest(&self.whole, stretch).unwrap_or(stretch), of_one.unwrap_or(stretch))
     }
@@ -98,8 +103,8 @@ pub(super) fn progress(
         let of = |stretch: &Gap| gaps.iter().map(|gap| gap.within(*stretch)).collect::<Vec<_>>();
         demanded.iter().flat_map(of).max_by_key(|gap| gap.ns())
     };
-    let stalls = gaps.partitions.iter().enumerate();
-    let stalls = stalls.filter_map(|(place, gaps)| clipped(gaps).map(|gap| (place, gap)));
+    let stalls = gaps.partitions.iter();
+    let stalls = stalls.filter_map(|(partition, gaps)| Some((partition, clipped(gaps)?)));
     match stalls.max_by_key(|(_, gap)| gap.ns()) {
         Some((partition, gap)) if gap.ns() > stall_ns_max => {
             let since = gap.from.since_ns(load.from);

@@ -203,8 +203,8 @@ impl Nodes {
         if let Some(mutant) = settings.mutant {
             command.args(["--mutant", mutant.name()]);
         }
-        // None of them outlives this process, however it ends.
-        command.args(["--parent", &std::process::id().to_string()]);
+        // None of them outlives this process, however it ends, not even one that is stopped.
+        command.args(["--parent", &std::process::id().to_string(), "--killed-with-parent"]);
         command
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use rustix::process::Signal;
 use tracing::warn;
 
 use super::failure::Failure;
@@ -27,6 +28,9 @@ pub(super) struct ServeArgs {
     /// End when this process ends, whose child the node is.
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<u32>,
+    /// Be killed then, rather than end in good order: a process that is stopped can't do that.
+    #[arg(long, requires = "parent", hide = true)]
+    killed_with_parent: bool,
     /// With this planted bug. Needs a program that was built with `--features mutants`.
     #[arg(long, value_name = "NAME", hide = true, value_parser = planted)]
     mutant: Option<Mutant>,
@@ -46,7 +50,8 @@ pub(super) fn run(args: ServeArgs) -> Result<Verdict, Failure> {
         return print_config(&loaded);
     }
     if let Some(parent) = args.parent {
-        local_cluster::end_with_parent(parent).map_err(|e| Failure::new(e.to_string()))?;
+        let signal = if args.killed_with_parent { Signal::KILL } else { Signal::TERM };
+        local_cluster::end_with_parent(parent, signal).map_err(|e| Failure::new(e.to_string()))?;
     }
     if let Some(mutant) = args.mutant {
         mutant::switch_everywhere(mutant);

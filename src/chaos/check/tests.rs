@@ -108,8 +108,11 @@ fn gaps_are_between_acknowledgements_and_reach_to_both_ends() {
 
 #[test]
 fn partition_that_stands_still_is_found_while_others_go_on() {
-    let mut script = Script { history: History::new(Universe::new(1, 4, 2)), at: ms(0) };
-    // Of two partitions only the key's own is written to.
+    let mut script = Script { history: History::new(Universe::new(1, 40, 2)), at: ms(0) };
+    // Of two partitions only the key's own is written to, and the other one has keys, too.
+    let universe = &script.history.universe;
+    let own = universe.partition_of(KEY);
+    assert!(universe.keys().any(|key| universe.partition_of(key) != own));
     for index in 1..=99 {
         script.put(index);
     }
