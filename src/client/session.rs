@@ -98,8 +98,8 @@ impl SessionClient {
 
     /// Writes something to `key`, and returns the answer as it came, with the slot of the log that
     /// it is of, and whether earlier copies of the write may have been executed first: for those
-    /// who check what a cluster says. That a condition doesn't hold is an answer here, as is any other
-    /// error that is certain.
+    /// who check what a cluster says. That a condition doesn't hold is an answer here, as is any
+    /// other error that is certain.
     ///
     /// # Errors
     /// As of [`SessionClient::put`].
