@@ -5,7 +5,8 @@
 //! level are blind to each other (`tests/tidy.rs` checks it):
 //!
 //! ```text
-//! 7  main.rs  cli/                    choose a command
+//! 8  main.rs  cli/                    choose a command
+//! 7  chaos/                           real clusters, made to fail, and checked
 //! 6  node/    client/    bench/       assemble a node | talk to one | load it
 //! 5  runtime/ sim/                    two hosts of the same shard: real I/O | simulated I/O
 //! 4  shard/                           one core's work, composed               -- pure from here:
@@ -36,5 +37,7 @@ pub mod sim;
 pub mod bench;
 pub mod client;
 pub mod node;
+
+pub mod chaos;
 
 pub mod cli;

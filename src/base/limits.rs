@@ -79,6 +79,14 @@ pub const PEER_BACKOFF_NS_MIN: u64 = 10 * NS_PER_MS;
 pub const PEER_BACKOFF_NS_MAX: u64 = NS_PER_S;
 /// How long the nodes of a cluster on one machine may take to end before they are killed.
 pub const LOCAL_CLUSTER_END_MS_MAX: u64 = 20_000;
+/// Partitions of a cluster that is made to fail.
+pub const CHAOS_PARTITION_COUNT: u32 = 8;
+/// Clients of one.
+pub const CHAOS_CLIENT_COUNT_MAX: u32 = 64;
+/// The longest run, in seconds: its history is held in memory.
+pub const CHAOS_SECONDS_MAX: u64 = 24 * 3_600;
+/// Connections of two nodes that a fault-injecting proxy has at the same time.
+pub const CHAOS_LINK_CONNECTION_COUNT_MAX: usize = 256;
 /// Greetings of members that a core may be given by others and has not looked at.
 pub const PEER_ARRIVAL_COUNT_MAX: usize = 256;
 

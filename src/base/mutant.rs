@@ -166,14 +166,26 @@ pub fn switch(mutant: Option<Mutant>) {
     assert!(mutant.is_none(), "built without the feature `mutants`");
 }
 
+/// Switches a bug on in all threads of this process, for good.
+///
+/// # Panics
+/// As [`switch`], and if another one is on.
+#[cfg(not(feature = "mutants"))]
+pub fn switch_everywhere(_mutant: Mutant) {
+    panic!("built without the feature `mutants`");
+}
+
 #[cfg(feature = "mutants")]
-pub use switched::{is, switch};
+pub use switched::{is, switch, switch_everywhere};
 
 #[cfg(feature = "mutants")]
 mod switched {
     use std::cell::Cell;
+    use std::sync::OnceLock;
 
     use super::Mutant;
+
+    static EVERYWHERE: OnceLock<Mutant> = OnceLock::new();
 
     thread_local! {
         static PRESENT: Cell<Option<Mutant>> = const { Cell::new(None) };
@@ -182,12 +194,20 @@ mod switched {
     /// Whether a bug is switched on in this thread.
     #[must_use]
     pub fn is(mutant: Mutant) -> bool {
-        PRESENT.get() == Some(mutant)
+        PRESENT.get().or_else(|| EVERYWHERE.get().copied()) == Some(mutant)
     }
 
     /// Switches a bug on in this thread, and the one before it off.
     pub fn switch(mutant: Option<Mutant>) {
         PRESENT.set(mutant);
+    }
+
+    /// Switches a bug on in all threads of this process, for good.
+    ///
+    /// # Panics
+    /// If another one is on.
+    pub fn switch_everywhere(mutant: Mutant) {
+        assert!(EVERYWHERE.set(mutant).is_ok(), "a process has one planted bug");
     }
 }
 

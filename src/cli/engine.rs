@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::bench::{BareEchoArgs, BenchDiskArgs};
+use super::chaos::ChaosArgs;
 use super::check_host::{self, CheckHostArgs};
 use super::cluster::LocalArgs;
 use super::failure::Failure;
@@ -20,12 +21,16 @@ use crate::bench::log_writes::{self, LogWriteOptions};
 use crate::bench::recorder::Interval;
 use crate::bench::report::Report;
 use crate::bench::{bare_echo, disk};
+use crate::chaos::fault::FaultClass;
+use crate::chaos::network::Transport;
+use crate::chaos::{self, Settings};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
 use crate::node::config::value::Durability;
 use crate::node::host::tree::Tree;
 use crate::node::host::{HostFacts, Probes, Wanted};
 use crate::node::local_cluster::LocalCluster;
+use crate::node::placement;
 use crate::runtime::executor::Idle;
 
 /// Runs a node until it is told to stop.
@@ -47,6 +52,45 @@ pub(super) fn cluster_local(args: &LocalArgs) -> Result<Verdict, Failure> {
     };
     cluster.run(&mut io::stdout()).map_err(|error| Failure::new(error.to_string()))?;
     Ok(Verdict::Done)
+}
+
+/// Runs a cluster under faults, and says what came of it.
+pub(super) fn chaos(args: &ChaosArgs) -> Result<Verdict, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
+    let available = placement::available();
+    let cores = available.numbers();
+    let faults = match args.no_faults {
+        true => Vec::new(),
+        false if args.faults.is_empty() => FaultClass::ALL.to_vec(),
+        false => args.faults.clone(),
+    };
+    let settings = Settings {
+        program,
+        folder: args.data_dir.clone(),
+        seed: args.seed,
+        node_count: args.nodes,
+        seconds: args.seconds,
+        client_count: args.clients,
+        faults,
+        cores: cores.iter().map(u16::to_string).collect(),
+        other_cores: (cores.len() > 1).then(|| format!("{},{}", cores[0], cores[1])),
+        transport: match args.namespaces {
+            true => Transport::Namespaces,
+            false => Transport::Proxies,
+        },
+        sequencer: args.sequencer.clone(),
+        mutant: args.mutant,
+        stall_ns_max: ns_of(args.stall_max),
+        has_small_disks: args.small_disks,
+    };
+    let report = chaos::run(&settings, |line| {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+    });
+    let report = report.map_err(|error| Failure::new(error.to_string()))?;
+    print(&report)?;
+    Ok(if report.violations.is_empty() { Verdict::Done } else { Verdict::Negative })
 }
 
 /// Runs a node's loop that sends back what it receives, until it is told to stop.

@@ -9,6 +9,7 @@
 //! is no error.
 
 mod bench;
+mod chaos;
 mod check_host;
 mod clear;
 mod cluster;
@@ -99,6 +100,8 @@ enum Command {
     Bench(bench::BenchCommand),
     /// Run clusters in virtual time under everything that can go wrong, and check them.
     Simulate(simulate::SimulateArgs),
+    /// Run a real cluster under faults, and check what its clients were told.
+    Chaos(Box<chaos::ChaosArgs>),
     /// Run a node's loop with nothing behind it: each frame is sent back.
     Echo(Box<echo::EchoArgs>),
     /// Print what makes a shell complete commands and flags.
@@ -157,6 +160,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Log(command) => log::run(command),
         Command::Bench(command) => bench::run(command),
         Command::Simulate(args) => simulate::run(args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Echo(args) => echo::run(*args),
         Command::Completions(args) => completions::run(args),
     }

@@ -4,11 +4,13 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use rustix::process::Signal;
 use tracing::warn;
 
 use super::failure::Failure;
 use super::settings::SettingFlags;
 use super::{Verdict, engine, tell};
+use crate::base::mutant::{self, Mutant};
 use crate::node::config::{Config, Loaded};
 use crate::node::logging::Logging;
 use crate::node::{local_cluster, placement};
@@ -26,6 +28,20 @@ pub(super) struct ServeArgs {
     /// End when this process ends, whose child the node is.
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<u32>,
+    /// Be killed then, rather than end in good order: a process that is stopped can't do that.
+    #[arg(long, requires = "parent", hide = true)]
+    killed_with_parent: bool,
+    /// With this planted bug. Needs a program that was built with `--features mutants`.
+    #[arg(long, value_name = "NAME", hide = true, value_parser = planted)]
+    mutant: Option<Mutant>,
+}
+
+/// A planted bug that can be switched on.
+pub(super) fn planted(name: &str) -> Result<Mutant, String> {
+    match mutant::ARE_HERE {
+        true => name.parse().map_err(|error: mutant::UnknownMutant| error.to_string()),
+        false => Err("this program was built without the feature `mutants`".to_owned()),
+    }
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<Verdict, Failure> {
@@ -34,7 +50,11 @@ pub(super) fn run(args: ServeArgs) -> Result<Verdict, Failure> {
         return print_config(&loaded);
     }
     if let Some(parent) = args.parent {
-        local_cluster::end_with_parent(parent).map_err(|e| Failure::new(e.to_string()))?;
+        let signal = if args.killed_with_parent { Signal::KILL } else { Signal::TERM };
+        local_cluster::end_with_parent(parent, signal).map_err(|e| Failure::new(e.to_string()))?;
+    }
+    if let Some(mutant) = args.mutant {
+        mutant::switch_everywhere(mutant);
     }
     let _logging = prepare(&loaded)?;
     engine::serve(&loaded.config)

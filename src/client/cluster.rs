@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::connection::{Answer, Operation};
 use super::error::ClientError;
 use super::nodes::{Deadline, Nodes, Trace, is_worth_repeating, trace_of};
 use super::{Client, EntriesAnswer};
+use crate::proto::p2pmap::v1::error::Code;
+use crate::proto::p2pmap::v1::result::Outcome;
 use crate::proto::p2pmap::v1::{
     Entries, NodeStatus, Put, Remove, Removed, Sized, Versioned, Written,
 };
@@ -114,6 +117,32 @@ impl ClusterClient {
     /// As of [`ClusterClient::get`].
     pub fn status(&mut self, partitions: bool) -> Result<NodeStatus, ClientError> {
         self.ask(Kind::Read, |client| client.status(partitions))
+    }
+
+    /// Asks something that has one answer, and returns that as it came, with the slot of the log
+    /// that it is of: for those who check what a cluster says. That a condition doesn't hold is an
+    /// answer here.
+    ///
+    /// # Errors
+    /// As of [`ClusterClient::put`] and [`ClusterClient::get`].
+    pub fn answer(&mut self, map: &str, operation: &Operation) -> Result<Answer, ClientError> {
+        let kind = match operation {
+            Operation::Get { .. }
+            | Operation::Exists { .. }
+            | Operation::Size
+            | Operation::Entries(_)
+            | Operation::Status(_) => Kind::Read,
+            _ => Kind::Write,
+        };
+        self.ask(kind, |client| {
+            let answer = client.ask(map, operation.clone())?;
+            match answer.outcome {
+                Outcome::Error(error) if error.code() != Code::ConditionFailed => {
+                    Err(ClientError::Refused(Box::new(error)))
+                }
+                _ => Ok(answer),
+            }
+        })
     }
 
     fn ask<T>(

@@ -30,6 +30,7 @@ pub struct SessionClient {
     patience: Duration,
     router: Option<Router>,
     sessions: BTreeMap<PartitionId, Session>,
+    is_repeated: bool,
 }
 
 /// A session in one partition.
@@ -57,7 +58,14 @@ impl SessionClient {
     pub fn of_members(addresses: Vec<String>, timeout: Duration, patience: Duration) -> Self {
         let nodes = Nodes::new(addresses);
         let timeout = nodes.share_of(timeout);
-        Self { nodes, timeout, patience, router: None, sessions: BTreeMap::new() }
+        Self {
+            nodes,
+            timeout,
+            patience,
+            router: None,
+            sessions: BTreeMap::new(),
+            is_repeated: false,
+        }
     }
 
     /// Sets a key's value.
@@ -88,6 +96,23 @@ impl SessionClient {
         })
     }
 
+    /// Writes something to `key`, and returns the answer as it came, with the slot of the log that
+    /// it is of, and whether earlier copies of the write may have been executed first: for those
+    /// who check what a cluster says. That a condition doesn't hold is an answer here, as is any
+    /// other error that is certain.
+    ///
+    /// # Errors
+    /// As of [`SessionClient::put`].
+    pub fn answer(
+        &mut self,
+        map: &str,
+        key: &[u8],
+        operation: &Operation,
+    ) -> Result<(Answer, bool), ClientError> {
+        let answer = self.write(map, key, operation)?;
+        Ok((answer, self.is_repeated))
+    }
+
     /// Closes all sessions, as far as the node can be reached. Those that aren't closed expire.
     pub fn close(&mut self) {
         for (partition, session) in std::mem::take(&mut self.sessions) {
@@ -110,6 +135,7 @@ impl SessionClient {
     ) -> Result<Answer, ClientError> {
         let mut deadline = Deadline::after(self.patience);
         let (mut sent, mut trace) = (None, Trace::None);
+        self.is_repeated = false;
         loop {
             let error = match self.attempt(map, key, operation, &mut sent) {
                 Ok(answer) => return Ok(answer),
@@ -118,6 +144,7 @@ impl SessionClient {
             self.nodes.leave(&error);
             if sent.is_some() && trace_of(&error) == Trace::Unknown {
                 trace = Trace::Unknown;
+                self.is_repeated = true;
             }
             let has_expired = error.code() == Some(Code::SessionExpired);
             if has_expired && trace == Trace::None {

@@ -241,12 +241,12 @@ impl LocalCluster {
     }
 }
 
-/// Has this process end, in good order, when its parent does.
+/// Has this process be sent a signal when its parent ends.
 ///
 /// # Errors
 /// If the system refuses, or the parent has ended already.
-pub fn end_with_parent(parent: u32) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+pub fn end_with_parent(parent: u32, signal: Signal) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(signal))?;
     let is_there =
         getppid().is_some_and(|found| found.as_raw_nonzero().get().unsigned_abs() == parent);
     if is_there { Ok(()) } else { Err(io::Error::other("the parent process has ended")) }

@@ -17,7 +17,7 @@
 pub mod again;
 pub mod batch;
 pub mod checker;
-mod client;
+pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod disk;

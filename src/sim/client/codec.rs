@@ -4,7 +4,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message as _;
 
-use super::sessions::Call;
+use super::sessions::{Call, as_of_first};
 use crate::base::cast::low_u32;
 use crate::base::ids::{CorrelationId, Index, PartitionId, TermId};
 use crate::base::time::NS_PER_MS;
@@ -136,7 +136,9 @@ fn target(map: u8, scope: Scope) -> String {
     }
 }
 
-fn write(action: &Action, history: &History) -> Option<command::Operation> {
+/// A put or a removal as a command.
+#[must_use]
+pub fn write(action: &Action, history: &History) -> Option<command::Operation> {
     let wanted = |condition: Option<Expectation>| {
         condition.map(|condition| v1::Condition {
             condition: Some(match condition {
@@ -277,6 +279,25 @@ pub(super) fn understand(
             return Err("nobody asked that".to_owned());
         }
     }))
+}
+
+/// What a whole answer says of a request that a real client made; `is_repeated`: it may have been
+/// sent more than once.
+///
+/// # Errors
+/// What no node may say, in words.
+pub fn outcome_of(
+    action: &Action,
+    index: Index,
+    told: Told,
+    is_repeated: bool,
+    history: &History,
+) -> Result<Outcome, String> {
+    let reply = Reply { correlation: 0, partition: None, term: TermId(0), index, told };
+    match understand(action, &reply, is_repeated, history)? {
+        Answer::Whole(outcome) => Ok(as_of_first(outcome, is_repeated)),
+        Answer::Page(_) | Answer::End => Err("a part of an answer, and nobody asked".to_owned()),
+    }
 }
 
 fn failure(error: &v1::Error, index: Index, history: &History) -> Result<Outcome, String> {

@@ -3,7 +3,7 @@
 //! it asks again, of the node that is said to lead, or of any. What it did and was told goes into
 //! the history.
 
-mod codec;
+pub mod codec;
 mod sessions;
 mod workload;
 

@@ -52,6 +52,8 @@ pub(super) struct Facts<'a> {
     pub(super) observations: Vec<Observation>,
     /// The version of each value that has one, as far as anybody knows.
     pub(super) versions: BTreeMap<ValueId, Index>,
+    /// Which value was put in a slot: the same the other way round.
+    values: BTreeMap<(PartitionId, Index), ValueId>,
     /// Clears of whole maps that were done: a slot in each partition, which nobody knows.
     pub(super) whole_clears: Vec<usize>,
     /// Which operation puts a value.
@@ -69,6 +71,7 @@ impl<'a> Facts<'a> {
             partitions: BTreeMap::new(),
             observations: Vec::new(),
             versions: BTreeMap::new(),
+            values: BTreeMap::new(),
             whole_clears: Vec::new(),
             putters: putters.collect(),
         };
@@ -260,12 +263,11 @@ impl<'a> Facts<'a> {
             Some(Expectation::Absent) => self.observe(number, key, before, View::Absent),
             Some(Expectation::Present) => self.observe(number, key, before, View::Present),
             Some(Expectation::Version(version)) => {
-                let value = self
-                    .versions
-                    .iter()
-                    .find(|(value, found)| **found == version && self.key_of(**value) == Some(key));
-                let view = value.map_or(View::Present, |(value, _)| {
-                    View::Is(Seen { value: *value, version, updated_ms: 0 })
+                let slot = (self.history.universe.partition_of(key), version);
+                let value = self.values.get(&slot).copied();
+                let value = value.filter(|value| self.key_of(*value) == Some(key));
+                let view = value.map_or(View::Present, |value| {
+                    View::Is(Seen { value, version, updated_ms: 0 })
                 });
                 self.observe(number, key, before, view);
             }
@@ -324,6 +326,10 @@ impl<'a> Facts<'a> {
         value: ValueId,
         version: Index,
     ) -> Result<(), Violation> {
+        if let Some(key) = self.key_of(value) {
+            let partition = self.history.universe.partition_of(key);
+            self.values.entry((partition, version)).or_insert(value);
+        }
         match self.versions.insert(value, version) {
             Some(before) if before != version => {
                 let what = format!("one put took effect in slot {before} and in slot {version}");

@@ -1,0 +1,169 @@
+//! What is said of a run in the end: tables for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::check::{Gap, Gaps};
+use super::counters::Counters;
+use super::fault::FaultClass;
+use super::nemesis::Event;
+use crate::base::cast::u64_from;
+use crate::base::time::{NS_PER_MS, NS_PER_S};
+use crate::sim::checker::Violation;
+use crate::sim::history::{Action, History, Outcome};
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Report {
+    /// What all was drawn from.
+    pub seed: u64,
+    /// How many nodes there were.
+    pub node_count: usize,
+    /// What was done to the cluster.
+    pub faults: BTreeMap<FaultClass, FaultRow>,
+    /// What the clients asked, by its name.
+    pub operations: BTreeMap<&'static str, OperationRow>,
+    /// From the beginning of the load to its end.
+    pub load: Gap,
+    /// The longest time without an acknowledged write, and the longest of one partition.
+    pub longest_gaps: (Gap, Gap),
+    /// Stamped commands that the proxies lost.
+    pub lost_count: u64,
+    /// Connections between members that were made.
+    pub connection_count: u64,
+    /// What the nodes counted.
+    pub counters: Counters,
+    /// States of keys that were checked.
+    pub observation_count: usize,
+    /// What must not be.
+    pub violations: Vec<Violation>,
+}
+
+/// All faults of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultRow {
+    /// How many.
+    pub count: u64,
+    /// How long they lasted together, in ns.
+    pub lasted_ns: u64,
+    /// The longest time from healing to all nodes being ready, in ns.
+    pub recovery_ns_max: u64,
+    /// The longest time without an acknowledged write that touched one of them, in ns.
+    pub gap_ns_max: u64,
+    /// The same of one partition.
+    pub partition_gap_ns_max: u64,
+}
+
+/// All operations of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OperationRow {
+    /// They were done.
+    pub done: u64,
+    /// Their condition didn't hold.
+    pub refused: u64,
+    /// They certainly had no effect.
+    pub failed: u64,
+    /// Nobody knows.
+    pub unknown: u64,
+}
+
+pub(super) fn fault_rows(gaps: &Gaps, events: &[Event]) -> BTreeMap<FaultClass, FaultRow> {
+    let mut rows: BTreeMap<FaultClass, FaultRow> = BTreeMap::new();
+    for event in events {
+        let row = rows.entry(event.class).or_default();
+        row.count += 1;
+        row.lasted_ns += event.healed.since_ns(event.begun);
+        row.recovery_ns_max = row.recovery_ns_max.max(event.well.since_ns(event.healed));
+        let (whole, of_one) = gaps.longest(Gap { from: event.begun, to: event.well });
+        row.gap_ns_max = row.gap_ns_max.max(whole.ns());
+        row.partition_gap_ns_max = row.partition_gap_ns_max.max(of_one.ns());
+    }
+    rows
+}
+
+pub(super) fn operation_rows(history: &History) -> BTreeMap<&'static str, OperationRow> {
+    let mut rows: BTreeMap<&'static str, OperationRow> = BTreeMap::new();
+    for operation in &history.operations {
+        let name = match operation.action {
+            Action::Put { condition: None, .. } => "put",
+            Action::Put { condition: Some(_), .. } => "put if",
+            Action::Remove { .. } => "remove",
+            Action::Get { .. } => "get",
+            Action::Exists { .. } => "exists",
+            _ => "other",
+        };
+        let row = rows.entry(name).or_default();
+        let count = match operation.outcome {
+            Outcome::Open | Outcome::Unknown => &mut row.unknown,
+            Outcome::Failed(_) => &mut row.failed,
+            Outcome::ConditionFailed { .. } => &mut row.refused,
+            _ => &mut row.done,
+        };
+        *count += 1;
+    }
+    rows
+}
+
+impl Report {
+    /// How many operations there were.
+    #[must_use]
+    pub fn operation_count(&self) -> u64 {
+        let rows = self.operations.values();
+        rows.map(|row| row.done + row.refused + row.failed + row.unknown).sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |ns: u64| ns / NS_PER_MS;
+        let seconds = |ns: u64| format!("{}.{}", ns / NS_PER_S, ns / (NS_PER_S / 10) % 10);
+        writeln!(
+            f,
+            "seed {}, {} nodes, {} s of load",
+            self.seed,
+            self.node_count,
+            seconds(self.load.ns())
+        )?;
+        writeln!(
+            f,
+            "\n{:<10} {:>6} {:>8} {:>14} {:>16} {:>16}",
+            "fault", "times", "s", "recovery max", "longest gap", "of a partition"
+        )?;
+        for (class, row) in &self.faults {
+            writeln!(
+                f,
+                "{:<10} {:>6} {:>8} {:>11} ms {:>13} ms {:>13} ms",
+                class.name(),
+                row.count,
+                seconds(row.lasted_ns),
+                ms(row.recovery_ns_max),
+                ms(row.gap_ns_max),
+                ms(row.partition_gap_ns_max)
+            )?;
+        }
+        writeln!(
+            f,
+            "\n{:<10} {:>9} {:>9} {:>9} {:>9}",
+            "operation", "done", "refused", "failed", "unknown"
+        )?;
+        for (name, row) in &self.operations {
+            let OperationRow { done, refused, failed, unknown } = row;
+            writeln!(f, "{name:<10} {done:>9} {refused:>9} {failed:>9} {unknown:>9}")?;
+        }
+        writeln!(f, "\n{:<60} {}", "operations", self.operation_count())?;
+        writeln!(f, "{:<60} {}", "states of keys that were checked", self.observation_count)?;
+        writeln!(f, "{:<60} {}", "connections between members", self.connection_count)?;
+        writeln!(f, "{:<60} {}", "stamped commands that were lost", self.lost_count)?;
+        for (family, value) in &self.counters {
+            writeln!(f, "{family:<60} {value}")?;
+        }
+        let (whole, of_one) = self.longest_gaps;
+        for (what, gap) in [("write", whole), ("write of a partition", of_one)] {
+            let what = format!("longest time without an acknowledged {what}");
+            let from = seconds(gap.from.since_ns(self.load.from));
+            writeln!(f, "{what:<60} {} ms (from {from} s on)", ms(gap.ns()))?;
+        }
+        writeln!(f, "{:<60} {}", "violations", u64_from(self.violations.len()))?;
+        self.violations.iter().try_for_each(|violation| writeln!(f, "  {violation}"))
+    }
+}
