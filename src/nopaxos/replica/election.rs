@@ -20,6 +20,8 @@ pub(super) struct Election {
     jitter_ns: u64,
     /// A leader that nobody hears: it says nothing and stamps nothing (T4).
     pub(super) is_isolated: bool,
+    /// Something of what this member lacks to be part of a view has come since it was looked last.
+    has_progressed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +50,7 @@ impl Election {
             sequencer_heard: Monotonic(0),
             jitter_ns: 0,
             is_isolated: false,
+            has_progressed: false,
         }
     }
 }
@@ -409,6 +412,14 @@ impl Replica {
         if self.status != Status::ViewChange {
             return;
         }
+        if self.adoption.is_some() && self.take_progress() {
+            // The view was started, or is being merged, and what this member lacks is on its way:
+            // to ask for another view would end the one in which others are at work, and lose what
+            // has come.
+            mark!("view-change-goes-on");
+            self.arm_view_change(world);
+            return;
+        }
         mark!("view-change-timeout");
         self.election.attempts_count += 1;
         let term = self.next_led_by_others(self.view.next());
@@ -416,6 +427,16 @@ impl Replica {
         if self.status == Status::ViewChange {
             self.arm_view_change(world);
         }
+    }
+
+    /// Something of what this member lacks has come.
+    pub(super) fn note_progress(&mut self) {
+        self.election.has_progressed = true;
+    }
+
+    /// Whether anything has come since this was asked last.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.election.has_progressed)
     }
 
     /// Waits for a view to be adopted: longer each time.
