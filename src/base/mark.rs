@@ -42,6 +42,7 @@ pub const ALL: [&str; COUNT] = [
     "fetch-for-adoption",
     "fetch-for-merge",
     "follow",
+    "follow-lasting-votes",
     "gap-commit",
     "gap-commit-before-adoption",
     "gap-commit-over-value",
@@ -119,7 +120,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 96;
+const COUNT: usize = 97;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };
