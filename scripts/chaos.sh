@@ -71,6 +71,9 @@ done
 echo "seed $seed: scripts/chaos.sh $seconds $nodes $seed $*"
 
 mkdir "$work/nodes"
+mkfifo "$work/said"
+tee "$work/report" <"$work/said" &
+telling=$!
 command=(timeout --kill-after 30 "$((seconds + rest_seconds))"
     "$bin" chaos --seconds "$seconds" --nodes "$nodes" --seed "$seed"
     --data-dir "$work/nodes" "${options[@]}")
@@ -90,15 +93,16 @@ inside() {
 
 if [ "$(id -u)" = 0 ] && "${unshared[@]}" true 2>/dev/null; then
     "${unshared[@]}" bash -euc "$(declare -f inside); inside \"\$@\"" chaos \
-        "$work/nodes" "$nodes" "${command[@]}" > >(tee "$work/report") &
+        "$work/nodes" "$nodes" "${command[@]}" >"$work/said" &
 else
     echo 'no disk is filled, for that needs root and a mount namespace'
-    "${command[@]}" > >(tee "$work/report") &
+    "${command[@]}" >"$work/said" &
 fi
 run=$!
 code=0
 wait "$run" || code=$?
 run=
+wait "$telling" || true
 if [ "$code" = 124 ]; then
     echo "it didn't end within $((seconds + rest_seconds)) s"
 fi

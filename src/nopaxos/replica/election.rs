@@ -2,6 +2,10 @@
 //! nothing and needs no write. Endorsed by a quorum, it is moved to. A single member's wish is
 //! followed only when it is the leader's or the sequencer's own, or doesn't end: so one flapping
 //! member deposes nobody, and one that is stuck in a higher view isn't left there.
+//!
+//! Timeouts grow. Where hosts stand still for longer than a leader may be silent, every view would
+//! be left soon after it was adopted, and nothing be written. So a view that is left soon makes the
+//! next one's timeouts half as long again, up to a bound, and a view that lasts makes them shorter.
 
 use super::*;
 use crate::base::limits::BRIEF_VIEW_COUNT_MAX;
