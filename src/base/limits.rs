@@ -500,6 +500,9 @@ const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
 pub const SEGMENT_SIZE_BYTES_SIMULATED_MIN: usize = 512 << 10;
 /// Messages between two simulated members that are kept to be sent once more.
 pub const SIMULATED_RESENT_COUNT_MAX: usize = 8;
+/// Turns of a simulated shard, one after the other, in which nothing comes and nothing happens and
+/// after which it wants another one at once. A real one would take a core for nothing.
+pub const IDLE_TURN_COUNT_MAX: u32 = 64;
 /// Operations on a key for which any order is searched.
 pub const SEARCHED_OPERATION_COUNT_MAX: usize = 128;
 /// Steps after which such a search gives up.

@@ -1,7 +1,8 @@
 //! Who wants which view (3.4). To *endorse* a view is to ask all members for it: it promises
 //! nothing and needs no write. Endorsed by a quorum, it is moved to. A single member's wish is
 //! followed only when it is the leader's or the sequencer's own, or doesn't end: so one flapping
-//! member deposes nobody, and one that is stuck in a higher view isn't left there.
+//! member deposes nobody, and one that is stuck in a higher view isn't left there. Nothing here
+//! matters for safety: a member may move to any higher view at any time.
 //!
 //! Timeouts grow. Where hosts stand still for longer than a leader may be silent, every view would
 //! be left soon after it was adopted, and nothing be written. So a view that is left soon makes the
@@ -30,6 +31,8 @@ pub(super) struct Election {
     jitter_ns: u64,
     /// A leader that nobody hears: it says nothing and stamps nothing (T4).
     pub(super) is_isolated: bool,
+    /// Something of what this member lacks to be part of a view has come since it was looked last.
+    has_progressed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +63,7 @@ impl Election {
             sequencer_heard: Monotonic(0),
             jitter_ns: 0,
             is_isolated: false,
+            has_progressed: false,
         }
     }
 }
@@ -214,8 +218,17 @@ impl Replica {
         }
     }
 
-    /// A member asks for a view above the present one.
-    pub(super) fn on_endorsement(&mut self, from: MemberId, term: TermId, world: &mut impl World) {
+    /// A member asks for a view above the present one; `has_left`: it has voted in it.
+    ///
+    /// A vote shows that a quorum wanted the view, or that it began: if that lasts, and this member
+    /// has not heard of it from a quorum itself, it isn't joined with one but through the voter. It
+    /// moves all the same, or those that only the voter joins would stay behind for ever.
+    pub(super) fn on_endorsement(
+        &mut self,
+        from: MemberId,
+        (term, has_left): (TermId, bool),
+        world: &mut impl World,
+    ) {
         let (now, lasting_ns) = (world.now(), self.settings.timing.endorsement_ns());
         let view = self.view;
         let seen = &mut self.election.seen[usize::from(from.0)];
@@ -238,6 +251,10 @@ impl Replica {
         } else if now.since_ns(since) >= lasting_ns {
             mark!("endorse-lasting-wish");
             self.endorse(wanted, until, world);
+            if has_left && term > self.view {
+                mark!("follow-lasting-votes");
+                self.move_to(term, world);
+            }
         } else if is_silent {
             self.endorse_for_silence(world);
         }
@@ -454,6 +471,14 @@ impl Replica {
         if self.status != Status::ViewChange {
             return;
         }
+        if self.adoption.is_some() && self.take_progress() {
+            // The view was started, or is being merged, and what this member lacks is on its way:
+            // to ask for another view would end the one in which others are at work, and lose what
+            // has come.
+            mark!("view-change-goes-on");
+            self.arm_view_change(world);
+            return;
+        }
         mark!("view-change-timeout");
         self.election.attempts_count += 1;
         let term = self.next_led_by_others(self.view.next());
@@ -461,6 +486,16 @@ impl Replica {
         if self.status == Status::ViewChange {
             self.arm_view_change(world);
         }
+    }
+
+    /// Something of what this member lacks has come.
+    pub(super) fn note_progress(&mut self) {
+        self.election.has_progressed = true;
+    }
+
+    /// Whether anything has come since this was asked last.
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.election.has_progressed)
     }
 
     /// Waits for a view to be adopted: longer each time.
