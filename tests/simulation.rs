@@ -17,7 +17,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 19] = [
+const REGRESSIONS: [(usize, u64, &str); 20] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -41,6 +41,7 @@ const REGRESSIONS: [(usize, u64, &str); 19] = [
         "a shard took its core for asking who could take a checkpoint that nobody could",
     ),
     (3, 8_002_084, "the greeting of a process that was gone counted, and accused the present one"),
+    (3, 296, "members that stood still for longer than a timeout deposed each of their leaders"),
 ];
 
 /// Within so many runs a planted defect is found.

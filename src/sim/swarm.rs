@@ -39,6 +39,9 @@ pub struct Swarm {
     pub network: NetworkWeather,
     /// How the disks do.
     pub disk: DiskWeather,
+    /// How long nodes stand still at most, again and again until all that clients asked has come to
+    /// its end, because others are at work on their machines; 0: they don't.
+    pub standstill_ns_max: u64,
     /// How far wall clocks are off at most.
     pub clock_skew_ns_max: u64,
     /// How often what is still whole is read and checked; 0: never.
@@ -129,6 +132,9 @@ impl Swarm {
             resend_percent: *pick(&mut prng, &[0, 50]),
         };
         let is_remote = node_count > 1 && Prng::new(seed, "sequencer").one_in(3);
+        let mut overload = Prng::new(seed, "overload");
+        let is_overloaded = node_count > 1 && overload.one_in(16);
+        let standstill_ns_max = *pick(&mut overload, &[100, 300]) * NS_PER_MS;
         let mut swarm = Self {
             shard_counts,
             partition_count,
@@ -142,6 +148,7 @@ impl Swarm {
             workload: workload(&mut prng, active_ns),
             network,
             disk,
+            standstill_ns_max: if is_overloaded { standstill_ns_max } else { 0 },
             clock_skew_ns_max: *pick(&mut prng, &[1, 500, 3_600_000]) * NS_PER_MS,
             scrub_interval_ns: *pick(&mut prng, &[0, 1_000]) * NS_PER_MS,
             faults: faults(&mut prng, node_count, durability, active_ns),
