@@ -169,9 +169,9 @@ impl Nodes {
     pub(super) fn leader_of(&self, partition: u32) -> Result<(usize, Vec<u32>), DrillError> {
         let by = self.deadline();
         loop {
-            for place in 0..NODE_COUNT {
+            for (place, name) in NAMES.into_iter().enumerate() {
                 let status = self.status(place)?;
-                let is_led = |partition: &&PartitionStatus| partition.leader == NAMES[place];
+                let is_led = |partition: &&PartitionStatus| partition.leader == name;
                 let led: Vec<u32> =
                     status.partitions.iter().filter(is_led).map(|led| led.partition).collect();
                 if led.contains(&partition) {
