@@ -24,11 +24,11 @@ use crate::proto::p2pmap::v1::{Distribution, NodeStatus, ShardStatus};
 /// Rates and latencies are those of the time between two looks at the node, `--sample` apart; with
 /// `--sample 0s` they are those since its start. OPEN are requests without an answer yet; STALLS
 /// are turns of the loop of more than a millisecond since the start, STOLEN those that had been
-/// short enough if others had not taken the core. With several nodes (`--node a,b,c`) each of them is
-/// asked, and shown beside the others: LEADS are partitions that it leads, NORMAL those whose view
-/// it is part of, BEHIND slots that the others have in their logs and it hasn't; with
-/// `--partitions`, of each partition by whom it is led and how far each node is behind. Exits with 1
-/// if a node isn't ready or doesn't answer.
+/// short enough if others had not taken the core. With several nodes (`--node a,b,c`) each of them
+/// is asked, and shown beside the others: LEADS are partitions that it leads, NORMAL those whose
+/// view it is part of, BEHIND slots that the others have in their logs and it hasn't; with
+/// `--partitions`, of each partition by whom it is led and how far each node is behind. Exits with
+/// 1 if a node isn't ready or doesn't answer.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]

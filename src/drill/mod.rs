@@ -172,8 +172,8 @@ impl Ground<'_> {
 }
 
 /// Makes a cluster of three, puts a load on it, does to it what is wanted and says what came of it.
-/// Afterwards no process is left; what the nodes wrote is in the folder. `tell` is told of each step
-/// when it is over.
+/// Afterwards no process is left; what the nodes wrote is in the folder. `tell` is told of each
+/// step when it is over.
 ///
 /// # Errors
 /// If it can't be done, or a node doesn't come back. That goals are missed, or clients were refused
