@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! 8  main.rs  cli/                    choose a command
-//! 7  chaos/                           real clusters, made to fail, and checked
+//! 7  chaos/    drill/                 real clusters, made to fail, and checked | measured
 //! 6  node/    client/    bench/       assemble a node | talk to one | load it
 //! 5  runtime/ sim/                    two hosts of the same shard: real I/O | simulated I/O
 //! 4  shard/                           one core's work, composed               -- pure from here:
@@ -39,5 +39,6 @@ pub mod client;
 pub mod node;
 
 pub mod chaos;
+pub mod drill;
 
 pub mod cli;

@@ -87,6 +87,12 @@ pub const CHAOS_CLIENT_COUNT_MAX: u32 = 64;
 pub const CHAOS_SECONDS_MAX: u64 = 24 * 3_600;
 /// Connections of two nodes that a fault-injecting proxy has at the same time.
 pub const CHAOS_LINK_CONNECTION_COUNT_MAX: usize = 256;
+/// Failures of each kind, or restarts of all nodes, in one drill.
+pub const DRILL_COUNT_MAX: u32 = 10_000;
+/// What a node may miss in a drill, in MiB.
+pub const DRILL_MIB_MAX: u32 = 16 << 10;
+/// Partitions of a drill's cluster: each has a thread that writes to it.
+pub const DRILL_PARTITION_COUNT_MAX: u32 = 512;
 /// Greetings of members that a core may be given by others and has not looked at.
 pub const PEER_ARRIVAL_COUNT_MAX: usize = 256;
 

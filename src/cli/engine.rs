@@ -11,6 +11,7 @@ use super::bench::{BareEchoArgs, BenchDiskArgs};
 use super::chaos::ChaosArgs;
 use super::check_host::{self, CheckHostArgs};
 use super::cluster::LocalArgs;
+use super::drill::ClusterArgs;
 use super::failure::Failure;
 use super::inspect::{self, InspectError, InspectOptions};
 use super::output::Output;
@@ -24,6 +25,7 @@ use crate::bench::{bare_echo, disk};
 use crate::chaos::fault::FaultClass;
 use crate::chaos::network::Transport;
 use crate::chaos::{self, Settings};
+use crate::drill::{self, Drill};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
 use crate::node::config::value::Durability;
@@ -91,6 +93,26 @@ pub(super) fn chaos(args: &ChaosArgs) -> Result<Verdict, Failure> {
     let report = report.map_err(|error| Failure::new(error.to_string()))?;
     print(&report)?;
     Ok(if report.violations.is_empty() { Verdict::Done } else { Verdict::Negative })
+}
+
+/// Has a cluster go through something, and says what its clients noticed.
+pub(super) fn drill(drill: Drill, args: &ClusterArgs) -> Result<Verdict, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
+    let settings = drill::Settings {
+        program,
+        folder: args.data_dir.clone(),
+        cores: placement::available().numbers().iter().map(u16::to_string).collect(),
+        partition_count: args.partitions,
+        interval: args.every,
+    };
+    let report = drill::run(&settings, drill, &mut |line| {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+    });
+    let report = report.map_err(|error| Failure::new(error.to_string()))?;
+    print(&report)?;
+    Ok(if report.is_met() { Verdict::Done } else { Verdict::Negative })
 }
 
 /// Runs a node's loop that sends back what it receives, until it is told to stop.

@@ -14,6 +14,7 @@ mod check_host;
 mod clear;
 mod cluster;
 mod completions;
+mod drill;
 mod echo;
 mod engine;
 mod entries;
@@ -102,6 +103,9 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Run a real cluster under faults, and check what its clients were told.
     Chaos(Box<chaos::ChaosArgs>),
+    /// Have a real cluster go through failures and restarts under load, and measure it.
+    #[command(subcommand)]
+    Drill(drill::DrillCommand),
     /// Run a node's loop with nothing behind it: each frame is sent back.
     Echo(Box<echo::EchoArgs>),
     /// Print what makes a shell complete commands and flags.
@@ -161,6 +165,7 @@ fn dispatch(command: Command) -> Result<Verdict, Failure> {
         Command::Bench(command) => bench::run(command),
         Command::Simulate(args) => simulate::run(args),
         Command::Chaos(args) => chaos::run(&args),
+        Command::Drill(command) => drill::run(&command),
         Command::Echo(args) => echo::run(*args),
         Command::Completions(args) => completions::run(args),
     }

@@ -63,8 +63,14 @@ impl NodeArgs {
         Ok(Members::find(self.addresses(), self.timeout)?)
     }
 
-    fn addresses(&self) -> Vec<String> {
+    /// Where the nodes listen.
+    pub(super) fn addresses(&self) -> Vec<String> {
         self.address.node.split(',').map(|node| node.trim().to_owned()).collect()
+    }
+
+    /// How long to wait for each answer.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(super) fn output(&self) -> Output {

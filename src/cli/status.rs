@@ -1,8 +1,10 @@
-//! `status`: how a node stands, for a person who was woken by it and for programs.
+//! `status`: how a node stands, or several nodes of a cluster, for a person who was woken by it and
+//! for programs.
 //!
 //! The node counts from its start. What happens now is the difference of two answers, the second
 //! one asked for a moment after the first.
 
+mod cluster;
 mod json;
 mod table;
 
@@ -22,7 +24,11 @@ use crate::proto::p2pmap::v1::{Distribution, NodeStatus, ShardStatus};
 /// Rates and latencies are those of the time between two looks at the node, `--sample` apart; with
 /// `--sample 0s` they are those since its start. OPEN are requests without an answer yet; STALLS
 /// are turns of the loop of more than a millisecond since the start, STOLEN those that had been
-/// short enough if others had not taken the core. Exits with 1 if the node isn't ready.
+/// short enough if others had not taken the core. With several nodes (`--node a,b,c`) each of them
+/// is asked, and shown beside the others: LEADS are partitions that it leads, NORMAL those whose
+/// view it is part of, BEHIND slots that the others have in their logs and it hasn't; with
+/// `--partitions`, of each partition by whom it is led and how far each node is behind. Exits with
+/// 1 if a node isn't ready or doesn't answer.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
@@ -36,6 +42,9 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: StatusArgs) -> Result<Verdict, Failure> {
+    if args.node.addresses().len() > 1 {
+        return cluster::run(&args);
+    }
     let mut client = args.node.client();
     let before = match args.sample {
         Duration::ZERO => NodeStatus::default(),

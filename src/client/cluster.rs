@@ -151,8 +151,10 @@ impl ClusterClient {
         mut ask: impl FnMut(&mut Client) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
         let mut deadline = Deadline::after(self.timeout);
+        let share_max = self.nodes.share_of(self.timeout);
+        let mut share = self.nodes.first_of(share_max);
         loop {
-            let error = match self.attempt(kind, &deadline, &mut ask) {
+            let error = match self.attempt(kind, share, &deadline, &mut ask) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -163,16 +165,17 @@ impl ClusterClient {
             if !self.nodes.are_several() || !is_worth_repeating(&error) || !deadline.pause() {
                 return Err(error);
             }
+            share = (share * 2).min(share_max);
         }
     }
 
     fn attempt<T>(
         &mut self,
         kind: Kind,
+        share: Duration,
         deadline: &Deadline,
         ask: &mut impl FnMut(&mut Client) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let share = self.nodes.share_of(self.timeout);
         let is_alone = !self.nodes.are_several();
         let connecting = if is_alone { self.timeout } else { share.min(deadline.left()) };
         let client = self.nodes.client(at_least(connecting))?;

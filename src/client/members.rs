@@ -7,6 +7,22 @@ use super::cluster::ClusterClient;
 use super::error::ClientError;
 use crate::proto::p2pmap::v1::NodeStatus;
 
+/// Asks whoever listens at these addresses, all at the same time, each over a connection of its own
+/// that may take as long as `timeout`, as may the answer. In the order of the addresses.
+pub fn ask_all<T: Send>(
+    addresses: &[String],
+    timeout: Duration,
+    ask: impl Fn(&mut Client) -> Result<T, ClientError> + Sync,
+) -> Vec<Result<T, ClientError>> {
+    let ask = |address: &str| ask(&mut Client::connect(address, timeout)?);
+    std::thread::scope(|scope| {
+        let ask = &ask;
+        let asked = addresses.iter().map(|address| scope.spawn(move || ask(address)));
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().map(|one| one.join().expect("who asks doesn't panic")).collect()
+    })
+}
+
 /// The members of a cluster.
 #[derive(Debug)]
 pub struct Members {

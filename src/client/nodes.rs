@@ -73,6 +73,13 @@ impl Nodes {
         }
     }
 
+    /// How long the first attempt may take of something that can be made again safely, if each one
+    /// may take `share`: with several members no longer than it takes to be found out that one of
+    /// them is gone. Whoever finds that too short doubles it.
+    pub(super) fn first_of(&self, share: Duration) -> Duration {
+        if self.are_several() { share.min(ATTEMPT_MIN) } else { share }
+    }
+
     /// The connection, which is made within `timeout` if there is none.
     pub(super) fn client(&mut self, timeout: Duration) -> Result<&mut Client, ClientError> {
         let client = match self.client.take() {
@@ -216,6 +223,15 @@ mod tests {
         let nodes = nodes(&["a:1", "b:1", "c:1", "d:1", "e:1", "f:1"]);
         assert_eq!(nodes.share_of(second), ATTEMPT_MIN);
         assert_eq!(nodes.share_of(ATTEMPT_MIN / 2), ATTEMPT_MIN / 2);
+    }
+
+    #[test]
+    fn first_attempt_is_short_only_where_another_member_can_be_asked() {
+        let second = Duration::from_secs(1);
+        assert_eq!(nodes(&["a:1"]).first_of(second), second);
+        let nodes = nodes(&["a:1", "b:1"]);
+        assert_eq!(nodes.first_of(second), ATTEMPT_MIN);
+        assert_eq!(nodes.first_of(ATTEMPT_MIN / 2), ATTEMPT_MIN / 2);
     }
 
     #[test]

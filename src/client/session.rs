@@ -15,6 +15,7 @@ use super::Client;
 use super::connection::{Answer, Operation};
 use super::error::ClientError;
 use super::nodes::{Deadline, Nodes, Trace, is_worth_repeating, trace_of};
+use super::waiting::now;
 use crate::base::ids::{PartitionId, Sequence, SessionId};
 use crate::map::operation::SessionCall;
 use crate::proto::p2pmap::v1::error::Code;
@@ -26,7 +27,12 @@ use crate::wire::route::Router;
 #[derive(Debug)]
 pub struct SessionClient {
     nodes: Nodes,
+    /// How long an attempt may take at most.
     timeout: Duration,
+    /// How long the next one may take: a member that is there answers sooner, and one that isn't
+    /// shall not be waited for. Doubled by each attempt that ends without an answer; after one,
+    /// what that took is the measure, so that a cluster that is slow isn't asked everything twice.
+    attempt_timeout: Duration,
     patience: Duration,
     router: Option<Router>,
     sessions: BTreeMap<PartitionId, Session>,
@@ -50,7 +56,8 @@ impl SessionClient {
     }
 
     /// The same of several members of a cluster: when one doesn't answer, or can't, the write is
-    /// sent to the next one. `timeout` is for all of them in turn.
+    /// sent to the next one. `timeout` is for all of them in turn; none is waited for so long at
+    /// first, only when none of them has answered sooner.
     ///
     /// # Panics
     /// If there are no addresses.
@@ -58,9 +65,11 @@ impl SessionClient {
     pub fn of_members(addresses: Vec<String>, timeout: Duration, patience: Duration) -> Self {
         let nodes = Nodes::new(addresses);
         let timeout = nodes.share_of(timeout);
+        let attempt_timeout = nodes.first_of(timeout);
         Self {
             nodes,
             timeout,
+            attempt_timeout,
             patience,
             router: None,
             sessions: BTreeMap::new(),
@@ -137,11 +146,20 @@ impl SessionClient {
         let (mut sent, mut trace) = (None, Trace::None);
         self.is_repeated = false;
         loop {
+            let begun = now();
             let error = match self.attempt(map, key, operation, &mut sent) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    let usual = begun.elapsed() * USUAL_TIMES;
+                    let first = self.nodes.first_of(self.timeout);
+                    self.attempt_timeout = usual.clamp(first, self.timeout);
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             self.nodes.leave(&error);
+            if !matches!(error.code(), Some(Code::Unavailable | Code::SessionExpired)) {
+                self.attempt_timeout = (self.attempt_timeout * 2).min(self.timeout);
+            }
             if sent.is_some() && trace_of(&error) == Trace::Unknown {
                 trace = Trace::Unknown;
                 self.is_repeated = true;
@@ -221,10 +239,15 @@ impl SessionClient {
     }
 
     fn client(&mut self) -> Result<&mut Client, ClientError> {
-        self.nodes.client(self.timeout)
+        let timeout = self.attempt_timeout;
+        let client = self.nodes.client(timeout)?;
+        client.set_timeout(timeout);
+        Ok(client)
     }
 }
 
+/// An attempt that takes so many times as long as the last answer did is given up.
+const USUAL_TIMES: u32 = 4;
 const PARTITIONS_MAX: u32 = crate::base::limits::PARTITION_COUNT_MAX;
 
 /// The error that an answer is.

@@ -60,6 +60,7 @@ impl Shard {
                     kind: Kind::Command,
                     value: Bytes::copy_from_slice(bytes),
                     no_forward: command.no_forward,
+                    is_repeatable: command.session.is_some(),
                 };
                 return world.pass_on(waiter, request, sequencer);
             }
@@ -107,6 +108,7 @@ impl Shard {
             }
         }
         waiting |= self.give_up_round_reads(effects);
+        self.give_up_left_behind(effects);
         waiting |= self.give_up_late_forwards(effects);
         waiting |= self.core.give_up_shares(effects);
         waiting |= self.give_up_asked_streams(effects);

@@ -382,6 +382,9 @@ impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
         let view = &mut self.view;
         view.term = started.term;
         view.prefix = prefix(&self.core.config, &view.group, started.term);
+        if self.core.forwards.count() > 0 {
+            self.core.sweep_at_once();
+        }
         self.mark_changed();
     }
 

@@ -14,7 +14,9 @@
 //! Whoever waits is told once, in bounded time. What was not sent has left no trace, and the answer
 //! is `UNAVAILABLE`, with a hint. What was sent and not answered, because the connection broke or
 //! time was up, is `OUTCOME_UNKNOWN` if it is a command: it may have been stamped. An answer that
-//! comes later than that is counted and dropped: its number isn't known any more.
+//! comes later than that is counted and dropped: its number isn't known any more. Whoever can ask
+//! again without harm, because it reads or writes in a session, is told so as soon as a later view
+//! begins: who led before may never answer, and asking again is answered at once.
 
 use std::ops::Range;
 
@@ -63,6 +65,8 @@ struct Forward {
     value: Bytes,
     /// It was passed on before, to another node.
     is_retry: bool,
+    /// See [`Passable::is_repeatable`].
+    is_repeatable: bool,
     /// Distinguishes those that have had this place.
     number: u32,
 }
@@ -75,6 +79,8 @@ pub(super) struct Passable {
     pub(super) value: Bytes,
     /// The client wants a hint instead.
     pub(super) no_forward: bool,
+    /// However often it is done, it is as if it were done once: a read, or a write in a session.
+    pub(super) is_repeatable: bool,
 }
 
 /// What came of a request that was passed on.
@@ -147,17 +153,16 @@ impl<E: Effects> World<'_, E> {
         let Some(to) = other.filter(|_| waiter.is_of_this_node()) else {
             return self.refuse_to_lead(waiter, sequencer);
         };
-        let Passable { kind, value, no_forward } = request();
+        let Passable { kind, value, no_forward, is_repeatable } = request();
         if no_forward {
             return self.refuse_to_lead(waiter, sequencer);
         }
         let (partition, term) = (self.view.group.partition(), self.view.term);
         let node = self.view.nodes[usize::from(to.0)];
-        let is_retry = false;
-        self.forward(
-            Forward { waiter, kind, partition, node, term, value, is_retry, number: 0 },
-            to,
-        );
+        let (is_retry, number) = (false, 0);
+        let forward =
+            Forward { waiter, kind, partition, node, term, value, is_retry, is_repeatable, number };
+        self.forward(forward, to);
     }
 
     /// Sends a request to a member.
@@ -405,6 +410,17 @@ impl Shard {
         let is_theirs = |of: PartitionId| partitions.contains(&of.0);
         let is_lost = |forward: &Forward| forward.node == node && is_theirs(forward.partition);
         let places = self.core.forwards.places(is_lost);
+        self.give_forwards_up(&places, effects);
+    }
+
+    /// Gives up what nodes of earlier views have not answered, as far as it can be asked again
+    /// without harm: they may never answer.
+    pub(super) fn give_up_left_behind(&mut self, effects: &mut impl Effects) {
+        let is_left_behind = |forward: &Forward| {
+            let place = self.place(forward.partition);
+            forward.is_repeatable && self.partitions[place].view.term > forward.term
+        };
+        let places = self.core.forwards.places(is_left_behind);
         self.give_forwards_up(&places, effects);
     }
 

@@ -535,6 +535,10 @@ impl Core {
         let due = self.now.monotonic.after_ns(SWEEP_INTERVAL_NS);
         self.sweep_due.get_or_insert(due);
     }
+
+    fn sweep_at_once(&mut self) {
+        self.sweep_due = Some(self.now.monotonic);
+    }
 }
 
 #[cfg(test)]

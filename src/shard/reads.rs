@@ -227,6 +227,7 @@ impl Shard {
                 kind: Kind::Query,
                 value: encode_query(query),
                 no_forward: query.no_forward,
+                is_repeatable: true,
             };
             world.pass_on(waiter, request, member.sequencer());
         }

@@ -2,7 +2,7 @@
 //! what is excused.
 
 /// The level of each room. A room names rooms of strictly lower levels only.
-pub(crate) const LEVELS: [(&str, u8); 16] = [
+pub(crate) const LEVELS: [(&str, u8); 17] = [
     ("base", 0),
     ("proto", 1),
     ("metrics", 1),
@@ -17,6 +17,7 @@ pub(crate) const LEVELS: [(&str, u8); 16] = [
     ("client", 6),
     ("bench", 6),
     ("chaos", 7),
+    ("drill", 7),
     ("cli", 8),
     // Chooses nothing itself: it stands on the command line.
     ("main", 9),
@@ -100,7 +101,7 @@ pub(crate) const DEPENDENCIES: [(&str, &[&str]); 33] = [
         ],
     ),
     ("prost_types", &["proto/", "wire/"]),
-    ("rustix", &["runtime/", "node/", "chaos/", "cli/", "bench/"]),
+    ("rustix", &["runtime/", "node/", "chaos/", "drill/", "cli/", "bench/"]),
     ("serde", &["node/", "bench/", "cli/"]),
     ("serde_json", &["node/logging.rs", "cli/", "bench/"]),
     ("signal_hook", &["runtime/", "node/", "chaos/"]),

@@ -110,7 +110,7 @@ fn distribution(distribution: &Distribution) -> Value {
     json!({ "name": name, "sum": sum, "max": max, "buckets": buckets, "counts": counts })
 }
 
-fn partition(partition: &PartitionStatus) -> Value {
+pub(super) fn partition(partition: &PartitionStatus) -> Value {
     json!({
         "partition": partition.partition,
         "shard": partition.shard,

@@ -37,12 +37,7 @@ pub(super) fn text(report: &Report) -> String {
 
 fn head(report: &Report) -> String {
     let now = &report.now;
-    let condition = match now.condition() {
-        Condition::Ready => "ready",
-        Condition::Starting => "starting",
-        Condition::Stopping => "stopping",
-        Condition::UnknownCondition => "in a condition that this release doesn't know",
-    };
+    let condition = condition(now.condition());
     let since = match report.before.uptime_ms {
         0 => "since the start".to_owned(),
         _ => format!("over the last {:.1?}", Duration::from_millis(report.sample_ms)),
@@ -61,15 +56,30 @@ fn head(report: &Report) -> String {
     )
 }
 
+pub(super) const fn condition(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Ready => "ready",
+        Condition::Starting => "starting",
+        Condition::Stopping => "stopping",
+        Condition::UnknownCondition => "in a condition that this release doesn't know",
+    }
+}
+
+/// What stands above [`shard_rows`].
+pub(super) const SHARD_HEAD: [&str; 12] = [
+    "SHARD", "CORE", "CONNS", "WRITES/S", "READS/S", "OPEN", "ENTRIES", "MAP", "LOG", "LOG MAX",
+    "STALLS", "STOLEN",
+];
+
 fn shards(report: &Report) -> String {
-    let head = [
-        "SHARD", "CORE", "CONNS", "WRITES/S", "READS/S", "OPEN", "ENTRIES", "MAP", "LOG",
-        "LOG MAX", "STALLS", "STOLEN",
-    ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for shard in &report.now.shards {
+    let head = SHARD_HEAD.map(str::to_owned).to_vec();
+    align(&std::iter::once(head).chain(shard_rows(report)).collect::<Vec<_>>(), 0)
+}
+
+pub(super) fn shard_rows(report: &Report) -> impl Iterator<Item = Vec<String>> {
+    report.now.shards.iter().map(|shard| {
         let rates = report.rates(shard);
-        rows.push(vec![
+        vec![
             shard.shard.to_string(),
             shard.core.to_string(),
             shard.connections.to_string(),
@@ -82,9 +92,8 @@ fn shards(report: &Report) -> String {
             size(shard.log_max_bytes),
             (shard.stalls.saturating_sub(shard.stalls_off_core)).to_string(),
             shard.stalls_off_core.to_string(),
-        ]);
-    }
-    align(&rows, 0)
+        ]
+    })
 }
 
 fn latencies(report: &Report) -> String {
@@ -156,7 +165,7 @@ pub(super) const fn activity(activity: Activity) -> &'static str {
 }
 
 /// What someone should look at.
-fn warnings(report: &Report) -> Vec<String> {
+pub(super) fn warnings(report: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     let unusual = |partition: &&PartitionStatus| partition.activity() != Activity::Normal;
     let count = report.now.partitions.iter().filter(unusual).count();
@@ -186,7 +195,7 @@ fn shard_warnings(shard: &ShardStatus, has_log: bool) -> impl Iterator<Item = St
 }
 
 /// Columns as wide as they need to be, the first `text_count` of them to the left.
-fn align(rows: &[Vec<String>], text_count: usize) -> String {
+pub(super) fn align(rows: &[Vec<String>], text_count: usize) -> String {
     let column_count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -206,7 +215,7 @@ fn align(rows: &[Vec<String>], text_count: usize) -> String {
 }
 
 /// The two largest units of a time.
-fn uptime(ms: u64) -> String {
+pub(super) fn uptime(ms: u64) -> String {
     let s = ms / 1_000;
     let (days, hours, minutes) = (s / 86_400, s / 3_600 % 24, s / 60 % 60);
     match (days, hours, minutes) {
@@ -218,7 +227,7 @@ fn uptime(ms: u64) -> String {
 }
 
 /// Three digits and a unit.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     scaled(bytes, 1_024, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
 }
 
@@ -242,7 +251,7 @@ fn scaled(value: u64, step: u64, units: &[&str]) -> String {
     }
 }
 
-fn rate(per_second: f64) -> String {
+pub(super) fn rate(per_second: f64) -> String {
     match per_second {
         rate if rate >= 1e6 => format!("{:.2}M", rate / 1e6),
         rate if rate >= 1e4 => format!("{:.1}k", rate / 1e3),

@@ -1,8 +1,11 @@
 //! Reports made of two answers.
 
+use serde_json::Value;
+
 use super::*;
-use crate::proto::p2pmap::v1::PartitionStatus;
+use crate::client::error::ClientError;
 use crate::proto::p2pmap::v1::partition_status::Activity;
+use crate::proto::p2pmap::v1::{MemberAddress, PartitionStatus};
 
 fn answer(uptime_ms: u64, answers: u64) -> NodeStatus {
     let shard = |shard| ShardStatus {
@@ -128,4 +131,86 @@ fn what_is_wrong_is_said_below_the_tables() {
     ] {
         assert!(text.lines().any(|line| line == warning), "{warning} is missing in\n{text}");
     }
+}
+
+/// Two nodes of three that see the same partition: `b` is behind, `c` doesn't answer.
+fn two_of_three() -> cluster::Nodes {
+    let seen = |member: &str, last, activity: Activity| {
+        let mut status = answer(11_000, 5_000);
+        status.member = member.to_owned();
+        status.partitions.truncate(2);
+        for partition in &mut status.partitions {
+            "a".clone_into(&mut partition.leader);
+            (partition.last, partition.term) = (last, 7);
+        }
+        status.partitions[1].activity = activity.into();
+        status.members = [("a", "h:1"), ("b", "h:2"), ("c", "h:3"), ("d", "h:4")]
+            .map(|(name, address)| MemberAddress { name: name.into(), address: address.into() })
+            .to_vec();
+        Ok(status)
+    };
+    let gone = || Err(ClientError::Closed { node: "h:3".to_owned() });
+    let addresses = ["h:1", "h:2", "h:3"].map(str::to_owned).to_vec();
+    let before = vec![Ok(answer(10_000, 1_000)), Ok(NodeStatus::default()), gone()];
+    let now = vec![seen("a", 105, Activity::Normal), seen("b", 100, Activity::Recovering), gone()];
+    cluster::Nodes::new(addresses, before, now).unwrap()
+}
+
+#[test]
+fn nodes_stand_side_by_side_and_one_that_does_not_answer_is_shown_as_that() {
+    let text = two_of_three().text(true);
+    let has =
+        |words: &[&str]| text.lines().any(|line| line.split_whitespace().eq(words.iter().copied()));
+    assert!(text.starts_with("2 of 3 nodes of prod-eu-west are ready, 64 partitions"), "{text}");
+    for row in [
+        &["a", "h:1", "ready", "11s", "2", "2", "0"][..],
+        &["b", "h:2", "ready", "11s", "0", "1", "10"],
+        &["c", "h:3", "no", "answer", "-", "-", "-", "-"],
+        &[
+            "PARTITION",
+            "LEADER",
+            "TERM",
+            "LAST",
+            "SYNC",
+            "POINT",
+            "a",
+            "BEHIND",
+            "b",
+            "BEHIND",
+            "c",
+            "BEHIND",
+        ],
+        &["0", "a", "7", "105", "1234567890123", "0", "5", "-"],
+        &["1", "a", "7", "105", "1234567890123", "0", "recovering", "-"],
+        &["!", "c:", "the", "connection", "to", "h:3", "is", "closed"],
+        &["!", "b:", "partitions", "that", "can't", "be", "written", "to:", "1"],
+        &["!", "d", "(h:4)", "was", "not", "asked"],
+    ] {
+        assert!(has(row), "{row:?} is missing in\n{text}");
+    }
+    assert!(!two_of_three().text(false).contains("PARTITION"));
+    assert!(!two_of_three().are_ready());
+}
+
+#[test]
+fn programs_are_told_of_each_node_and_of_each_partition() {
+    let object = Value::Object(two_of_three().object(true));
+    let nodes = object["nodes"].as_array().unwrap();
+    assert_eq!((&nodes[0]["member"], &nodes[0]["partitions_led"]), (&"a".into(), &2.into()));
+    assert_eq!((&nodes[1]["behind"], &nodes[1]["partitions_normal"]), (&10.into(), &1.into()));
+    assert_eq!((&nodes[2]["member"], &nodes[2]["address"]), (&"c".into(), &"h:3".into()));
+    assert_eq!(nodes[2]["error"], "the connection to h:3 is closed");
+    let partition = &object["partitions"][1];
+    assert_eq!((&partition["leader"], &partition["last"]), (&"a".into(), &105.into()));
+    let member = &partition["members"][1];
+    assert_eq!((&member["member"], &member["behind"]), (&"b".into(), &5.into()));
+    assert_eq!(member["activity"], "recovering");
+    assert!(two_of_three().object(false).get("partitions").is_none());
+}
+
+#[test]
+fn nodes_of_which_none_answers_are_an_error() {
+    let gone = || vec![Err(ClientError::Closed { node: "h:1".to_owned() })];
+    let error = cluster::Nodes::new(vec!["h:1".to_owned()], gone(), gone()).unwrap_err();
+    assert!(matches!(error, ClientError::Closed { .. }), "{error}");
 }

@@ -46,7 +46,7 @@ pub(super) struct Net {
     prng: Prng,
     pub(super) clock: Monotonic,
     form: Form,
-    loses: Option<Loses>,
+    pub(super) loses: Option<Loses>,
     /// The partitions that each node could not go on with when it started last.
     suspects: Vec<Vec<PartitionId>>,
 }

@@ -498,3 +498,43 @@ fn node_that_goes_down_passes_on_what_it_is_asked_over_a_connection_that_is_made
         other => panic!("it isn't passed on: {other:?}"),
     }
 }
+
+#[test]
+fn what_a_silent_leader_has_not_answered_is_given_up_when_another_one_leads() {
+    let (mut net, other, stamper) = Net::ready(11);
+    let (partition, ..) = net.view_of(other, "k");
+    let opened = net.host(other).send_command(
+        Some(partition),
+        &v1::Command {
+            operation: Some(command::Operation::OpenSession(v1::OpenSession { ttl_ms: 0 })),
+            ..v1::Command::default()
+        },
+    );
+    let Some(Outcome::Session(session)) = net.answer(other, opened) else {
+        panic!("a session is opened");
+    };
+    let in_session = v1::Command {
+        session_id: session.session_id,
+        sequence: 1,
+        ack_below: 1,
+        ..put_command(false)
+    };
+    let written = net.host(other).send_command(None, &in_session);
+    let plain = net.host(other).put("k", "w");
+    let read = net.host(other).query(get("k"));
+    // The connections stay, and nothing comes over them.
+    net.loses = Some(Box::new(move |from, to, _| from == stamper || to == stamper));
+    net.run_for(NS_PER_S / 2);
+    assert_ne!(net.stamper("k"), Some(stamper), "another one leads");
+    let mut answers = net.host(other).answers();
+    let mut code = |correlation| error(answers.remove(&correlation).unwrap().remove(0).1).code();
+    assert_eq!((code(written), code(read)), (Code::OutcomeUnknown, Code::Unavailable));
+    // It could not be asked again, and its answer may come yet.
+    assert!(answers.is_empty());
+    assert_eq!(net.host(other).shard.core.forwards.count(), 1);
+    net.run_for(2 * OPERATION_TIMEOUT_NS_DEFAULT);
+    assert_eq!(error(net.answered(other, plain)).code(), Code::OutcomeUnknown);
+    let again = net.host(other).send_command(None, &in_session);
+    let outcome = net.answer(other, again);
+    assert!(matches!(outcome, Some(Outcome::Written(_))), "{outcome:?}");
+}
