@@ -20,6 +20,7 @@ use crate::base::limits::{
 };
 use crate::base::time::{NS_PER_US, Timestamp};
 use crate::bench::content::CONTENT_SIZE_BYTES_MIN;
+use crate::bench::dialect::{Dialect, etcd};
 use crate::bench::encode::digit_count;
 use crate::bench::keys::KeyChoice;
 use crate::bench::load::{LoadOptions, Pace};
@@ -65,6 +66,10 @@ pub(in crate::cli) struct BenchRunArgs {
     /// each rate that is tried.
     #[arg(long, value_name = "PERCENTILE<DURATION", value_parser = slo, conflicts_with = "out")]
     find_max: Option<Slo>,
+    /// What the server is spoken to in: a node's raw frames or gRPC; `resp` for Redis and Valkey,
+    /// `etcd` for etcd's gRPC.
+    #[arg(long, value_enum, default_value_t = DialectArg::Frames)]
+    protocol: DialectArg,
     /// How requests follow each other at a fixed rate.
     #[arg(long, value_enum, default_value_t = ArrivalsArg::Constant)]
     arrivals: ArrivalsArg,
@@ -175,6 +180,18 @@ enum ArrivalsArg {
     Constant,
     /// As those of many independent clients.
     Poisson,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DialectArg {
+    /// A node's raw frames.
+    Frames,
+    /// A node's gRPC, one stream for each connection.
+    Grpc,
+    /// Redis and Valkey.
+    Resp,
+    /// etcd, a call for each request.
+    Etcd,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -300,8 +317,9 @@ impl Keeper {
     fn prepare(args: &BenchRunArgs, out: &Path) -> Result<Self, Failure> {
         let first = args.address.node.split(',').next().unwrap_or_default();
         // What isn't a node of ours doesn't answer this; an echo sends it back.
-        let status = Client::connect(first, STATUS_TIMEOUT).and_then(|mut node| node.status(false));
-        let status = status.ok();
+        let is_ours = matches!(args.protocol, DialectArg::Frames | DialectArg::Grpc);
+        let ask = || Client::connect(first, STATUS_TIMEOUT)?.status(false);
+        let status = if is_ours { ask().ok() } else { None };
         let build = status
             .as_ref()
             .map(|status| Build { version: status.version.clone(), commit: status.commit.clone() });
@@ -383,6 +401,7 @@ impl BenchRunArgs {
                  use longer ones, or --no-verify"
             )));
         }
+        self.check_dialect()?;
         // Inserted keys have numbers above these; ten digits more than enough of them.
         let digits = digit_count(self.first_key + u64_from(self.keys) * 10);
         if *key_sizes.start() < digits {
@@ -401,6 +420,7 @@ impl BenchRunArgs {
         };
         Ok(LoadOptions {
             nodes: self.nodes()?,
+            dialect: self.protocol.into(),
             cores: self.cores.clone(),
             spin: self.spin,
             connection_count: self.connections,
@@ -424,6 +444,20 @@ impl BenchRunArgs {
         })
     }
 
+    /// Refuses what can't be said.
+    fn check_dialect(&self) -> Result<(), Failure> {
+        let is_ours = matches!(self.protocol, DialectArg::Frames | DialectArg::Grpc);
+        if !is_ours && matches!(self.ycsb, Some(YcsbArg::E)) {
+            return Err(Failure::new("--ycsb e: only a node is asked for ranges of keys"));
+        }
+        let is_etcd = self.protocol == DialectArg::Etcd;
+        if is_etcd && *self.value_size.0.end() > etcd::VALUE_SIZE_BYTES_MAX {
+            let max = format_size(u64_from(etcd::VALUE_SIZE_BYTES_MAX));
+            return Err(Failure::new(format!("--value-size: at most {max} for etcd")));
+        }
+        Ok(())
+    }
+
     fn nodes(&self) -> Result<Vec<SocketAddr>, Failure> {
         let resolve = |node: &str| {
             let unknown = || Failure::new(format!("--node {node:?}: expected HOST:PORT"));
@@ -439,6 +473,17 @@ impl From<ArrivalsArg> for Arrivals {
         match arrivals {
             ArrivalsArg::Constant => Self::Constant,
             ArrivalsArg::Poisson => Self::Poisson,
+        }
+    }
+}
+
+impl From<DialectArg> for Dialect {
+    fn from(dialect: DialectArg) -> Self {
+        match dialect {
+            DialectArg::Frames => Self::Frames,
+            DialectArg::Grpc => Self::Grpc,
+            DialectArg::Resp => Self::Resp,
+            DialectArg::Etcd => Self::Etcd,
         }
     }
 }
