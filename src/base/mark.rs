@@ -41,6 +41,7 @@ pub const ALL: [&str; COUNT] = [
     "fetch-for-adoption",
     "fetch-for-merge",
     "follow",
+    "follow-lasting-votes",
     "gap-commit",
     "gap-commit-before-adoption",
     "gap-commit-over-value",
@@ -117,7 +118,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 94;
+const COUNT: usize = 95;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

@@ -51,8 +51,9 @@ impl Replica {
         }
         if term > self.view {
             if let Message::ViewChangeRequest { .. } | Message::ViewChange { .. } = message {
+                let has_left = matches!(message, Message::ViewChange { .. });
                 self.note_vote(from, message, world)?;
-                self.on_endorsement(from, term, world);
+                self.on_endorsement(from, (term, has_left), world);
                 return Ok(None);
             }
             if !proves_that_its_view_began(&message) {

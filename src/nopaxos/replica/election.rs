@@ -1,7 +1,8 @@
 //! Who wants which view (3.4). To *endorse* a view is to ask all members for it: it promises
 //! nothing and needs no write. Endorsed by a quorum, it is moved to. A single member's wish is
 //! followed only when it is the leader's or the sequencer's own, or doesn't end: so one flapping
-//! member deposes nobody, and one that is stuck in a higher view isn't left there.
+//! member deposes nobody, and one that is stuck in a higher view isn't left there. Nothing here
+//! matters for safety: a member may move to any higher view at any time.
 
 use super::*;
 
@@ -202,8 +203,17 @@ impl Replica {
         }
     }
 
-    /// A member asks for a view above the present one.
-    pub(super) fn on_endorsement(&mut self, from: MemberId, term: TermId, world: &mut impl World) {
+    /// A member asks for a view above the present one; `has_left`: it has voted in it.
+    ///
+    /// A vote shows that a quorum wanted the view, or that it began: if that lasts, and this member
+    /// has not heard of it from a quorum itself, it isn't joined with one but through the voter. It
+    /// moves all the same, or those that only the voter joins would stay behind for ever.
+    pub(super) fn on_endorsement(
+        &mut self,
+        from: MemberId,
+        (term, has_left): (TermId, bool),
+        world: &mut impl World,
+    ) {
         let (now, lasting_ns) = (world.now(), self.settings.timing.endorsement_ns());
         let view = self.view;
         let seen = &mut self.election.seen[usize::from(from.0)];
@@ -225,6 +235,10 @@ impl Replica {
         } else if now.since_ns(since) >= lasting_ns {
             mark!("endorse-lasting-wish");
             self.endorse(wanted, until, world);
+            if has_left && term > self.view {
+                mark!("follow-lasting-votes");
+                self.move_to(term, world);
+            }
         } else if is_silent {
             self.endorse_for_silence(world);
         }

@@ -503,7 +503,9 @@ impl Replica {
             }
             Status::Normal => self.ack_later(world),
             Status::ViewChange => {
-                self.repeat_vote(Some(member), world);
+                if member == self.leader() {
+                    self.send_vote(member, world);
+                }
                 self.resume_fetch(member, world);
             }
             Status::Recovering => self.repeat_recover(member, world),
