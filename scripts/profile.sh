@@ -80,7 +80,7 @@ stop
 [ "$code" = 0 ] || { cat "$work/table" >&2; exit "$code"; }
 
 perf report --stdio --no-children -g none --sort dso,symbol -i "$work/perf.data" 2>/dev/null |
-    grep -v '^#' | grep -v '^ *$' >"$work/top.txt" || true
+    sed -e '/^#/d; /^ *$/d; s/ *- *- *$//' >"$work/top.txt" || true
 # One line for each stack, outermost first, with how often it was met.
 perf script -i "$work/perf.data" -F comm,ip,sym 2>/dev/null | awk '
     /^[^ \t]/ { name = $1; stack = ""; next }

@@ -145,7 +145,7 @@ impl Expectation {
         self.learn(key, version, digest(&content))
     }
 
-    /// A read found a value, and wasn't told its version: it may be an old one, but not a wrong one.
+    /// A read found a value without its version: it may be an old one, but not a wrong one.
     ///
     /// # Errors
     /// If that can't be.

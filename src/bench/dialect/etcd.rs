@@ -1,6 +1,6 @@
 //! etcd's `KV` service, as far as a load needs it: `Put` and `Range` of one key, by the field
-//! numbers of its `rpc.proto`. Revisions are the versions: one for the whole store, which grows with
-//! each write.
+//! numbers of its `rpc.proto`. Revisions are the versions: one for the whole store, which grows
+//! with each write.
 
 use bytes::{BufMut as _, BytesMut};
 use prost::encoding::encode_varint;

@@ -16,7 +16,8 @@ use super::super::{Verdict, engine};
 use super::{count, duration};
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::limits::{
-    CONNECTION_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, VALUE_SIZE_BYTES_MAX,
+    CONNECTION_COUNT_MAX, ENTRY_STREAM_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
+    VALUE_SIZE_BYTES_MAX,
 };
 use crate::base::time::{NS_PER_US, Timestamp};
 use crate::bench::content::CONTENT_SIZE_BYTES_MIN;
@@ -43,7 +44,7 @@ const DEPTH_OPEN_DEFAULT: usize = 64;
 /// Requests a second that can be asked for.
 const RATE_MAX: u64 = 100_000_000;
 /// How long a node may take to say what it is.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a search for the highest rate begins.
 const FIRST_RATE: f64 = 1_000.0;
 /// The skew of the Yahoo! Cloud Serving Benchmark.
@@ -81,7 +82,8 @@ pub(in crate::cli) struct BenchRunArgs {
         value_parser = count::<CONNECTION_COUNT_MAX>
     )]
     connections: usize,
-    /// Requests under way on each connection, at most [default: 1 in a closed loop, else 64].
+    /// Requests under way on each connection, at most [default: 1 in a closed loop, else 64; of
+    /// YCSB E 64 of all connections together].
     #[arg(long, value_name = "COUNT", value_parser = count::<REQUESTS_PER_CONNECTION_MAX>)]
     depth: Option<usize>,
     /// How long to measure.
@@ -204,7 +206,7 @@ enum YcsbArg {
     C,
     /// 95 % reads of the latest, 5 % inserts.
     D,
-    /// 95 % scans, 5 % inserts, zipfian.
+    /// 95 % scans, 5 % inserts, zipfian; a core answers 64 scans at once and refuses more.
     E,
     /// Half reads, half reads followed by a write, zipfian.
     F,
@@ -413,7 +415,12 @@ impl BenchRunArgs {
             Some(rate) => Pace::Open { arrivals: self.arrivals.into(), rate },
             None => Pace::Closed,
         };
-        let depth_default = if pace == Pace::Closed { 1 } else { DEPTH_OPEN_DEFAULT };
+        let depth_default = match (pace, self.ycsb) {
+            (Pace::Closed, _) => 1,
+            // A core refuses more streamed answers at once.
+            (_, Some(YcsbArg::E)) => (ENTRY_STREAM_COUNT_MAX / self.connections).max(1),
+            _ => DEPTH_OPEN_DEFAULT,
+        };
         let (mix, key_choice) = match self.ycsb {
             Some(ycsb) => Ycsb::from(ycsb).parts(),
             None => (Mix::of_puts(self.puts), self.distribution),

@@ -115,7 +115,8 @@ impl Chart {
     /// A straight line.
     pub(super) fn line(&mut self, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
         self.add(format_args!(
-            "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>\n"
+            "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" \
+             y2=\"{y2:.1}\"/>\n"
         ));
     }
 
@@ -155,7 +156,8 @@ impl Chart {
     /// A marker of a side.
     pub(super) fn marker(&mut self, side: usize, (x, y): (f64, f64)) {
         self.add(format_args!(
-            "<path class=\"marker side-{side}\" transform=\"translate({x:.1} {y:.1})\" d=\"{}\"/>\n",
+            "<path class=\"marker side-{side}\" transform=\"translate({x:.1} {y:.1})\" \
+             d=\"{}\"/>\n",
             MARKERS[side]
         ));
     }
@@ -204,7 +206,8 @@ pub(super) fn path(points: &[(f64, f64)]) -> String {
     path
 }
 
-/// Moves sorted places apart until no two are nearer than `gap`, and within bounds if there is room.
+/// Moves sorted places apart until no two are nearer than `gap`, and within bounds if there is
+/// room.
 fn spread(wanted: &[f64], gap: f64, (low, high): (f64, f64)) -> Vec<f64> {
     let mut places = wanted.to_vec();
     let mut at_least = low;

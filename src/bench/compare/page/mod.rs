@@ -231,11 +231,13 @@ const CURVES_CAPTION: &str = "<strong>Latency at each percentile.</strong> Read:
     request in a thousand took longer than this”. Lower is better. To the right each nine takes as \
     much room as the one before, so that rare slow requests can be seen. All rounds are taken \
     together; the shaded band reaches from the fastest round to the slowest. Markers stand at p50, \
-    p90, p99 and so on. The thin end of a curve is made of its ten slowest requests and says little; \
+    p90, p99 and so on. The thin end of a curve is made of its ten slowest requests and says \
+    little; \
     it ends at the slowest one.";
 const TIME_CAPTION: &str = "<strong>Latency in each second.</strong> The slowest request of each \
     second, p99 and p50, each on its own logarithmic axis. Both sides of a round were measured one \
-    after the other and stand above each other. A node that gets slower as it runs climbs; a single \
+    after the other and stand above each other. A node that gets slower as it runs climbs; a \
+    single \
     peak is a pause; what moves on all sides at once came from the machine.";
 const HISTOGRAMS_CAPTION: &str = "<strong>How many requests took how long.</strong> A column for \
     each side, latency upwards on the same axis; longer bars are more requests. Two hills are two \

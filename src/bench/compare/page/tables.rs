@@ -41,8 +41,16 @@ pub(super) fn write_differences(
     let mut lines = Vec::new();
     for (place, comparison) in comparisons.iter().enumerate() {
         let sides = format!("A and {}", letter(place + 1));
-        let differences = comparison.differences.iter();
-        lines.extend(differences.map(|line| format!("{sides}: {}", Escaped(line))));
+        let differences = by_scenarios(comparison).into_iter();
+        lines.extend(differences.map(|(line, scenarios)| {
+            let all = comparison.scenarios.len();
+            let scenarios_told = match scenarios.len() {
+                0 => String::new(),
+                count if count == all => " (all scenarios)".to_owned(),
+                _ => format!(" ({})", scenarios.join(", ")),
+            };
+            format!("{sides}: {}{}", Escaped(line), Escaped(&scenarios_told))
+        }));
         let unmatched = comparison.unmatched.iter();
         lines.extend(unmatched.map(|name| {
             format!("{sides}: only one of them has {}, which is left out", Escaped(name))
@@ -58,6 +66,20 @@ pub(super) fn write_differences(
     )?;
     lines.iter().try_for_each(|line| writeln!(f, "<li>{line}</li>"))?;
     writeln!(f, "</ul>\n</aside>")
+}
+
+/// Each difference once, with the scenarios that have it; none: it is one of the surroundings.
+fn by_scenarios(comparison: &Comparison) -> BTreeMap<&str, Vec<&str>> {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in &comparison.differences {
+        let of = |name: &str| line.strip_prefix(name)?.strip_prefix(": ");
+        let names = comparison.scenarios.iter().map(|scenario| scenario.name.as_str());
+        match names.filter_map(|name| Some((name, of(name)?))).max_by_key(|(name, _)| name.len()) {
+            Some((name, rest)) => all.entry(rest).or_default().push(name),
+            None => _ = all.entry(line).or_default(),
+        }
+    }
+    all
 }
 
 /// The verdicts of all scenarios in a few lines.
@@ -145,7 +167,8 @@ pub(super) fn write_verdicts(
         let letter = letter(*side);
         writeln!(
             f,
-            "<div class=\"wide\"><table>\n<caption>{letter} against A, {} pairs of rounds</caption>\n\
+            "<div class=\"wide\"><table>\n<caption>{letter} against A, rounds of each: {}\
+             </caption>\n\
              <thead><tr><th scope=\"col\">metric</th><th scope=\"col\">A</th>\
              <th scope=\"col\">{letter}</th><th scope=\"col\">{letter} / A</th>\
              <th scope=\"col\">ratio from ½ to 2</th><th scope=\"col\">{:.0} % interval</th>\
@@ -227,19 +250,22 @@ fn write_verdict(
 pub(super) fn write_counts(f: &mut fmt::Formatter<'_>, scenario: &Scenario<'_>) -> fmt::Result {
     writeln!(
         f,
-        "<div class=\"wide\"><table class=\"counts\">\n<caption>Was the measurement sound?</caption>\n\
+        "<div class=\"wide\"><table class=\"counts\">\n<caption>Was the measurement sound?\
+         </caption>\n\
          <thead><tr><th scope=\"col\">side</th><th scope=\"col\">rounds</th>\
          <th scope=\"col\">answers</th><th scope=\"col\">errors</th>\
          <th scope=\"col\">answers checked</th><th scope=\"col\">wrong</th>\
          <th scope=\"col\">sent late</th><th scope=\"col\">held back</th>\
-         <th scope=\"col\">generator busy</th><th scope=\"col\">time stolen</th></tr></thead>\n<tbody>"
+         <th scope=\"col\">generator busy</th><th scope=\"col\">time stolen</th></tr></thead>\n\
+         <tbody>"
     )?;
     for side in &scenario.sides {
         write_counts_of(f, side)?;
     }
     writeln!(
         f,
-        "</tbody></table></div>\n<p class=\"note\">Sent late: more than 1 ms after its time though a \
+        "</tbody></table></div>\n<p class=\"note\">Sent late: more than 1 ms after its time \
+         though a \
          connection was free, the generator’s fault. Held back: all connections were full, the \
          node’s fault. Time stolen: taken from this machine by the one that it runs on. Busy and \
          stolen are those of the worst round.</p>"
@@ -253,7 +279,8 @@ fn write_counts_of(f: &mut fmt::Formatter<'_>, side: &SideOfScenario<'_>) -> fmt
     let stolen = summaries().map(|one| one.steal_percent).fold(0.0, f64::max);
     writeln!(
         f,
-        "<tr><th scope=\"row\" class=\"side-{}\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+        "<tr><th scope=\"row\" class=\"side-{}\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}\
+         </td>\
          <td>{}</td><td>{}</td><td>{}</td><td>{busy} %</td><td>{stolen:.1} %</td></tr>",
         side.index,
         letter(side.index),
@@ -276,7 +303,8 @@ fn write_side_by_side(
 ) -> fmt::Result {
     write!(
         f,
-        "<div class=\"wide\"><table class=\"plain\">\n<caption>{caption}</caption>\n<thead><tr><td></td>"
+        "<div class=\"wide\"><table class=\"plain\">\n<caption>{caption}</caption>\n<thead><tr>\
+         <td></td>"
     )?;
     columns.iter().try_for_each(|name| write!(f, "<th scope=\"col\">{name}</th>"))?;
     writeln!(f, "</tr></thead>\n<tbody>")?;
@@ -394,19 +422,24 @@ pub(super) fn write_method(f: &mut fmt::Formatter<'_>, comparison: &Comparison) 
         "<section class=\"method\">\n<h2>How to read the verdicts</h2>\n<dl>\n\
          <dt>p50, p99, p99.9 …</dt><dd>The latency that 50 %, 99 %, 99.9 % of all requests didn’t \
          exceed. Throughput is answers a second.</dd>\n\
-         <dt>Ratio</dt><dd>The other side divided by A: the geometric mean over all pairs of rounds. \
+         <dt>Ratio</dt><dd>The other side divided by A: the geometric mean over all pairs of \
+         rounds. \
          The n-th round of one side is held against the n-th of the other, which were measured one \
          after the other. Rounds are compared, not requests: those of one round depend on each \
          other.</dd>\n\
-         <dt>Interval</dt><dd>Where the ratio lies with {interval:.0} % confidence, from the means of \
+         <dt>Interval</dt><dd>Where the ratio lies with {interval:.0} % confidence, from the \
+         means of \
          all subsets of the pairs; it supposes nothing of how they are distributed.</dd>\n\
-         <dt>Slower, faster</dt><dd>A sign-flip test on the logarithms of the ratios is significant \
-         after Holm’s correction over the judged metrics of the scenario, and the interval excludes \
+         <dt>Slower, faster</dt><dd>A sign-flip test on the logarithms of the ratios is \
+         significant \
+         after Holm’s correction over the judged metrics of the scenario, and the interval \
+         excludes \
          no change, and the change is above {percent} % and, for latencies, {floor}. At least \
          {pairs} pairs are needed.</dd>\n\
          <dt>The same</dt><dd>The whole interval lies within those thresholds.</dd>\n\
          <dt>Can’t be told</dt><dd>Neither. More rounds narrow the interval.</dd>\n\
-         <dt>Not judged</dt><dd>It wasn’t among the metrics fixed beforehand, or fewer than {beyond} \
+         <dt>Not judged</dt><dd>It wasn’t among the metrics fixed beforehand, or fewer than \
+         {beyond} \
          requests of some round lie beyond that percentile.</dd>\n</dl>\n</section>"
     )
 }
