@@ -122,6 +122,9 @@ pub const PARTITION_COUNT_DEFAULT_MIN: u32 = 64;
 pub const PARTITIONS_PER_CORE: u32 = 16;
 /// Members of a partition.
 pub const MEMBER_COUNT_MAX: usize = 9;
+/// Views in a row, left soon after they were adopted, that each make timeouts half as long again:
+/// five make them 7.6 times as long, 1.1 s to 1.7 s for a leader's silence.
+pub const BRIEF_VIEW_COUNT_MAX: u32 = 5;
 /// Nodes of a cluster.
 pub const NODE_COUNT_MAX: usize = 64;
 /// Named maps with entries in one partition.
@@ -497,6 +500,9 @@ const _: () = assert!(SPIN_NS_DEFAULT <= SPIN_NS_MAX);
 pub const SEGMENT_SIZE_BYTES_SIMULATED_MIN: usize = 512 << 10;
 /// Messages between two simulated members that are kept to be sent once more.
 pub const SIMULATED_RESENT_COUNT_MAX: usize = 8;
+/// Turns of a simulated shard, one after the other, in which nothing comes and nothing happens and
+/// after which it wants another one at once. A real one would take a core for nothing.
+pub const IDLE_TURN_COUNT_MAX: u32 = 64;
 /// Operations on a key for which any order is searched.
 pub const SEARCHED_OPERATION_COUNT_MAX: usize = 128;
 /// Steps after which such a search gives up.

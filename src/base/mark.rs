@@ -21,13 +21,14 @@ macro_rules! mark {
 /// All marks, in the order of their names.
 pub const ALL: [&str; COUNT] = [
     "adopt",
-    "adoption-refetched",
     "answer-repeated",
     "checkpoint-chunk",
     "checkpoint-failed",
+    "checkpoint-given-up",
     "checkpoint-installed",
     "checkpoint-received",
     "checkpoint-resumed",
+    "checkpoint-waits",
     "claims-probed",
     "cold-start",
     "dropped-stamped-anew",
@@ -113,12 +114,13 @@ pub const ALL: [&str; COUNT] = [
     "tick",
     "transfer-given-up",
     "undo",
+    "view-change-goes-on",
     "view-change-repair",
     "view-change-timeout",
 ];
 
 /// How many marks there are.
-const COUNT: usize = 95;
+const COUNT: usize = 97;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

@@ -208,4 +208,6 @@ pub enum ChunkOutcome {
     },
     /// The checkpoint is damaged, or there is no room for it.
     Failed,
+    /// Another checkpoint is coming in: this one is to be asked for again after a while.
+    Busy,
 }

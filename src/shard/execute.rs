@@ -51,6 +51,7 @@ impl<'a, E: Effects> World<'a, E> {
 
     /// The partition is to be shown anew.
     fn mark_changed(&mut self) {
+        self.core.checkpoints.on_change();
         if !std::mem::replace(&mut self.view.changed, true) {
             self.core.changed.push_back(self.view.group.partition());
         }

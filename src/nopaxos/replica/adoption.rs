@@ -57,7 +57,6 @@ pub(super) struct Adoption {
     received_size_bytes: usize,
     has_progressed: bool,
     delay_ns: u64,
-    is_refetched: bool,
 }
 
 impl Adoption {
@@ -83,7 +82,6 @@ impl Adoption {
             received_size_bytes: 0,
             has_progressed: true,
             delay_ns,
-            is_refetched: false,
         }
     }
 
@@ -291,11 +289,14 @@ impl Replica {
             self.adoption = Some(adoption);
             return Err(IgnoreReason::BadSender);
         }
-        self.note_recovery_progress();
+        let wanted_count = adoption.wanted.len();
         for entry in entries {
             adoption.received_size_bytes += entry.size_bytes();
             adoption.asked.remove(&entry.index);
             stage(&mut adoption, entry);
+        }
+        if adoption.wanted.len() < wanted_count {
+            self.note_progress();
         }
         if adoption.wanted.is_empty() {
             self.go_on_adopting(adoption, world);
@@ -382,23 +383,22 @@ impl Replica {
     }
 
     /// Everything is here: checks it, and adopts it.
-    fn complete_adoption(&mut self, mut adoption: Adoption, world: &mut impl World) {
+    ///
+    /// The specification lets a member fetch everything once more if the digest doesn't fit (A4).
+    /// That is left out, for it can't help: up to the floor the log is a stable prefix, equal
+    /// everywhere (I1), or the leader's checkpoint, whose digest is used; an own value is kept only
+    /// of the term that was merged, in which a slot has one value (I3); no-ops are those that the
+    /// leader has named; and all the rest came from it. What differs then is broken here or there,
+    /// and no simulated run has ever come by.
+    fn complete_adoption(&mut self, adoption: Adoption, world: &mut impl World) {
         let chain = self.adopted_chain(&adoption);
         let said = adoption.summary.as_ref().map(|summary| summary.chain);
         if let (Some(chain), Some(said)) = (chain, said)
-            && chain != said
             && said != Chain::NONE
             && !mutant::is(Mutant::KeepStaleLog)
             && !mutant::is(Mutant::KeepOwnNoOp)
         {
-            invariant!(self, "I5", !adoption.is_refetched, "a view's log is not what it was said");
-            mark!("adoption-refetched");
-            adoption.is_refetched = true;
-            adoption.keeps_own = false;
-            adoption.staged.clear();
-            self.want(&mut adoption);
-            self.go_on_adopting(adoption, world);
-            return;
+            invariant!(self, "I5", chain == said, "a view's log is not what it was said");
         }
         self.timeouts.cancel(Timeout::Fetch);
         self.timeouts.cancel(Timeout::Chunk);

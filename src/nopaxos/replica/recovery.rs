@@ -51,8 +51,6 @@ pub(super) struct Recovery {
     copying: Option<TermId>,
     /// Which write says that it was copied.
     copied_write: Option<u64>,
-    /// Anything has come since the last look.
-    has_progressed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -396,11 +394,12 @@ impl Replica {
     }
 
     pub(super) fn on_recover_timeout(&mut self, world: &mut impl World) {
+        let has_progressed = self.take_progress();
         let Some(recovery) = &mut self.recovery else { return };
         if recovery.copied_write.is_some() {
             return;
         }
-        if recovery.copying.is_some() && std::mem::take(&mut recovery.has_progressed) {
+        if recovery.copying.is_some() && has_progressed {
             let due = world.now().after_ns(recovery.delay_ns);
             self.timeouts.set(Timeout::Recover, due);
             return;
@@ -493,7 +492,7 @@ impl Replica {
         }
         mark!("recovery-copies");
         recovery.copying = Some(term);
-        recovery.has_progressed = true;
+        self.note_progress();
         self.view = term;
         // The own stable prefix may reach into the term; it is kept.
         let last = log.last.plus(answer.message_id.0);
@@ -526,13 +525,6 @@ impl Replica {
             self.choose_view(world);
         }
         Ok(())
-    }
-
-    /// Something that was asked for has come.
-    pub(super) fn note_recovery_progress(&mut self) {
-        if let Some(recovery) = &mut self.recovery {
-            recovery.has_progressed = true;
-        }
     }
 
     /// The view's log is here: what the leader has appended since follows it, and then the note

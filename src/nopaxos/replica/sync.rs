@@ -371,7 +371,14 @@ impl Replica {
     }
 
     pub(super) fn on_sync_repair_timeout(&mut self, world: &mut impl World) {
-        if self.status == Status::Normal && self.prepare.is_some() {
+        if self.status != Status::Normal || self.prepare.is_none() {
+            return;
+        }
+        if self.transfer.is_some() {
+            // A checkpoint is on its way: asked for again, it would begin again.
+            let due = world.now().after_ns(self.settings.timing.repair_retry_ns);
+            self.timeouts.set(Timeout::SyncRepair, due);
+        } else {
             self.request_sync_repair(world);
         }
     }

@@ -32,6 +32,9 @@ impl Replica {
     /// are.
     fn leave_for(&mut self, term: TermId, world: &mut impl World) {
         invariant!(self, "I8", term > self.view, "a view goes back");
+        if self.status == Status::Normal {
+            self.note_view_left(world.now());
+        }
         self.leave(world);
         for vote in &mut self.votes {
             vote.take_if(|(of, _)| *of < term);

@@ -62,6 +62,7 @@
 mod clients;
 mod recovery;
 mod table;
+mod transfers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
