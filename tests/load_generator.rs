@@ -3,13 +3,16 @@
 #![allow(clippy::disallowed_methods, reason = "a stall is what is measured")]
 
 mod mini_node;
+mod support;
 
-use std::io::{self, Read as _, Write as _};
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use p2pmap::bench::dialect::Dialect;
 use p2pmap::bench::keys::KeyChoice;
 use p2pmap::bench::load::{LoadError, LoadOptions, Pace, run};
 use p2pmap::bench::mix::{Mix, Ycsb};
@@ -30,6 +33,7 @@ fn options(node: SocketAddr, pace: Pace) -> LoadOptions {
     let cores = placement::available();
     LoadOptions {
         nodes: vec![node],
+        dialect: Dialect::Frames,
         cores: cores.numbers().iter().take(1).copied().map(usize::from).collect(),
         spin: false,
         connection_count: 1,
@@ -239,4 +243,95 @@ fn node_that_is_not_there_or_goes_away_is_told_so() {
     let lanes = LoadOptions { cores: vec![0, 0], ..options(mini_node::nobody(), Pace::Closed) };
     let failed = run(&lanes, |_| {}, |_| {});
     assert!(matches!(failed, Err(LoadError::Connections)), "{failed:?}");
+}
+
+/// A server that speaks RESP. With `lies` a read has the value of whichever key was written last.
+fn redis(lies: bool) -> SocketAddr {
+    let values: Mutex<HashMap<Vec<u8>, Vec<u8>>> = Mutex::default();
+    mini_node::serve_each(move |mut stream: TcpStream| {
+        let mut requests = BufReader::new(stream.try_clone()?);
+        let mut last = Vec::new();
+        loop {
+            let mut line = String::new();
+            if requests.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let count: usize = line.trim_end().trim_start_matches('*').parse().expect("an array");
+            let mut parts = Vec::new();
+            for _ in 0..count {
+                line.clear();
+                requests.read_line(&mut line)?;
+                let size: usize = line.trim_end().trim_start_matches('$').parse().expect("a size");
+                let mut part = vec![0; size + 2];
+                requests.read_exact(&mut part)?;
+                part.truncate(size);
+                parts.push(part);
+            }
+            let mut values = values.lock().expect("nobody panics");
+            match parts.as_slice() {
+                [name, key, value] if name == b"SET" => {
+                    last.clone_from(value);
+                    values.insert(key.clone(), value.clone());
+                    stream.write_all(b"+OK\r\n")?;
+                }
+                [name, key] if name == b"GET" => match values.get(key) {
+                    Some(value) => {
+                        let value = if lies && !last.is_empty() { &last } else { value };
+                        write!(stream, "${}\r\n", value.len())?;
+                        stream.write_all(value)?;
+                        stream.write_all(b"\r\n")?;
+                    }
+                    None => stream.write_all(b"$-1\r\n")?,
+                },
+                _ => stream.write_all(b"-ERR unknown command\r\n")?,
+            }
+        }
+    })
+}
+
+#[test]
+fn servers_of_resp_are_loaded_and_wrong_values_found() {
+    for lies in [false, true] {
+        let mut options = options(redis(lies), Pace::Closed);
+        options.dialect = Dialect::Resp;
+        options.depth = 8;
+        options.connection_count = 2;
+        options.duration_ns = 300 * MS;
+        options.preload = true;
+        let (mix, key_choice) = Ycsb::F.parts();
+        options.workload = Workload { mix, key_choice, ..options.workload };
+        let (report, _) = load(&options);
+        let counts = &report.counts;
+        assert!(report.answers() > 0 && counts.checked > 0, "{counts:?}");
+        assert_eq!((counts.errors(), counts.absent), (0, 0), "{counts:?}");
+        assert_eq!(report.is_right(), !lies, "{counts:?}");
+    }
+    let mut foreign = options(mini_node::start(), Pace::Closed);
+    foreign.dialect = Dialect::Resp;
+    let failed = run(&foreign, |_| {}, |_| {});
+    assert!(failed.is_err(), "a node doesn't speak RESP: {failed:?}");
+}
+
+#[test]
+fn node_is_loaded_over_grpc_as_over_frames() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = support::Node::start(folder.path(), &["--durability", "none"]);
+    let address = node.address().parse().expect("an address");
+    for (dialect, value_size_bytes) in
+        [(Dialect::Frames, 64), (Dialect::Grpc, 64), (Dialect::Grpc, 40_000)]
+    {
+        let mut options = options(address, Pace::Closed);
+        options.dialect = dialect;
+        options.depth = 16;
+        options.connection_count = 3;
+        options.duration_ns = 500 * MS;
+        options.preload = true;
+        options.workload.mix = Mix::of_puts(50);
+        options.workload.value_size_bytes = value_size_bytes..=value_size_bytes;
+        let (report, _) = load(&options);
+        let counts = &report.counts;
+        assert!(report.answers() > 0 && counts.checked > 100, "{dialect:?}: {counts:?}");
+        assert_eq!((counts.errors(), counts.absent), (0, 0), "{dialect:?}: {counts:?}");
+        assert!(report.is_right(), "{dialect:?}: {counts:?}");
+    }
 }

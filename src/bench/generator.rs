@@ -6,6 +6,7 @@
 //! requests in flight and sends the next one when an answer comes.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -13,12 +14,13 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 
 use super::content::Content;
+use super::dialect::{Dialect, Line, Read};
 use super::expectation::Expectation;
 use super::load::LoadError;
 use super::mix::Kind;
 use super::recorder::{Interval, Recorder};
-use super::response::{self, Answer, Outcome};
-use super::schedule::Schedule;
+use super::response::{Answer, Outcome};
+use super::work::{Span, Work};
 use super::workload::{Request, Requests, Workload};
 use crate::base::cast::{u32_from, usize_from_u32};
 use crate::base::ids::CorrelationId;
@@ -28,47 +30,9 @@ use crate::base::limits::{
 use crate::base::time::Monotonic;
 use crate::runtime::clock::Clock;
 use crate::runtime::uring::{Completion, Key, RingSize, Uring};
-use crate::wire::frame;
 
 /// Completions that are looked at in one turn.
 const COMPLETION_COUNT_MAX: usize = 256;
-
-/// What a generator has to do.
-#[derive(Debug)]
-pub enum Work {
-    /// Give the keys from `next` up to `end` their first values, `step` apart.
-    Preload {
-        /// The first of them.
-        next: u64,
-        /// The first that isn't one of them.
-        end: u64,
-        /// From one to the next.
-        step: u64,
-    },
-    /// Ask when there is room.
-    Closed,
-    /// Ask when it is time.
-    Open(Schedule),
-    /// Take answers.
-    Drain,
-}
-
-/// When a load begins, is measured and ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// The schedule's 0.
-    pub begin: Monotonic,
-    /// Requests from here on are measured.
-    pub measure: Monotonic,
-    /// The first that isn't asked any more.
-    pub end: Monotonic,
-}
-
-impl Span {
-    fn measures(&self, intended: Monotonic) -> bool {
-        self.measure <= intended && intended < self.end
-    }
-}
 
 /// A request without an answer.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +50,7 @@ struct Asked {
 #[derive(Debug)]
 struct Client {
     socket: OwnedFd,
+    line: Line,
     /// Requests in flight, oldest first.
     asked: VecDeque<Asked>,
     /// It is among those with room.
@@ -101,6 +66,8 @@ struct Client {
 pub struct GeneratorOptions {
     /// Where each of its connections goes.
     pub addresses: Vec<SocketAddr>,
+    /// What it speaks.
+    pub dialect: Dialect,
     /// Requests in flight on a connection.
     pub depth: usize,
     /// Never sleep.
@@ -159,12 +126,14 @@ impl Generator {
             socket.set_nodelay(true).map_err(fail)?;
             let socket = OwnedFd::from(socket);
             ring.receive(socket.as_fd(), key_of(slot));
+            let mut output = BytesMut::new();
             clients.push(Client {
                 socket,
+                line: Line::open(options.dialect, &mut output),
                 asked: VecDeque::with_capacity(options.depth),
                 is_ready: true,
                 held: BytesMut::new(),
-                output: BytesMut::new(),
+                output,
                 is_sending: false,
             });
         }
@@ -177,7 +146,8 @@ impl Generator {
             clock,
             now,
             ready: (0..clients.len()).collect(),
-            touched: Vec::with_capacity(clients.len()),
+            // Each has something to say before the first request, or nothing to send.
+            touched: (0..clients.len()).collect(),
             clients,
             completions: VecDeque::with_capacity(COMPLETION_COUNT_MAX),
             spin: options.spin,
@@ -248,7 +218,7 @@ impl Generator {
             }
         }
         self.recorder.counts.measured_ns = span.end.since_ns(span.measure);
-        let work = std::mem::replace(&mut self.work, Work::Drain);
+        let work = mem::replace(&mut self.work, Work::Drain);
         let deadline = span.end.after_ns(LOAD_DRAIN_NS);
         while self.in_flight > 0 && self.now < deadline {
             self.turn(deadline)?;
@@ -398,13 +368,8 @@ impl Generator {
         if client.output.is_empty() && !client.is_sending {
             self.touched.push(slot);
         }
-        self.workload.encode(
-            &asked.request,
-            asked.content.as_ref(),
-            asked.id,
-            &mut self.key,
-            &mut client.output,
-        );
+        let request = (&asked.request, asked.content.as_ref());
+        client.line.ask(&self.workload, request, asked.id, &mut self.key, &mut client.output);
         client.asked.push_back(asked);
     }
 
@@ -454,39 +419,56 @@ impl Generator {
     }
 
     fn take_answers(&mut self, slot: usize) -> Result<(), LoadError> {
-        let mut held = std::mem::take(&mut self.clients[slot].held);
+        let client = &mut self.clients[slot];
+        let mut held = mem::take(&mut client.held);
+        let mut line = mem::take(&mut client.line);
+        let (mut said, mut halves) = (BytesMut::new(), Vec::new());
         let mut at = 0;
-        while let Some((_, payload)) = frame::next(&held[at..]).map_err(LoadError::Frame)? {
-            self.answered(slot, &held[at + payload.start..at + payload.end]);
-            at += payload.end;
+        loop {
+            let asked = &self.clients[slot].asked;
+            let writes = |id| asked.iter().any(|asked| asked.id == id && asked.content.is_some());
+            let oldest = asked.front().map(|asked| asked.id);
+            let next = line.next(&held[at..], writes, oldest, &mut said);
+            let Some((size, read)) = next.map_err(LoadError::Line)? else { break };
+            at += size;
+            match read {
+                Read::Answer(answer) => halves.extend(self.answered(slot, answer)),
+                Read::Stray => self.recorder.counts.strays += 1,
+                Read::Nothing => {}
+            }
         }
         held.advance(at);
-        self.clients[slot].held = held;
+        let client = &mut self.clients[slot];
+        (client.held, client.line) = (held, line);
+        if !said.is_empty() {
+            client.output.extend_from_slice(&said);
+            self.touched.push(slot);
+        }
+        for asked in halves {
+            let content = Some(self.expectation.next_write(asked.request.key));
+            self.put_out(slot, Asked { content, ..asked });
+        }
         self.make_ready(slot);
         Ok(())
     }
 
-    fn answered(&mut self, slot: usize, payload: &[u8]) {
+    /// Takes an answer. What it returns was the first half of a read followed by a write.
+    fn answered(&mut self, slot: usize, answer: Answer<'_>) -> Option<Asked> {
         let all = &mut self.clients[slot].asked;
-        let answer = response::read(payload);
         // Answers come in order as a rule, so the first one fits.
-        let place =
-            answer.and_then(|answer| all.iter().position(|asked| asked.id == answer.correlation));
-        let (Some(answer), Some(place)) = (answer, place) else {
+        let Some(place) = all.iter().position(|asked| asked.id == answer.correlation) else {
             self.recorder.counts.strays += 1;
-            return;
+            return None;
         };
         if answer.outcome == Outcome::Page && all[place].request.kind == Kind::Scan {
-            return;
+            return None;
         }
-        let Some(asked) = all.remove(place) else { return };
+        let asked = all.remove(place)?;
         let goes_on = self.take_answer(&asked, answer);
-        if goes_on {
-            let content = Some(self.expectation.next_write(asked.request.key));
-            self.put_out(slot, Asked { content, ..asked });
-        } else {
+        if !goes_on {
             self.in_flight -= 1;
         }
+        goes_on.then_some(asked)
     }
 
     /// Checks an answer and counts it. True: it was the first half of a read followed by a write.
@@ -514,11 +496,16 @@ impl Generator {
                 counts.checked += 1;
                 self.expectation.on_found(request.key, floor, version, value)
             }
+            (Outcome::Value { value }, None) if self.is_verifying => {
+                counts.checked += 1;
+                self.expectation.on_value(request.key, value)
+            }
             (Outcome::Absent, None) if request.kind != Kind::Scan => {
                 counts.absent += 1;
                 self.expectation.on_absent(request.key, floor)
             }
-            (Outcome::Written { .. }, Some(_)) | (Outcome::Found { .. }, None) => Ok(()),
+            (Outcome::Written { .. } | Outcome::Done, Some(_))
+            | (Outcome::Found { .. } | Outcome::Value { .. }, None) => Ok(()),
             (Outcome::Closed, None) if request.kind == Kind::Scan => Ok(()),
             // An answer to another question than was asked.
             _ => {
@@ -540,39 +527,8 @@ impl Generator {
         let client = &mut self.clients[slot];
         if !client.is_sending && !client.output.is_empty() {
             client.is_sending = true;
-            let bytes = std::mem::take(&mut client.output);
+            let bytes = mem::take(&mut client.output);
             self.ring.send(client.socket.as_fd(), key_of(slot), bytes);
-        }
-    }
-}
-
-impl Work {
-    /// The time of the next request, if it has come.
-    fn due(&self, now: Monotonic, span: &Span) -> Option<Monotonic> {
-        match self {
-            Self::Preload { next, end, .. } => (next < end).then_some(now),
-            Self::Closed => (now < span.end).then_some(now),
-            Self::Open(schedule) => {
-                let intended = span.begin.after_ns(schedule.peek());
-                (intended <= now && intended < span.end).then_some(intended)
-            }
-            Self::Drain => None,
-        }
-    }
-
-    /// Takes it; the key, if it is given.
-    fn take(&mut self) -> Option<u64> {
-        match self {
-            Self::Preload { next, step, .. } => {
-                let key = *next;
-                *next += *step;
-                Some(key)
-            }
-            Self::Open(schedule) => {
-                schedule.advance();
-                None
-            }
-            Self::Closed | Self::Drain => None,
         }
     }
 }

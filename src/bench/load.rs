@@ -9,17 +9,18 @@ use std::ops::RangeInclusive;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::generator::{Generator, GeneratorOptions, Span, Work};
+use super::dialect::{Dialect, LineError};
+use super::generator::{Generator, GeneratorOptions};
 use super::mix::Mix;
 use super::recorder::{Counts, Interval, Recorder};
 use super::report::{Report, latencies};
 use super::schedule::{Arrivals, Schedule, float};
+use super::work::{Span, Work};
 use super::workload::Workload;
 use crate::base::cast::{low_u32, u64_from};
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::runtime::clock::Clock;
 use crate::runtime::uring::UringError;
-use crate::wire::frame::FrameError;
 
 /// Between the last generator's being ready and the first request.
 const START_DELAY_NS: u64 = 5 * NS_PER_MS;
@@ -43,6 +44,8 @@ pub enum Pace {
 pub struct LoadOptions {
     /// The nodes; connections go to them in turn.
     pub nodes: Vec<SocketAddr>,
+    /// What they are spoken to in.
+    pub dialect: Dialect,
     /// The processors of the generators: one for each.
     pub cores: Vec<usize>,
     /// Never sleep.
@@ -86,6 +89,7 @@ impl LoadOptions {
             ("arrivals", arrivals),
             ("rate_per_s", rate),
             ("nodes", self.nodes.len().to_string()),
+            ("protocol", self.dialect.name().to_owned()),
             (
                 "generator_cores",
                 self.cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
@@ -127,8 +131,8 @@ pub enum LoadError {
     Connection(io::Error),
     /// The node closed a connection.
     Closed,
-    /// The node sent what isn't a frame.
-    Frame(FrameError),
+    /// The server doesn't speak what it should.
+    Line(LineError),
     /// The node didn't answer while keys were given their first values.
     Silent,
     /// Keys could not be given their first values: refusals by code.
@@ -149,7 +153,7 @@ impl fmt::Display for LoadError {
             Self::Connect(address, error) => write!(f, "can't connect to {address}: {error}"),
             Self::Connection(error) => write!(f, "a connection failed: {error}"),
             Self::Closed => f.write_str("the node closed a connection"),
-            Self::Frame(error) => write!(f, "the node sent what isn't a frame: {error}"),
+            Self::Line(error) => write!(f, "what the server sent can't be read: {error}"),
             Self::Silent => f.write_str("the node didn't answer while the keys were filled"),
             Self::Preload(refusals) => {
                 let codes: Vec<String> = refusals.keys().map(ToString::to_string).collect();
@@ -306,6 +310,7 @@ fn generate(
     let share = float(u64_from(addresses.len())) / float(u64_from(options.connection_count));
     let generator_options = GeneratorOptions {
         addresses,
+        dialect: options.dialect,
         depth: options.depth,
         spin: options.spin,
         workload: options.workload.clone(),

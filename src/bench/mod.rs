@@ -11,6 +11,7 @@
 pub mod bare_echo;
 pub mod compare;
 pub mod content;
+pub mod dialect;
 pub mod disk;
 pub mod encode;
 pub mod expectation;
@@ -27,4 +28,5 @@ pub mod schedule;
 pub mod slo;
 pub mod summary;
 pub mod surroundings;
+pub mod work;
 pub mod workload;

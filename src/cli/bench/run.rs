@@ -16,10 +16,12 @@ use super::super::{Verdict, engine};
 use super::{count, duration};
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::limits::{
-    CONNECTION_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, VALUE_SIZE_BYTES_MAX,
+    CONNECTION_COUNT_MAX, ENTRY_STREAM_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
+    VALUE_SIZE_BYTES_MAX,
 };
 use crate::base::time::{NS_PER_US, Timestamp};
 use crate::bench::content::CONTENT_SIZE_BYTES_MIN;
+use crate::bench::dialect::{Dialect, etcd};
 use crate::bench::encode::digit_count;
 use crate::bench::keys::KeyChoice;
 use crate::bench::load::{LoadOptions, Pace};
@@ -42,7 +44,7 @@ const DEPTH_OPEN_DEFAULT: usize = 64;
 /// Requests a second that can be asked for.
 const RATE_MAX: u64 = 100_000_000;
 /// How long a node may take to say what it is.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a search for the highest rate begins.
 const FIRST_RATE: f64 = 1_000.0;
 /// The skew of the Yahoo! Cloud Serving Benchmark.
@@ -65,6 +67,10 @@ pub(in crate::cli) struct BenchRunArgs {
     /// each rate that is tried.
     #[arg(long, value_name = "PERCENTILE<DURATION", value_parser = slo, conflicts_with = "out")]
     find_max: Option<Slo>,
+    /// What the server is spoken to in: a node's raw frames or gRPC; `resp` for Redis and Valkey,
+    /// `etcd` for etcd's gRPC.
+    #[arg(long, value_enum, default_value_t = DialectArg::Frames)]
+    protocol: DialectArg,
     /// How requests follow each other at a fixed rate.
     #[arg(long, value_enum, default_value_t = ArrivalsArg::Constant)]
     arrivals: ArrivalsArg,
@@ -76,7 +82,8 @@ pub(in crate::cli) struct BenchRunArgs {
         value_parser = count::<CONNECTION_COUNT_MAX>
     )]
     connections: usize,
-    /// Requests under way on each connection, at most [default: 1 in a closed loop, else 64].
+    /// Requests under way on each connection, at most [default: 1 in a closed loop, else 64; of
+    /// YCSB E 64 of all connections together].
     #[arg(long, value_name = "COUNT", value_parser = count::<REQUESTS_PER_CONNECTION_MAX>)]
     depth: Option<usize>,
     /// How long to measure.
@@ -177,6 +184,18 @@ enum ArrivalsArg {
     Poisson,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DialectArg {
+    /// A node's raw frames.
+    Frames,
+    /// A node's gRPC, one stream for each connection.
+    Grpc,
+    /// Redis and Valkey.
+    Resp,
+    /// etcd, a call for each request.
+    Etcd,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum YcsbArg {
     /// Half reads, half updates, zipfian.
@@ -187,7 +206,7 @@ enum YcsbArg {
     C,
     /// 95 % reads of the latest, 5 % inserts.
     D,
-    /// 95 % scans, 5 % inserts, zipfian.
+    /// 95 % scans, 5 % inserts, zipfian; a core answers 64 scans at once and refuses more.
     E,
     /// Half reads, half reads followed by a write, zipfian.
     F,
@@ -300,8 +319,9 @@ impl Keeper {
     fn prepare(args: &BenchRunArgs, out: &Path) -> Result<Self, Failure> {
         let first = args.address.node.split(',').next().unwrap_or_default();
         // What isn't a node of ours doesn't answer this; an echo sends it back.
-        let status = Client::connect(first, STATUS_TIMEOUT).and_then(|mut node| node.status(false));
-        let status = status.ok();
+        let is_ours = matches!(args.protocol, DialectArg::Frames | DialectArg::Grpc);
+        let ask = || Client::connect(first, STATUS_TIMEOUT)?.status(false);
+        let status = if is_ours { ask().ok() } else { None };
         let build = status
             .as_ref()
             .map(|status| Build { version: status.version.clone(), commit: status.commit.clone() });
@@ -383,6 +403,7 @@ impl BenchRunArgs {
                  use longer ones, or --no-verify"
             )));
         }
+        self.check_dialect()?;
         // Inserted keys have numbers above these; ten digits more than enough of them.
         let digits = digit_count(self.first_key + u64_from(self.keys) * 10);
         if *key_sizes.start() < digits {
@@ -394,13 +415,19 @@ impl BenchRunArgs {
             Some(rate) => Pace::Open { arrivals: self.arrivals.into(), rate },
             None => Pace::Closed,
         };
-        let depth_default = if pace == Pace::Closed { 1 } else { DEPTH_OPEN_DEFAULT };
+        let depth_default = match (pace, self.ycsb) {
+            (Pace::Closed, _) => 1,
+            // A core refuses more streamed answers at once.
+            (_, Some(YcsbArg::E)) => (ENTRY_STREAM_COUNT_MAX / self.connections).max(1),
+            _ => DEPTH_OPEN_DEFAULT,
+        };
         let (mix, key_choice) = match self.ycsb {
             Some(ycsb) => Ycsb::from(ycsb).parts(),
             None => (Mix::of_puts(self.puts), self.distribution),
         };
         Ok(LoadOptions {
             nodes: self.nodes()?,
+            dialect: self.protocol.into(),
             cores: self.cores.clone(),
             spin: self.spin,
             connection_count: self.connections,
@@ -424,6 +451,20 @@ impl BenchRunArgs {
         })
     }
 
+    /// Refuses what can't be said.
+    fn check_dialect(&self) -> Result<(), Failure> {
+        let is_ours = matches!(self.protocol, DialectArg::Frames | DialectArg::Grpc);
+        if !is_ours && matches!(self.ycsb, Some(YcsbArg::E)) {
+            return Err(Failure::new("--ycsb e: only a node is asked for ranges of keys"));
+        }
+        let is_etcd = self.protocol == DialectArg::Etcd;
+        if is_etcd && *self.value_size.0.end() > etcd::VALUE_SIZE_BYTES_MAX {
+            let max = format_size(u64_from(etcd::VALUE_SIZE_BYTES_MAX));
+            return Err(Failure::new(format!("--value-size: at most {max} for etcd")));
+        }
+        Ok(())
+    }
+
     fn nodes(&self) -> Result<Vec<SocketAddr>, Failure> {
         let resolve = |node: &str| {
             let unknown = || Failure::new(format!("--node {node:?}: expected HOST:PORT"));
@@ -439,6 +480,17 @@ impl From<ArrivalsArg> for Arrivals {
         match arrivals {
             ArrivalsArg::Constant => Self::Constant,
             ArrivalsArg::Poisson => Self::Poisson,
+        }
+    }
+}
+
+impl From<DialectArg> for Dialect {
+    fn from(dialect: DialectArg) -> Self {
+        match dialect {
+            DialectArg::Frames => Self::Frames,
+            DialectArg::Grpc => Self::Grpc,
+            DialectArg::Resp => Self::Resp,
+            DialectArg::Etcd => Self::Etcd,
         }
     }
 }
