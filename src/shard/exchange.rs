@@ -323,7 +323,7 @@ impl Core {
     pub(super) fn keep_part(&mut self, partition: PartitionId, part: &CheckpointPart) {
         let receiving = self.exchange.receiving.as_ref();
         if receiving.is_some_and(|found| found.partition != partition) {
-            // Of many that are to come in each would end the one before it, and none would be whole.
+            // Each of many that are to come in would end the one before it, and none be whole.
             self.exchange.outcomes.push_back((partition, ChunkOutcome::Busy));
             return;
         }
