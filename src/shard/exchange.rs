@@ -323,7 +323,8 @@ impl Core {
     pub(super) fn keep_part(&mut self, partition: PartitionId, part: &CheckpointPart) {
         let receiving = self.exchange.receiving.as_ref();
         if receiving.is_some_and(|found| found.partition != partition) {
-            // Of many that are to come in each would end the one before it, and none would be whole.
+            // Of many that are to come in each would end the one before it, and none would be
+            // whole.
             self.exchange.outcomes.push_back((partition, ChunkOutcome::Busy));
             return;
         }
