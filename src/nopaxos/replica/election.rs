@@ -504,7 +504,8 @@ impl Replica {
             return;
         }
         let (timing, now) = (self.settings.timing, world.now());
-        let mut timeout_ns = self.patient_ns(timing.view_change_timeout_ns, now);
+        // What was added goes while a view lasts, not while there is none.
+        let mut timeout_ns = longer(timing.view_change_timeout_ns, self.election.brief_count);
         for _ in 0..self.election.attempts_count.min(16) {
             timeout_ns = (timeout_ns * 3 / 2).min(timing.view_change_timeout_ns_max);
         }
