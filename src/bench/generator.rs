@@ -1,6 +1,6 @@
 //! One generator: connections on one ring, driven by one pinned thread.
 //!
-//! In an *open* loop each request has its time from a [`Schedule`], and its latency counts from
+//! In an *open* loop each request has its time from a `Schedule`, and its latency counts from
 //! then, whenever it could be sent. It goes to the connection that has waited longest; when none
 //! has room it waits, and the schedule doesn't. In a *closed* loop each connection keeps so many
 //! requests in flight and sends the next one when an answer comes.

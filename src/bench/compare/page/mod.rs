@@ -1,7 +1,7 @@
 //! A comparison as one page for a browser: self-contained, without scripts, in light and dark, on
 //! paper, and readable without colour. `bench compare --html` writes it.
 //!
-//! [`figures`] draws, with what [`chart`] has for it; [`tables`] and [`text`] say it in words. The
+//! `figures` draws, with what `chart` has for it; `tables` and `text` say it in words. The
 //! page is a function of the results alone: the same results make the same page.
 
 mod chart;
