@@ -21,6 +21,7 @@ macro_rules! mark {
 /// All marks, in the order of their names.
 pub const ALL: [&str; COUNT] = [
     "adopt",
+    "adoption-without-room",
     "answer-repeated",
     "checkpoint-chunk",
     "checkpoint-failed",
@@ -100,6 +101,7 @@ pub const ALL: [&str; COUNT] = [
     "slot-lookup-by-leader",
     "slot-lookup-by-ranges",
     "slot-lookup-of-no-op",
+    "slot-without-room",
     "stale-member-told",
     "start-view-again",
     "stash",
@@ -120,7 +122,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 97;
+const COUNT: usize = 99;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

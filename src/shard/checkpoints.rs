@@ -355,11 +355,14 @@ impl Shard {
         let recorded = self.core.log.state().partition(partition).map(|state| state.checkpoint);
         let is_new = recorded.is_none_or(|recorded| index > recorded)
             || self.core.checkpoints.damaged.contains(&partition);
-        if replica.status() != Status::Normal || index == Index(0) || !is_new {
-            // Between two views what is executed may yet be undone; and what is recorded lets
-            // nothing go by being recorded again: slots after it keep the segments, and become
-            // stable when the group has a quorum. Once any partition has changed it is asked again
-            // who keeps what the log wants back: to ask at once would be to ask for ever.
+        // Between two views what isn't stable may yet be undone. What is stable needs no view (K3
+        // asks for one): a log that is full of it would have no room for the view that comes.
+        let may_last = replica.status() == Status::Normal || index <= replica.sync_point();
+        if !may_last || index == Index(0) || !is_new {
+            // What is recorded lets nothing go by being recorded again: slots after it keep the
+            // segments, and become stable when the group has a quorum. Once any partition has
+            // changed it is asked again who keeps what the log wants back: to ask at once would be
+            // to ask for ever.
             self.core.checkpoints.is_declined = true;
             return;
         }

@@ -4,6 +4,7 @@
 use super::partition::{Asker, PartitionView, Waiter};
 use super::reads::WaitingRead;
 use super::{Awaiting, Core, Effects};
+use crate::base::cast::u64_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{AppendId, Index, MemberId, PartitionId, TermId};
 use crate::base::limits::SWEEP_COUNT_MAX;
@@ -179,6 +180,10 @@ impl Core {
 }
 
 impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
+    fn has_room(&self, size_bytes: usize) -> bool {
+        self.core.log.space().client_size_bytes >= u64_from(size_bytes)
+    }
+
     fn persist(&mut self, record: Persist<'_>) {
         let partition = self.view.group.partition();
         if let Persist::Adopt { term, base, kept, chain: Chain(chain) } = record

@@ -11,10 +11,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::gap::ranges;
 use super::log_merge::Plan;
 use super::*;
-use crate::base::limits::{REPAIR_COUNT_MAX, REPAIR_SIZE_BYTES_MAX};
+use crate::base::limits::{ENTRY_OVERHEAD_SIZE_BYTES, REPAIR_COUNT_MAX, REPAIR_SIZE_BYTES_MAX};
 use crate::base::mutant::{self, Mutant};
 use crate::nopaxos::message::{Entry, SlotRange, Wanted};
 
@@ -60,6 +62,17 @@ pub(super) struct Adoption {
 }
 
 impl Adoption {
+    /// Whether nothing lacks.
+    fn is_whole(&self) -> bool {
+        self.wanted.is_empty() && (!self.needs_checkpoint || self.checkpoint.is_some())
+    }
+
+    /// What the log will be given.
+    fn staged_size_bytes(&self) -> usize {
+        let value = |slot: &Slot| slot.value.as_ref().map_or(0, Bytes::len);
+        self.staged.values().map(|slot| value(slot) + ENTRY_OVERHEAD_SIZE_BYTES).sum()
+    }
+
     /// Of a log of `source_term`, of which nothing is known yet.
     fn new(source_term: TermId, delay_ns: u64) -> Self {
         Self {
@@ -190,21 +203,30 @@ impl Replica {
             .collect();
     }
 
-    /// Fetches what lacks, or adopts.
+    /// Fetches what lacks, or adopts, or waits for room: what is staged is logged at once (W2), and
+    /// a log that it fills would have none for the checkpoint that empties it.
     fn go_on_adopting(&mut self, adoption: Adoption, world: &mut impl World) {
-        let lacks_checkpoint = adoption.needs_checkpoint && adoption.checkpoint.is_none();
-        if !lacks_checkpoint && adoption.wanted.is_empty() {
+        if !adoption.is_whole() {
+            self.adoption = Some(adoption);
+            self.fetch(world);
+        } else if adoption.staged.is_empty() || world.has_room(adoption.staged_size_bytes()) {
             self.complete_adoption(adoption, world);
-            return;
+        } else {
+            mark!("adoption-without-room");
+            // It isn't the leader's fault: another view would not help.
+            self.note_progress();
+            self.timeouts.set(Timeout::Fetch, world.now().after_ns(adoption.delay_ns));
+            self.adoption = Some(adoption);
         }
-        self.adoption = Some(adoption);
-        self.fetch(world);
     }
 
     /// Asks for what lacks, from the present source.
     fn fetch(&mut self, world: &mut impl World) {
         let Some(adoption) = &mut self.adoption else { return };
         self.timeouts.set(Timeout::Fetch, world.now().after_ns(adoption.delay_ns));
+        if adoption.is_whole() {
+            return;
+        }
         let Some(source) = adoption.source() else { return };
         adoption.has_progressed = false;
         adoption.received_size_bytes = 0;
@@ -255,8 +277,12 @@ impl Replica {
         }
     }
 
-    /// A source has not sent what was asked for: another one may have it.
+    /// A source has not sent what was asked for: another one may have it. Or there was no room.
     pub(super) fn on_fetch_timeout(&mut self, world: &mut impl World) {
+        if let Some(adoption) = self.adoption.take_if(|adoption| adoption.is_whole()) {
+            self.go_on_adopting(adoption, world);
+            return;
+        }
         let delay_ns_max = self.settings.timing.repair_retry_ns_max;
         let Some(adoption) = &mut self.adoption else { return };
         adoption.delay_ns = (adoption.delay_ns * 2).min(delay_ns_max);

@@ -433,9 +433,11 @@ impl Replica {
         }
         self.drain(world);
         self.try_prepare(world);
-        let goes_on = self.prepare.as_ref().is_some_and(|open| {
-            open.asked.is_empty() || open.received_size_bytes >= REPAIR_SIZE_BYTES_MAX
-        });
+        // What there is no room for is asked for again after a while only.
+        let goes_on = world.has_room(1)
+            && self.prepare.as_ref().is_some_and(|open| {
+                open.asked.is_empty() || open.received_size_bytes >= REPAIR_SIZE_BYTES_MAX
+            });
         if goes_on {
             if let Some(open) = &mut self.prepare {
                 open.delay_ns = self.settings.timing.repair_retry_ns;

@@ -61,6 +61,7 @@
 
 mod clients;
 mod recovery;
+mod room;
 mod table;
 mod transfers;
 
