@@ -18,7 +18,7 @@ pub trait Effects<W> {
     /// Whether the durable log has room for values of so many bytes beside what is spared for the
     /// protocol. A member that has none takes no slots in, as if they had been lost on their way:
     /// what else it logs, and above all the checkpoints that make room, must not wait behind them.
-    fn has_room(&self, size_bytes: usize) -> bool;
+    fn has_room(&mut self, size_bytes: usize) -> bool;
 
     /// Executes a slot on the state machine, with undo, and returns the encoded result: a leader,
     /// ahead of commitment. Slots come in order; no-ops are not executed.

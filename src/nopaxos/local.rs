@@ -68,7 +68,7 @@ impl<W, E: Effects<W>> World for Local<'_, W, E> {
         self.effects.persist(record);
     }
 
-    fn has_room(&self, size_bytes: usize) -> bool {
+    fn has_room(&mut self, size_bytes: usize) -> bool {
         self.effects.has_room(size_bytes)
     }
 

@@ -180,8 +180,8 @@ impl Core {
 }
 
 impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
-    fn has_room(&self, size_bytes: usize) -> bool {
-        self.core.log.space().client_size_bytes >= u64_from(size_bytes)
+    fn has_room(&mut self, size_bytes: usize) -> bool {
+        self.core.log.ask_for_room(u64_from(size_bytes))
     }
 
     fn persist(&mut self, record: Persist<'_>) {

@@ -103,6 +103,8 @@ pub struct Wal {
     checkpoint_is_damaged: bool,
     /// Clients are refused for want of room: nothing is kept that isn't needed.
     gives_way: bool,
+    /// Room that was asked for and isn't there.
+    wanted_size_bytes: u64,
     /// The last batch of what the log begins with: a snapshot, the boot's opening, what is lost.
     opening_end: BatchId,
     /// Counts the segments that were left and have become complete since.
@@ -159,6 +161,7 @@ impl Wal {
             damaged: start.damaged,
             checkpoint_is_damaged: false,
             gives_way: false,
+            wanted_size_bytes: 0,
             completed_count: 0,
             opening_end: first_batch.previous(),
             state: ShardSnapshot {

@@ -49,6 +49,8 @@ pub(super) struct Adoption {
     staged: BTreeMap<Index, Slot>,
     wanted: BTreeSet<Index>,
     needs_checkpoint: bool,
+    /// The log has no room for what is staged: a newer checkpoint would leave less of it.
+    spares_room: bool,
     checkpoint: Option<Checkpoint>,
     /// Who has what lacks, and who of them is asked.
     sources: Vec<MemberId>,
@@ -65,6 +67,11 @@ impl Adoption {
     /// Whether nothing lacks.
     fn is_whole(&self) -> bool {
         self.wanted.is_empty() && (!self.needs_checkpoint || self.checkpoint.is_some())
+    }
+
+    /// Whether a checkpoint is to be fetched.
+    fn lacks_checkpoint(&self) -> bool {
+        (self.needs_checkpoint || self.spares_room) && self.checkpoint.is_none()
     }
 
     /// What the log will be given.
@@ -87,6 +94,7 @@ impl Adoption {
             staged: BTreeMap::new(),
             wanted: BTreeSet::new(),
             needs_checkpoint: false,
+            spares_room: false,
             checkpoint: None,
             sources: Vec::new(),
             source: 0,
@@ -205,7 +213,7 @@ impl Replica {
 
     /// Fetches what lacks, or adopts, or waits for room: what is staged is logged at once (W2), and
     /// a log that it fills would have none for the checkpoint that empties it.
-    fn go_on_adopting(&mut self, adoption: Adoption, world: &mut impl World) {
+    fn go_on_adopting(&mut self, mut adoption: Adoption, world: &mut impl World) {
         if !adoption.is_whole() {
             self.adoption = Some(adoption);
             self.fetch(world);
@@ -213,10 +221,13 @@ impl Replica {
             self.complete_adoption(adoption, world);
         } else {
             mark!("adoption-without-room");
-            // It isn't the leader's fault: another view would not help.
-            self.note_progress();
-            self.timeouts.set(Timeout::Fetch, world.now().after_ns(adoption.delay_ns));
+            if adoption.checkpoint.is_none() {
+                // It isn't the leader's fault: another view would not help.
+                self.note_progress();
+            }
+            adoption.spares_room = !adoption.is_merge;
             self.adoption = Some(adoption);
+            self.fetch(world);
         }
     }
 
@@ -224,7 +235,7 @@ impl Replica {
     fn fetch(&mut self, world: &mut impl World) {
         let Some(adoption) = &mut self.adoption else { return };
         self.timeouts.set(Timeout::Fetch, world.now().after_ns(adoption.delay_ns));
-        if adoption.is_whole() {
+        if adoption.is_whole() && !adoption.lacks_checkpoint() {
             return;
         }
         let Some(source) = adoption.source() else { return };
@@ -232,7 +243,7 @@ impl Replica {
         adoption.received_size_bytes = 0;
         let term = self.recovering_into().unwrap_or(self.view);
         let Some(adoption) = &mut self.adoption else { return };
-        if adoption.needs_checkpoint && adoption.checkpoint.is_none() {
+        if adoption.lacks_checkpoint() {
             if self.transfer.is_some() {
                 return;
             }
@@ -279,13 +290,14 @@ impl Replica {
 
     /// A source has not sent what was asked for: another one may have it. Or there was no room.
     pub(super) fn on_fetch_timeout(&mut self, world: &mut impl World) {
+        let delay_ns_max = self.settings.timing.repair_retry_ns_max;
+        let Some(adoption) = &mut self.adoption else { return };
+        adoption.delay_ns = (adoption.delay_ns * 2).min(delay_ns_max);
         if let Some(adoption) = self.adoption.take_if(|adoption| adoption.is_whole()) {
             self.go_on_adopting(adoption, world);
             return;
         }
-        let delay_ns_max = self.settings.timing.repair_retry_ns_max;
         let Some(adoption) = &mut self.adoption else { return };
-        adoption.delay_ns = (adoption.delay_ns * 2).min(delay_ns_max);
         if adoption.sources.len() > 1 && self.transfer.is_none() {
             mark!("fetch-elsewhere");
             adoption.source = (adoption.source + 1) % adoption.sources.len();

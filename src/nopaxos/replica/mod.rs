@@ -112,7 +112,7 @@ pub struct Restored {
 pub(super) trait World {
     fn now(&self) -> Monotonic;
     fn persist(&mut self, record: Persist<'_>);
-    fn has_room(&self, size_bytes: usize) -> bool;
+    fn has_room(&mut self, size_bytes: usize) -> bool;
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes;
     fn apply(&mut self, index: Index, slot: &Slot);
     fn undo_to(&mut self, index: Index);

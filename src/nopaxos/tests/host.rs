@@ -118,7 +118,7 @@ impl Effects<u64> for Host {
         self.appended_count += 1;
     }
 
-    fn has_room(&self, _size_bytes: usize) -> bool {
+    fn has_room(&mut self, _size_bytes: usize) -> bool {
         !self.is_full
     }
 
