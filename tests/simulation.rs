@@ -18,7 +18,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 20] = [
+const REGRESSIONS: [(usize, u64, &str); 21] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -33,6 +33,7 @@ const REGRESSIONS: [(usize, u64, &str); 20] = [
     (3, 161, "a boot whose first segment could not be prepared asked for the second one"),
     (7, 186, "a checkpoint was taken again and again that let nothing go, and filled the log"),
     (3, 779, "a disk that went back in time was noticed in some of its partitions only"),
+    (7, 158, "a follower whose log was full took in what kept its checkpoint from being logged"),
     (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),
     (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
     (3, 8_001_718, "a checkpoint was begun anew before its first file was reported durable"),
@@ -91,24 +92,13 @@ fn whatever_goes_wrong_with_a_node_nothing_is_lost_and_everything_ends() {
 /// does; `scripts/simulate.sh` hunts with fresh ones.
 const SEEDS_OF_SEVERAL: std::ops::Range<u64> = 0..200;
 
-/// What those find that isn't mended yet: of how many nodes, which seed, and what it is. A
-/// follower's log is as long as it may be, and what it has to adopt doesn't fit: it waits for ever.
-const NOT_MENDED: [(usize, u64, Checker); 1] = [(7, 158, Checker::Progress)];
-
 #[test]
-fn seeds_of_several_nodes_find_only_what_is_known() {
+fn seeds_of_several_nodes_find_nothing() {
     let mut summary = Summary::default();
     for node_count in [3, 5, 7] {
         for seed in SEEDS_OF_SEVERAL {
             let report = run(seed, of_nodes(node_count));
-            let known = NOT_MENDED.iter().find(|known| (known.0, known.1) == (node_count, seed));
-            match known {
-                Some((.., checker)) => {
-                    let found = report.violation.as_ref().map(|violation| violation.checker);
-                    assert_eq!(found, Some(*checker), "nodes {node_count}, seed {seed}: mended?");
-                }
-                None => assert_passes(node_count, &report),
-            }
+            assert_passes(node_count, &report);
             summary.add(&report);
         }
     }

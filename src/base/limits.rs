@@ -479,6 +479,9 @@ pub const LOG_SIZE_BYTES_DEFAULT: u64 = 64 << 30;
 pub const LOG_SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Segments that a log has room for at least: the one being written and three prepared ones.
 pub const LOG_SEGMENT_COUNT_MIN: u64 = 4;
+/// The same where others hold the partitions too: slots that they have agreed on while this node
+/// was away must fit beside those that it had.
+pub const LOG_SEGMENT_COUNT_MIN_REPLICATED: u64 = 16;
 /// Connections to the metrics' address at a time; more wait to be accepted.
 pub const METRICS_CONNECTION_COUNT_MAX: usize = 8;
 /// The longest head of a request for metrics.

@@ -26,10 +26,10 @@ use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
 use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
-    CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
-    MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX,
-    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX,
-    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SEGMENT_COUNT_MIN_REPLICATED,
+    LOG_SIZE_BYTES_MAX, MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX,
+    SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
+    SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -79,7 +79,8 @@ pub struct Config {
     pub memory_max: MemoryMax,
     /// The size of a log segment.
     pub segment_size_bytes: usize,
-    /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them.
+    /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them on each
+    /// core, and [`LOG_SEGMENT_COUNT_MIN_REPLICATED`] of a member.
     pub log_size_bytes_max: u64,
     /// Bytes that a shard logs between checkpoints of all its partitions, if they are small.
     pub checkpoint_interval_size_bytes: u64,
@@ -404,7 +405,10 @@ impl Check<'_> {
             return;
         };
         let core_count = config.cores.as_ref().map_or(1, |cores| cast::u64_from(cores.count()));
-        let count = LOG_SEGMENT_COUNT_MIN * core_count;
+        let is_member = config.members.as_ref().is_some_and(|members| !members.is_empty());
+        let count_min =
+            if is_member { LOG_SEGMENT_COUNT_MIN_REPLICATED } else { LOG_SEGMENT_COUNT_MIN };
+        let count = count_min * core_count;
         let needed = segment.saturating_mul(count);
         if log < needed {
             let value = self.typed.value(Setting::LogMax).expect("`log-max` has a default");

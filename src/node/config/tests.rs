@@ -95,7 +95,7 @@ fn each_setting_is_read_from_the_file() {
          cluster = \"c\"\nnode-id = \"n\"\nmembers = [\"m=127.0.0.1:8\", \"n=[::1]:7\"]\n\
          replication-factor = 2\nsequencer = \"offset:1\"\nsecret-file = \"/s\"\n\
          insecure-peers = true\nreplace = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
-         segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
+         segment-size = \"8MiB\"\nlog-max = \"128MiB\"\ncheckpoint-interval = \"2MiB\"\n\
          writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
     );
@@ -120,7 +120,7 @@ fn each_setting_is_read_from_the_file() {
         value_size_bytes_max: 1_024,
         memory_max: MemoryMax::Bytes(1 << 30),
         segment_size_bytes: 8 << 20,
-        log_size_bytes_max: 32 << 20,
+        log_size_bytes_max: 128 << 20,
         checkpoint_interval_size_bytes: 2 << 20,
         scrub_interval: Duration::from_secs(24 * 60 * 60),
         writes_in_flight: 4,
@@ -266,6 +266,19 @@ fn log_too_small_for_its_segments_is_refused() {
         let start = format!("log-max = \"511MiB\" (file FILE:2): too small for {told}; expected ");
         assert!(lines[0].starts_with(&start), "{}", lines[0]);
     }
+}
+
+#[test]
+fn log_of_a_member_needs_more_segments_than_that_of_a_node_alone() {
+    let loads = |members: &str, log: &str| {
+        let text = format!(
+            "cores = \"0\"\nsegment-size = \"8MiB\"\nlog-max = \"{log}\"\nnode-id = \"a\"\n{members}"
+        );
+        Config::load(&with_file(&text).0).is_ok()
+    };
+    let members = "members = \"a=127.0.0.1:1,b=127.0.0.1:2,c=127.0.0.1:3\"\n";
+    assert!(loads("", "32MiB") && !loads("", "31MiB"));
+    assert!(loads(members, "128MiB") && !loads(members, "127MiB"));
 }
 
 #[test]
