@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
@@ -94,7 +93,6 @@ pub struct Generator {
     completions: VecDeque<Completion>,
     spin: bool,
     yielded_at: Monotonic,
-    alarm_at: Option<Monotonic>,
     depth: usize,
     workload: Workload,
     requests: Requests,
@@ -152,7 +150,6 @@ impl Generator {
             completions: VecDeque::with_capacity(COMPLETION_COUNT_MAX),
             spin: options.spin,
             yielded_at: Monotonic(0),
-            alarm_at: None,
             depth: options.depth,
             requests: options.workload.requests(lane, lanes),
             expectation: Expectation::new(key_count, options.workload.key_first, writer),
@@ -299,10 +296,7 @@ impl Generator {
             return Ok(false);
         }
         let wake_at = self.now.after_ns(wait_ns - LOAD_WAKE_BEFORE_NS);
-        if self.alarm_at.is_none_or(|alarm_at| alarm_at > wake_at) {
-            self.ring.set_alarm(Duration::from_nanos(wait_ns - LOAD_WAKE_BEFORE_NS));
-            self.alarm_at = Some(wake_at);
-        }
+        self.ring.set_alarm(wake_at, self.now);
         self.ring.submit_and_wait().map_err(LoadError::Broken)?;
         Ok(true)
     }
@@ -410,7 +404,7 @@ impl Generator {
                 client.output = bytes;
                 self.touched.push(slot);
             }
-            Completion::Alarm => self.alarm_at = None,
+            Completion::Alarm => {}
             Completion::Accepted { .. }
             | Completion::Connected { .. }
             | Completion::Written { .. } => {}

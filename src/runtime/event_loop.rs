@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -242,11 +241,10 @@ impl<S: Service> EventLoop<S> {
         self.ring.set_eventfd_signals(true);
         let now = self.clock.monotonic();
         if let Some(deadline) = self.next_deadline() {
-            let delay_ns = deadline.since_ns(now);
-            if delay_ns == 0 {
+            if deadline <= now {
                 return Ok(false);
             }
-            self.ring.set_alarm(Duration::from_nanos(delay_ns));
+            self.ring.set_alarm(deadline, now);
         }
         self.ring.submit().map_err(|error| Fatal::new(FatalReason::Ring, error))?;
         self.ring.reap(&mut self.completions, TURN_COMPLETION_COUNT_MAX);

@@ -33,6 +33,8 @@ pub(super) struct Election {
     pub(super) is_isolated: bool,
     /// Something of what this member lacks to be part of a view has come since it was looked last.
     has_progressed: bool,
+    /// Members that have lost what they held and were not part of a view since.
+    recovering: MemberSet,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,6 +66,7 @@ impl Election {
             jitter_ns: 0,
             is_isolated: false,
             has_progressed: false,
+            recovering: MemberSet::default(),
         }
     }
 }
@@ -126,10 +129,13 @@ impl Replica {
         }
     }
 
-    /// The first term from `term` on whose leader and sequencer aren't suspected.
+    /// The first term from `term` on whose leader and sequencer aren't suspected. A member that
+    /// recovers is there, but votes and stamps nothing: its terms would end by T2.
     fn next_led_by_others(&self, term: TermId) -> TermId {
         let is_suspect = |member: MemberId| {
-            member != self.group.me() && !self.peers[usize::from(member.0)].is_connected
+            let is_connected = self.peers[usize::from(member.0)].is_connected;
+            let recovers = self.election.recovering.contains(member);
+            member != self.group.me() && (!is_connected || recovers)
         };
         let count = crate::base::cast::u64_from(self.group.count());
         (0..count)
@@ -525,6 +531,16 @@ impl Replica {
         for peer in &mut self.peers {
             peer.heard = now;
         }
+    }
+
+    /// A member has lost what it held.
+    pub(super) fn note_recovering(&mut self, member: MemberId) {
+        self.election.recovering.insert(member);
+    }
+
+    /// A member is part of a view, or votes for one.
+    pub(super) fn note_whole(&mut self, member: MemberId) {
+        self.election.recovering.remove(member);
     }
 
     /// What an earlier life of a member wished counts no longer.

@@ -254,10 +254,12 @@ impl Replica {
         if from != member {
             let is_raised = self.raise(member, attempt.incarnation, world);
             if is_raised {
+                self.note_recovering(member);
                 self.persist_lives(world);
             }
             return is_raised.then_some(()).ok_or(IgnoreReason::Duplicate);
         }
+        self.note_recovering(member);
         if attempt.incarnation == Incarnation(0) {
             // It asks which life it is: the crash vector has told it when the connection began.
             let term = if self.status == Status::Recovering { TermId(0) } else { self.view };
@@ -554,6 +556,10 @@ impl Replica {
         self.prepared = self.log.last();
         self.enter_normal(world);
         self.recovery = None;
+        // It may lead again.
+        for member in self.group.others() {
+            world.send(member, Message::Ping { term: self.view });
+        }
         if self.sequencer() == self.group.me() {
             self.on_leader_restarted(world);
         }
