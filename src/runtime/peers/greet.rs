@@ -61,7 +61,7 @@ impl<S: Service> EventLoop<S> {
         let Some(network) = self.peers.network().cloned() else { return };
         let Some(link) = self.connections.of(key).link() else { return };
         let stage = std::mem::replace(&mut link.stage, Stage::Over);
-        if let (Stage::Greeted { .. }, Flag::Message) = (&stage, flag) {
+        if let (Stage::Greeted { .. } | Stage::Answered { .. }, Flag::Message) = (&stage, flag) {
             let why = refusal::text(&payload).unwrap_or_else(|| "it doesn't say why".to_owned());
             return self.complain(key, &format!("the member refuses this one: {why}"));
         }
