@@ -42,6 +42,8 @@ SERVICE_CONFIG = {
 CHANNEL_OPTIONS = [
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.enable_retries", 1),
+    # Made of several addresses, the one that gRPC would send is none that HTTP/2 allows.
+    ("grpc.default_authority", "p2pmap"),
     # A node that comes back is found again soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
