@@ -121,7 +121,7 @@ fn lanes_go_to_the_cores_that_they_are_for() {
     }
     let mut cluster = Cluster::start(&GRPC);
     cluster.put(0, "before", "v");
-    // The last `--cores` would be a second one. `b` is dialled by `a` and dials `c`; `c` is dialled.
+    // The last `--cores` would be a second one. `a` dials `b`, and both dial `c`.
     for place in [1, 2] {
         cluster.kill(place);
         let data_dir = cluster.folder.path().join(NAMES[place]);

@@ -94,7 +94,8 @@ fn each_setting_is_read_from_the_file() {
          durability = \"sync\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
          cluster = \"c\"\nnode-id = \"n\"\nmembers = [\"m=127.0.0.1:8\", \"n=[::1]:7\"]\n\
          replication-factor = 2\nsequencer = \"offset:1\"\nsecret-file = \"/s\"\n\
-         insecure-peers = true\npeer-protocol = \"grpc\"\nreplace = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
+         insecure-peers = true\npeer-protocol = \"grpc\"\n\
+         replace = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
          segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
          writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
