@@ -246,6 +246,48 @@ fn second_call_beside_a_lane_is_refused_and_the_lane_goes_on() {
     assert_eq!(frames(&mut lane), [(Flag::Message, Bytes::from_static(&[9]))]);
 }
 
+/// A connection on which these are called at once, and how each call is answered: its status, or
+/// that it goes on. Whether a lane came of it.
+fn called_at_once(paths: [&str; 2]) -> (bool, [Option<String>; 2]) {
+    let duplex = Duplex::default();
+    let handshake = pin!(client::Builder::new().handshake::<_, Bytes>(duplex.clone()));
+    let waker = WakeFlag::raised().waker();
+    let cx = &mut Context::from_waker(&waker);
+    let Poll::Ready(Ok((mut requests, mut connection))) = handshake.poll(cx) else { panic!() };
+    let mut calls = paths.map(|path| {
+        let mut request = admission::lane_request(SocketAddr::from(([127, 0, 0, 1], 1)));
+        *request.uri_mut() = format!("http://localhost{path}").parse().unwrap();
+        requests.send_request(request, false).unwrap()
+    });
+    let mut server = GrpcConnection::new(true).taking_members();
+    for _ in 0..10 {
+        assert!(Pin::new(&mut connection).poll(cx).is_pending());
+        server.receive(&duplex.pipe().output.split());
+        let _ = server.poll(NOW, &mut Vec::new());
+        duplex.pipe().input.extend_from_slice(&server.output().split());
+    }
+    assert!(Pin::new(&mut connection).poll(cx).is_pending());
+    let answers = calls.each_mut().map(|(response, _)| {
+        let Poll::Ready(Ok(response)) = Pin::new(response).poll(cx) else { panic!("no answer") };
+        status::told(response.headers())
+    });
+    (server.take_lane().is_some(), answers)
+}
+
+#[test]
+fn lane_is_the_only_call_of_its_connection_whatever_came_first() {
+    let (lane, client) = ("/p2pmap.v1.MemberService/Connect", "/atomix.map.P2PMapService/Connect");
+    let refused = |answer: &Option<String>| {
+        answer.as_ref().is_some_and(|told| told.starts_with("status 9: the call of a member"))
+    };
+    for second in [lane, client] {
+        let (is_lane, [first, second]) = called_at_once([lane, second]);
+        assert!(is_lane && first.is_none() && refused(&second), "{first:?} {second:?}");
+    }
+    let (is_lane, [first, second]) = called_at_once([client, lane]);
+    assert!(!is_lane && first.is_none() && refused(&second), "{first:?} {second:?}");
+}
+
 #[test]
 fn what_is_no_member_frame_is_an_error() {
     let mut ends = greeted();
