@@ -22,7 +22,7 @@ use self::error::{ConfigError, Origin};
 use self::members::Members;
 use self::setting::{ALL_CORES, Setting};
 use self::source::{Sources, Typed, TypedValue};
-use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
+use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax, PeerProtocol};
 use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
@@ -71,6 +71,8 @@ pub struct Config {
     pub secret_file: Option<PathBuf>,
     /// Whether members on other machines needn't prove who they are.
     pub insecure_peers: bool,
+    /// What this node speaks to members that it dials.
+    pub peer_protocol: PeerProtocol,
     /// Whether an empty data directory takes the place of the one that the member had.
     pub replace: bool,
     /// The longest value that is accepted.
@@ -164,6 +166,7 @@ impl Config {
             sequencer_offset: check.one(Setting::Sequencer, parse_sequencer),
             secret_file: check.optional(Setting::SecretFile, parse_path),
             insecure_peers: check.one(Setting::InsecurePeers, parse_bool),
+            peer_protocol: check.one(Setting::PeerProtocol, PeerProtocol::parse),
             replace: check.one(Setting::Replace, parse_bool),
             value_size_bytes_max: check.one(Setting::MaxValue, |text| {
                 parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
@@ -219,6 +222,7 @@ struct UncheckedConfig {
     sequencer_offset: Option<u8>,
     secret_file: Option<PathBuf>,
     insecure_peers: Option<bool>,
+    peer_protocol: Option<PeerProtocol>,
     replace: Option<bool>,
     value_size_bytes_max: Option<u64>,
     memory_max: Option<MemoryMax>,
@@ -251,6 +255,7 @@ impl UncheckedConfig {
             sequencer_offset: self.sequencer_offset?,
             secret_file: self.secret_file,
             insecure_peers: self.insecure_peers?,
+            peer_protocol: self.peer_protocol?,
             replace: self.replace?,
             value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
             memory_max: self.memory_max?,

@@ -61,8 +61,8 @@ impl Wal {
         }
     }
 
-    /// Whether clients' commands may fill so many bytes more. If not, segments that nobody needs but
-    /// perhaps a peer make way, as they do for a single command.
+    /// Whether clients' commands may fill so many bytes more. If not, segments that nobody needs,
+    /// but perhaps a peer, make way, as they do for a single command.
     pub fn ask_for_room(&mut self, size_bytes: u64) -> bool {
         let has_room = self.space().client_size_bytes >= size_bytes;
         if !has_room {
