@@ -108,3 +108,39 @@ impl ServerArgs {
 fn resolve(node: &str) -> Option<SocketAddr> {
     node.to_socket_addrs().ok()?.next()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        servers: ServerArgs,
+    }
+
+    fn servers(line: &[&str]) -> ServerArgs {
+        Line::try_parse_from([&["x"], line].concat()).expect("it can be read").servers
+    }
+
+    #[test]
+    fn replicas_are_waited_for_only_where_there_is_a_wait() {
+        let resp = |line: &[&str]| servers(&[&["--protocol", "resp"], line].concat()).dialect();
+        let of = |replica_count| Dialect::Resp { replica_count };
+        assert_eq!(resp(&[]).ok(), Some(of(0)));
+        assert_eq!(resp(&["--resp-wait", "2"]).ok(), Some(of(2)));
+        assert!(Line::try_parse_from(["x", "--resp-wait", "0"]).is_err());
+        let refused = servers(&["--resp-wait", "1"]).dialect().expect_err("frames have none");
+        assert!(refused.to_string().contains("--resp-wait"), "{refused}");
+    }
+
+    #[test]
+    fn leaders_of_others_are_not_asked_for() {
+        let nodes = [SocketAddr::from(([127, 0, 0, 1], 1))];
+        let etcd = servers(&["--protocol", "etcd", "--to-leaders"]);
+        assert!(etcd.leaders(&nodes).expect_err("it doesn't say").to_string().contains("leads"));
+        assert!(servers(&[]).leaders(&nodes).is_ok_and(|leaders| leaders.is_none()));
+    }
+}
