@@ -9,7 +9,7 @@
 # ROUNDS: how often everything is measured (8). SECONDS: how long each (3). PEERS: which of them
 # (redis etcd). SCENARIOS: only those whose name matches this extended regular expression. CORES: of
 # the three servers, in turn, the leader's first (0 1 0); LOAD_CORE: the load generator's (1).
-# SPIN_FOR: how long an idle node spins before it sleeps (2us: it shares its core). FAILOVERS: how
+# SPIN_FOR: how long an idle node spins before it sleeps (20us: it shares its core). FAILOVERS: how
 # often in each round the leader's node is killed, and stopped (3; 0: not at all). PROFILE: a server
 # whose leader is sampled by perf afterwards (e.g. p2pmap; none). PORT: the first of nine free ports
 # (17479). OUT: where results go (bench-results/cluster-<time>). P2PMAP_BIN: another binary. It takes
@@ -31,7 +31,7 @@ rounds=${1:-8}
 seconds=${2:-3}
 read -r -a cores <<<"${CORES:-0 1 0}"
 load_core=${LOAD_CORE:-1}
-spin_for=${SPIN_FOR:-2us}
+spin_for=${SPIN_FOR:-20us}
 failovers=${FAILOVERS:-3}
 profiled=${PROFILE:-}
 port=${PORT:-17479}
