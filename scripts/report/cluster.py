@@ -66,13 +66,15 @@ def ratios(folder):
         theirs, ours, comparison = line.split(" ", 2)
         for scenario in json.loads(comparison)["scenarios"]:
             for metric in scenario["metrics"]:
+                if metric["name"] not in ("throughput", "p50", "p99"):
+                    continue
                 key = (theirs, ours, scenario["name"], metric["name"])
                 found[key] = (metric["ratio"], metric["interval"])
     return found
 
 
 def print_measured(measured, used):
-    row = "{:<16} {:<19} {:>28} {:>9} {:>10} {:>20} {:>20}  {:>5} {:>5} {:>5} {:>6}"
+    row = "{:<16} {:<19} {:>28} {:>9} {:>10} {:>23} {:>23}  {:>5} {:>5} {:>5} {:>6}"
     print("\nmedians of the rounds, with their range; CPU time per operation in us;")
     print("wait: cores' worth of ready server threads without a core; steal: cores the host took;")
     print("busy: the generator's share of its core, in percent; errors of all rounds: refusals,")
