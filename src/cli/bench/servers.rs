@@ -8,13 +8,17 @@ use clap::{Args, ValueEnum};
 use super::super::failure::Failure;
 use super::super::node_address::NodeAddress;
 use crate::bench::dialect::Dialect;
-use crate::bench::leaders::Leaders;
+use crate::bench::leaders::{Leaders, LeadersError};
 use crate::client::Client;
 use crate::client::error::ClientError;
 use crate::proto::p2pmap::v1::NodeStatus;
 
 /// How long a node may take to say what it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is asked who leads, until every partition is led.
+const LEADER_ATTEMPT_COUNT_MAX: u32 = 100;
+/// Between two of these.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// Replicas that a write can be wanted on.
 const REPLICA_COUNT_MAX: i64 = 8;
 
@@ -28,7 +32,8 @@ pub(super) struct ServerArgs {
     protocol: DialectArg,
     /// With `resp`: a write is done when so many replicas have it; one WAIT follows the writes that
     /// are sent together.
-    #[arg(long, value_name = "REPLICAS", value_parser = clap::value_parser!(u32).range(1..=REPLICA_COUNT_MAX))]
+    #[arg(long, value_name = "REPLICAS",
+          value_parser = clap::value_parser!(u32).range(1..=REPLICA_COUNT_MAX))]
     resp_wait: Option<u32>,
     /// Ask leaders: each client has a connection to every node, and each request goes to the one
     /// that leads its partition when the load begins. Otherwise each client has one connection, to
@@ -83,19 +88,21 @@ impl ServerArgs {
         if !self.is_ours() {
             return Err(Failure::new("--to-leaders: only a node says who leads"));
         }
-        let status = self.status(true).map_err(|error| Failure::new(error.to_string()))?;
-        // A node that is alone leads everything, and names no members.
-        let address_of = |leader: &str| match status.members.as_slice() {
-            [] => nodes.first().copied(),
-            members => {
-                let member = members.iter().find(|member| member.name == leader)?;
-                resolve(&member.address)
+        let mut attempts_left = LEADER_ATTEMPT_COUNT_MAX;
+        loop {
+            let status = self.status(true).map_err(|error| Failure::new(error.to_string()))?;
+            attempts_left -= 1;
+            match leaders_in(&status, nodes) {
+                // Between two views there is nobody, for a moment.
+                Err(LeadersError::NoLeader { .. }) if attempts_left > 0 => {
+                    std::thread::park_timeout(LEADER_PAUSE);
+                }
+                found => {
+                    let failure = |error| Failure::new(format!("--to-leaders: {error}"));
+                    return found.map(Some).map_err(failure);
+                }
             }
-        };
-        let leaders = status.partitions.iter().map(|partition| address_of(&partition.leader));
-        let leaders: Vec<_> = leaders.collect();
-        let leaders = Leaders::among(nodes, &leaders);
-        leaders.map(Some).map_err(|error| Failure::new(format!("--to-leaders: {error}")))
+        }
     }
 
     /// What the first of them says of itself.
@@ -103,6 +110,20 @@ impl ServerArgs {
         let first = self.address.node.split(',').next().unwrap_or_default();
         Client::connect(first, STATUS_TIMEOUT)?.status(partitions)
     }
+}
+
+/// Who leads, as a node says.
+fn leaders_in(status: &NodeStatus, nodes: &[SocketAddr]) -> Result<Leaders, LeadersError> {
+    // A node that is alone leads everything, and names no members.
+    let address_of = |leader: &str| match status.members.as_slice() {
+        [] => nodes.first().copied(),
+        members => {
+            let member = members.iter().find(|member| member.name == leader)?;
+            resolve(&member.address)
+        }
+    };
+    let leaders = status.partitions.iter().map(|partition| address_of(&partition.leader));
+    Leaders::among(nodes, &leaders.collect::<Vec<_>>())
 }
 
 fn resolve(node: &str) -> Option<SocketAddr> {
