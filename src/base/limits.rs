@@ -593,9 +593,6 @@ const _: () = assert!(GRPC_OUTPUT_SIZE_BYTES_MAX <= SEND_QUEUE_SIZE_BYTES_MAX);
 pub const LATE_SEND_NS: u64 = NS_PER_MS;
 /// How long a load waits for its last answers.
 pub const LOAD_DRAIN_NS: u64 = 5 * NS_PER_S;
-/// How long a load lets Redis wait for its replicas: less than the load itself waits for answers.
-pub const LOAD_REPLICA_WAIT_MS_MAX: u64 = 1_000;
-const _: () = assert!(LOAD_REPLICA_WAIT_MS_MAX * NS_PER_MS < LOAD_DRAIN_NS);
 /// Between two histograms of a load.
 pub const LOAD_INTERVAL_NS: u64 = NS_PER_S;
 /// A generator that may sleep is awake so long before the next request is due.

@@ -15,7 +15,8 @@ use bytes::{BufMut as _, BytesMut};
 use super::{LineError, Read};
 use crate::base::cast::u64_from;
 use crate::base::ids::CorrelationId;
-use crate::base::limits::LOAD_REPLICA_WAIT_MS_MAX;
+use crate::base::limits::LOAD_DRAIN_NS;
+use crate::base::time::NS_PER_MS;
 use crate::bench::content::Content;
 use crate::bench::encode::digit_count;
 use crate::bench::response::{Answer, Outcome};
@@ -25,6 +26,9 @@ use crate::proto::p2pmap::v1::error::Code;
 const LINE_SIZE_BYTES_MAX: usize = 4_096;
 /// The longest value: Redis' own limit.
 const VALUE_SIZE_BYTES_MAX: usize = 512 << 20;
+/// How long replicas are waited for: less than the load waits for its last answers.
+const REPLICA_WAIT_MS_MAX: u64 = 1_000;
+const _: () = assert!(REPLICA_WAIT_MS_MAX * NS_PER_MS < LOAD_DRAIN_NS);
 /// Redis has words for its errors, no numbers.
 const CODE_OF_ERRORS: u64 = 0;
 /// A write that too few replicas have in time is there, and may be lost.
@@ -157,7 +161,7 @@ fn get(out: &mut BytesMut, key: &[u8]) {
 
 fn wait(out: &mut BytesMut, replica_count: u32) {
     let digits = |number: u64| u64_from(digit_count(number));
-    let (count, ms) = (u64::from(replica_count), LOAD_REPLICA_WAIT_MS_MAX);
+    let (count, ms) = (u64::from(replica_count), REPLICA_WAIT_MS_MAX);
     let (of_count, of_ms) = (digits(count), digits(ms));
     let command =
         format_args!("*3\r\n$4\r\nWAIT\r\n${of_count}\r\n{count}\r\n${of_ms}\r\n{ms}\r\n");
