@@ -45,6 +45,7 @@ scripts/install-peers.sh "${peers[@]}" >"$out/peers.txt"
 : >"$out/redis-benchmark.tsv"
 
 . scripts/server.bash
+. scripts/peers.bash
 stop() {
     end_server || true
     rm -rf "$work/data"
@@ -52,13 +53,9 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-binary_of() {
-    awk -v peer="$1" '$1 == peer { print $2 }' "$out/peers.txt"
-}
-
 # start_peer BINARY ARGUMENTS...: starts a server on the node's core and waits until it listens.
 start_peer() {
-    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    if is_taken "$port"; then
         echo "port $port is taken: name a free one in PORT" >&2
         return 1
     fi
@@ -66,11 +63,7 @@ start_peer() {
     GOMAXPROCS=1 taskset -c "$node_core" "$@" >"$work/out" 2>"$work/err" &
     server=$!
     address=127.0.0.1:$port
-    for _ in $(seq 500); do
-        if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then return 0; fi
-        kill -0 "$server" 2>/dev/null || break
-        sleep 0.02
-    done
+    if await_port "$port" "$server"; then return 0; fi
     echo "$1 did not start:" >&2
     tail -n 20 "$work/out" "$work/err" >&2
     return 1
@@ -103,11 +96,7 @@ start() {
             --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" \
             --initial-cluster "one=$peer" --quota-backend-bytes 8589934592 --log-level error
         # It listens before it has elected itself.
-        for _ in $(seq 50); do
-            ! "$bin" bench run --protocol etcd --node "$address" --cores "$load_core" --closed-loop \
-                --duration 100ms --warm-up 1ms --puts 100 --keys 1 >"$work/table" 2>&1 || return 0
-            sleep 0.1
-        done
+        if await_answers "$work/table" --protocol etcd --node "$address"; then return 0; fi
         echo "etcd does not answer:" >&2
         tail -n 20 "$work/table" "$work/err" >&2
         return 1
@@ -181,16 +170,6 @@ load_durable() {
             --keys 10000
 }
 
-# in_turns ROUND COMMAND SERVER...: each server, another one first in each round.
-in_turns() {
-    local round=$1 command=$2 at
-    shift 2
-    for ((at = 0; at < $#; at++)); do
-        local place=$(((at + round) % $# + 1))
-        "$command" "${!place}" "$round"
-    done
-}
-
 ours=(p2pmap-park p2pmap-spin)
 in_memory=("${ours[@]}")
 in_sync=(p2pmap-park-sync p2pmap-spin-sync)
@@ -224,12 +203,6 @@ echo "$("$bin" --version), $(uname -sr), $(nproc) x $cpu"
 echo "$rounds rounds of $seconds s, server on core $node_core, load on core $load_core, keys of 16 B," \
     "values of 64 B, load average: $(cut -d ' ' -f 1-3 /proc/loadavg)"
 sed 's/^\([^ ]*\) .* \([^ ]*\)$/\1 \2/' "$out/peers.txt"
-# compare A B: as JSON. What they were told differs in the protocol, which is no setting of the load.
-compare() {
-    [ ! -d "$out/$1" ] || [ ! -d "$out/$2" ] ||
-        "$bin" bench compare "$out/$1" "$out/$2" --allow-different --json \
-            --metrics throughput,p50,p99 | sed "s/^/$1 $2 /"
-}
 for way in park spin; do
     for peer in "${in_memory[@]:2}"; do compare "$peer" "p2pmap-$way"; done
     for peer in "${in_sync[@]:2}"; do compare "$peer" "p2pmap-$way-sync"; done

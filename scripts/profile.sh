@@ -36,14 +36,8 @@ put-sync-c50-p64) load=(--connections 50 --depth 64 --puts 100) durability=sync 
     exit 2
     ;;
 esac
-if ! command -v perf >/dev/null; then
-    if [ "$(id -u)" != 0 ]; then
-        echo "there is no perf: apt-get install linux-perf" >&2
-        exit 2
-    fi
-    apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends linux-perf >&2
-fi
+. scripts/perf.bash
+require_perf
 bin=${P2PMAP_BIN:-target/release/p2pmap}
 [ -n "${P2PMAP_BIN:-}" ] || cargo build --locked --release
 rm -rf "$work"
@@ -59,8 +53,6 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-event=cycles
-perf stat -e cycles true 2>&1 | grep -q 'not supported' && event=cpu-clock
 start_server serve --listen 127.0.0.1:0 --cores "${NODE_CORE:-0}" --data-dir "$work/data" \
     --durability "$durability" --idle "$idle"
 "$bin" bench run --protocol "${PROTOCOL:-frames}" --node "$address" --cores "${LOAD_CORE:-1}" --spin \
@@ -68,38 +60,14 @@ start_server serve --listen 127.0.0.1:0 --cores "${NODE_CORE:-0}" --data-dir "$w
 loader=$!
 # The keys are filled and the load is warm by then.
 sleep 2
-perf record --quiet -e "$event" -F 1999 -g --call-graph dwarf,4096 -p "$server" \
-    -o "$work/perf.data" -- sleep "$seconds" 2>"$work/perf.err" || {
-    cat "$work/perf.err" >&2
-    exit 1
-}
+sample "$server" "$seconds" "$work"
 code=0
 wait "$loader" || code=$?
 loader=
 stop
 [ "$code" = 0 ] || { cat "$work/table" >&2; exit "$code"; }
 
-perf report --stdio --no-children -g none --sort dso,symbol -i "$work/perf.data" 2>/dev/null |
-    sed -e '/^#/d; /^ *$/d; s/ *- *- *$//' >"$work/top.txt" || true
-# One line for each stack, outermost first, with how often it was met.
-perf script -i "$work/perf.data" -F comm,ip,sym 2>/dev/null | awk '
-    /^[^ \t]/ { name = $1; stack = ""; next }
-    NF == 0 { if (stack != "") count[name stack]++; stack = ""; next }
-    { $1 = ""; sub(/^ /, ""); sub(/\+0x[0-9a-f]+$/, ""); stack = ";" $0 stack }
-    END {
-        if (stack != "") count[name stack]++
-        for (line in count) print line, count[line]
-    }' | sort >"$work/stacks.folded"
-if [ ! -s "$work/top.txt" ]; then
-    echo "perf took no samples:" >&2
-    cat "$work/perf.err" >&2
-    exit 1
-fi
-
+write_samples "$work"
 grep -E 'answers/s|^p50|^p99 |^errors|^generator' "$work/table"
 echo "$scenario, idle $idle, $seconds s of samples by $event, core ${NODE_CORE:-0}"
-awk '
-    { share = $1 + 0; all += share; if ($2 ~ /kernel/) kernel += share }
-    END { printf "in the kernel %.0f %%, in the node %.0f %%\n", kernel, all - kernel }' "$work/top.txt"
-head -n "$lines" "$work/top.txt"
-echo "all of it: $work/top.txt; stacks for flame graphs: $work/stacks.folded"
+print_samples "$work" "$lines"

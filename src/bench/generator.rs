@@ -15,6 +15,7 @@ use bytes::{Buf, BytesMut};
 use super::content::Content;
 use super::dialect::{Dialect, Line, Read};
 use super::expectation::Expectation;
+use super::leaders::Leaders;
 use super::load::LoadError;
 use super::mix::Kind;
 use super::recorder::{Interval, Recorder};
@@ -47,12 +48,12 @@ struct Asked {
 }
 
 #[derive(Debug)]
-struct Client {
+struct Connection {
     socket: OwnedFd,
     line: Line,
     /// Requests in flight, oldest first.
     asked: VecDeque<Asked>,
-    /// It is among those with room.
+    /// The client whose first connection it is is among those with room.
     is_ready: bool,
     /// The beginning of an answer.
     held: BytesMut,
@@ -63,11 +64,13 @@ struct Client {
 /// What a generator is made from.
 #[derive(Clone, Debug)]
 pub struct GeneratorOptions {
-    /// Where each of its connections goes.
+    /// Where each of its connections goes; with leaders those of a client follow each other.
     pub addresses: Vec<SocketAddr>,
+    /// Whom of its connections a client asks what, if it has several.
+    pub leaders: Option<Leaders>,
     /// What it speaks.
     pub dialect: Dialect,
-    /// Requests in flight on a connection.
+    /// Requests in flight of a client.
     pub depth: usize,
     /// Never sleep.
     pub spin: bool,
@@ -85,10 +88,13 @@ pub struct Generator {
     ring: Uring,
     clock: Clock,
     now: Monotonic,
-    clients: Vec<Client>,
-    /// Those with room, the one that has waited longest first.
+    connections: Vec<Connection>,
+    leaders: Option<Leaders>,
+    /// How many connections a client has.
+    per_client: usize,
+    /// Clients with room, by their first connections; the one that has waited longest first.
     ready: VecDeque<usize>,
-    /// Those with output.
+    /// Connections with output.
     touched: Vec<usize>,
     completions: VecDeque<Completion>,
     spin: bool,
@@ -117,7 +123,7 @@ impl Generator {
     /// If there is no ring, or a node can't be reached.
     pub fn connect(options: GeneratorOptions, clock: Clock) -> Result<Self, LoadError> {
         let mut ring = Uring::new(RingSize::default()).map_err(LoadError::Ring)?;
-        let mut clients = Vec::with_capacity(options.addresses.len());
+        let mut connections = Vec::with_capacity(options.addresses.len());
         for (slot, address) in options.addresses.iter().enumerate() {
             let fail = |error| LoadError::Connect(*address, error);
             let socket = TcpStream::connect(address).map_err(fail)?;
@@ -125,7 +131,7 @@ impl Generator {
             let socket = OwnedFd::from(socket);
             ring.receive(socket.as_fd(), key_of(slot));
             let mut output = BytesMut::new();
-            clients.push(Client {
+            connections.push(Connection {
                 socket,
                 line: Line::open(options.dialect, &mut output),
                 asked: VecDeque::with_capacity(options.depth),
@@ -139,14 +145,17 @@ impl Generator {
         let (lane, lanes) = options.lane;
         let writer = options.verify.unwrap_or(0);
         let key_count = if options.verify.is_some() { options.workload.key_count } else { 0 };
+        let per_client = options.leaders.as_ref().map_or(1, Leaders::node_count);
         Ok(Self {
             ring,
             clock,
             now,
-            ready: (0..clients.len()).collect(),
+            ready: (0..connections.len()).step_by(per_client).collect(),
             // Each has something to say before the first request, or nothing to send.
-            touched: (0..clients.len()).collect(),
-            clients,
+            touched: (0..connections.len()).collect(),
+            connections,
+            leaders: options.leaders,
+            per_client,
             completions: VecDeque::with_capacity(COMPLETION_COUNT_MAX),
             spin: options.spin,
             yielded_at: Monotonic(0),
@@ -235,7 +244,7 @@ impl Generator {
     /// What has no answer by now has waited at least so long.
     fn give_up(&mut self, work: Work) {
         let now = self.now;
-        for asked in self.clients.iter().flat_map(|client| &client.asked) {
+        for asked in self.connections.iter().flat_map(|connection| &connection.asked) {
             if asked.is_measured {
                 self.recorder.counts.timeouts += 1;
                 self.recorder.latency(asked.request.kind, now.since_ns(asked.intended));
@@ -315,15 +324,16 @@ impl Generator {
     fn ask_due(&mut self) -> bool {
         let mut has_asked = false;
         while let Some(intended) = self.work.due(self.now, &self.span) {
-            let Some(slot) = self.ready.pop_front() else {
+            let Some(first) = self.ready.pop_front() else {
                 self.blocked_at = self.now;
                 break;
             };
-            self.clients[slot].is_ready = false;
+            self.connections[first].is_ready = false;
             let request = match self.work.take() {
                 Some(key) => self.workload.preload(key),
                 None => self.requests.draw(),
             };
+            let slot = first + self.place_of(&request);
             self.ask(slot, request, intended);
             self.make_ready(slot);
             has_asked = true;
@@ -332,6 +342,13 @@ impl Generator {
             self.send(slot);
         }
         has_asked
+    }
+
+    /// Which of a client's connections a request goes over.
+    fn place_of(&mut self, request: &Request) -> usize {
+        let Some(leaders) = &self.leaders else { return 0 };
+        self.workload.key(request.key, &mut self.key);
+        leaders.place_of(&self.key)
     }
 
     fn ask(&mut self, slot: usize, request: Request, intended: Monotonic) {
@@ -358,20 +375,29 @@ impl Generator {
         self.last_id += 1;
         let floor = if self.is_verifying { self.expectation.floor(asked.request.key) } else { 0 };
         let asked = Asked { id: self.last_id, floor, ..asked };
-        let client = &mut self.clients[slot];
-        if client.output.is_empty() && !client.is_sending {
+        let connection = &mut self.connections[slot];
+        if connection.output.is_empty() && !connection.is_sending {
             self.touched.push(slot);
         }
         let request = (&asked.request, asked.content.as_ref());
-        client.line.ask(&self.workload, request, asked.id, &mut self.key, &mut client.output);
-        client.asked.push_back(asked);
+        connection.line.ask(
+            &self.workload,
+            request,
+            asked.id,
+            &mut self.key,
+            &mut connection.output,
+        );
+        connection.asked.push_back(asked);
     }
 
+    /// Whoever has this connection is among those with room, if it has some.
     fn make_ready(&mut self, slot: usize) {
-        let client = &mut self.clients[slot];
-        if !client.is_ready && client.asked.len() < self.depth {
-            client.is_ready = true;
-            self.ready.push_back(slot);
+        let first = slot - slot % self.per_client;
+        let client = &mut self.connections[first..first + self.per_client];
+        let asked_count: usize = client.iter().map(|connection| connection.asked.len()).sum();
+        if !client[0].is_ready && asked_count < self.depth {
+            client[0].is_ready = true;
+            self.ready.push_back(first);
         }
     }
 
@@ -380,11 +406,11 @@ impl Generator {
             Completion::Received { key, data, more } => {
                 let slot = usize_from_u32(key.slot);
                 if !more {
-                    self.ring.receive(self.clients[slot].socket.as_fd(), key);
+                    self.ring.receive(self.connections[slot].socket.as_fd(), key);
                 }
                 match data {
                     Ok(Some(buffer)) => {
-                        let held = &mut self.clients[slot].held;
+                        let held = &mut self.connections[slot].held;
                         held.extend_from_slice(self.ring.buffers().bytes(&buffer));
                         self.ring.buffers_mut().give_back(buffer);
                         self.take_answers(slot)?;
@@ -397,11 +423,11 @@ impl Generator {
             Completion::Sent { key, mut bytes, result } => {
                 let slot = usize_from_u32(key.slot);
                 bytes.advance(result.map_err(LoadError::Connection)?);
-                let client = &mut self.clients[slot];
-                client.is_sending = false;
+                let connection = &mut self.connections[slot];
+                connection.is_sending = false;
                 // What wasn't sent goes first; as a rule nothing.
-                bytes.extend_from_slice(&client.output);
-                client.output = bytes;
+                bytes.extend_from_slice(&connection.output);
+                connection.output = bytes;
                 self.touched.push(slot);
             }
             Completion::Alarm => {}
@@ -413,16 +439,15 @@ impl Generator {
     }
 
     fn take_answers(&mut self, slot: usize) -> Result<(), LoadError> {
-        let client = &mut self.clients[slot];
-        let mut held = mem::take(&mut client.held);
-        let mut line = mem::take(&mut client.line);
+        let connection = &mut self.connections[slot];
+        let mut held = mem::take(&mut connection.held);
+        let mut line = mem::take(&mut connection.line);
         let (mut said, mut halves) = (BytesMut::new(), Vec::new());
         let mut at = 0;
         loop {
-            let asked = &self.clients[slot].asked;
+            let asked = &self.connections[slot].asked;
             let writes = |id| asked.iter().any(|asked| asked.id == id && asked.content.is_some());
-            let oldest = asked.front().map(|asked| asked.id);
-            let next = line.next(&held[at..], writes, oldest, &mut said);
+            let next = line.next(&held[at..], writes, &mut said);
             let Some((size, read)) = next.map_err(LoadError::Line)? else { break };
             at += size;
             match read {
@@ -432,10 +457,10 @@ impl Generator {
             }
         }
         held.advance(at);
-        let client = &mut self.clients[slot];
-        (client.held, client.line) = (held, line);
+        let connection = &mut self.connections[slot];
+        (connection.held, connection.line) = (held, line);
         if !said.is_empty() {
-            client.output.extend_from_slice(&said);
+            connection.output.extend_from_slice(&said);
             self.touched.push(slot);
         }
         for asked in halves {
@@ -448,7 +473,7 @@ impl Generator {
 
     /// Takes an answer. What it returns was the first half of a read followed by a write.
     fn answered(&mut self, slot: usize, answer: Answer<'_>) -> Option<Asked> {
-        let all = &mut self.clients[slot].asked;
+        let all = &mut self.connections[slot].asked;
         // Answers come in order as a rule, so the first one fits.
         let Some(place) = all.iter().position(|asked| asked.id == answer.correlation) else {
             self.recorder.counts.strays += 1;
@@ -518,11 +543,12 @@ impl Generator {
     }
 
     fn send(&mut self, slot: usize) {
-        let client = &mut self.clients[slot];
-        if !client.is_sending && !client.output.is_empty() {
-            client.is_sending = true;
-            let bytes = mem::take(&mut client.output);
-            self.ring.send(client.socket.as_fd(), key_of(slot), bytes);
+        let connection = &mut self.connections[slot];
+        if !connection.is_sending && !connection.output.is_empty() {
+            connection.is_sending = true;
+            connection.line.end_batch(&mut connection.output);
+            let bytes = mem::take(&mut connection.output);
+            self.ring.send(connection.socket.as_fd(), key_of(slot), bytes);
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod encode;
 pub mod expectation;
 pub mod generator;
 pub mod keys;
+pub mod leaders;
 pub mod load;
 pub mod log_writes;
 pub mod mix;

@@ -4,8 +4,9 @@
 //!
 //! A [`Line`] is what is known of one connection besides its requests. It writes them, and reads of
 //! what comes back just what must be checked. Answers of Redis and Valkey come in order and have no
-//! versions: their values are checked, but not whether they are stale. etcd's revisions are
-//! versions.
+//! versions: their values are checked, but not whether they are stale. A write is answered there
+//! before a replica has it; whoever wants it to be on some has the load ask `WAIT` ([`resp`]).
+//! etcd's revisions are versions.
 
 pub mod etcd;
 pub mod http2;
@@ -16,6 +17,7 @@ use std::fmt;
 use bytes::BytesMut;
 
 use self::http2::{Http2, Http2Error, Part};
+use self::resp::Dialogue;
 use super::content::Content;
 use super::response::{self, Answer};
 use super::workload::{Request, Workload};
@@ -36,7 +38,10 @@ pub enum Dialect {
     /// A node's gRPC: one stream for each connection.
     Grpc,
     /// Redis' and Valkey's.
-    Resp,
+    Resp {
+        /// How many replicas must have a write before it counts as done; 0: `WAIT` isn't asked.
+        replica_count: u32,
+    },
     /// etcd's gRPC: a call for each request.
     Etcd,
 }
@@ -48,7 +53,7 @@ impl Dialect {
         match self {
             Self::Frames => "frames",
             Self::Grpc => "grpc",
-            Self::Resp => "resp",
+            Self::Resp { .. } => "resp",
             Self::Etcd => "etcd",
         }
     }
@@ -82,7 +87,7 @@ pub enum Line {
     #[default]
     Frames,
     /// Replies in order.
-    Resp,
+    Resp(Dialogue),
     /// One stream of messages.
     Grpc(Http2),
     /// A stream for each request.
@@ -106,7 +111,7 @@ impl Line {
     pub fn open(dialect: Dialect, out: &mut BytesMut) -> Self {
         match dialect {
             Dialect::Frames => Self::Frames,
-            Dialect::Resp => Self::Resp,
+            Dialect::Resp { replica_count } => Self::Resp(Dialogue::new(replica_count)),
             Dialect::Grpc => {
                 let mut http2 = Http2::open(out);
                 http2.request(CONNECT_STREAM, CONNECT_PATH, out);
@@ -128,11 +133,11 @@ impl Line {
     ) {
         match self {
             Self::Frames => workload.encode(request, content, id, key, out),
-            Self::Resp => {
+            Self::Resp(dialogue) => {
                 workload.key(request.key, key);
                 match content {
-                    Some(content) => resp::set(out, key, content, request.size),
-                    None => resp::get(out, key),
+                    Some(content) => dialogue.set(id, key, content, request.size, out),
+                    None => dialogue.get(id, key, out),
                 }
             }
             Self::Grpc(http2) => {
@@ -153,9 +158,16 @@ impl Line {
         }
     }
 
+    /// Appends what ends the requests that are about to be sent together.
+    pub fn end_batch(&mut self, out: &mut BytesMut) {
+        if let Self::Resp(dialogue) = self {
+            dialogue.end_batch(out);
+        }
+    }
+
     /// Reads the next thing of what was received: how many bytes it took, and what it is; `None`:
-    /// more must be received. `writes` tells whether a request writes, `oldest` is the one that has
-    /// waited longest; `out` takes what the protocol itself has to say.
+    /// more must be received. `writes` tells whether a request writes; `out` takes what the
+    /// protocol itself has to say.
     ///
     /// # Errors
     /// If the connection can't go on.
@@ -163,7 +175,6 @@ impl Line {
         &'a mut self,
         bytes: &'a [u8],
         writes: impl Fn(CorrelationId) -> bool,
-        oldest: Option<CorrelationId>,
         out: &mut BytesMut,
     ) -> Result<Option<(usize, Read<'a>)>, LineError> {
         let read = |answer: Option<Answer<'a>>| answer.map_or(Read::Stray, Read::Answer);
@@ -174,13 +185,7 @@ impl Line {
                 };
                 Ok(Some((payload.end, read(response::read(&bytes[payload])))))
             }
-            Self::Resp => {
-                let Some((size, outcome)) = resp::next(bytes).ok_or(LineError::Resp)? else {
-                    return Ok(None);
-                };
-                let answer = oldest.map(|correlation| Answer { correlation, outcome });
-                Ok(Some((size, read(answer))))
-            }
+            Self::Resp(dialogue) => dialogue.next(bytes),
             Self::Grpc(http2) => {
                 // A message may come in several parts, and a part may have several messages.
                 if http2.has_message(CONNECT_STREAM)? {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::super::failure::Failure;
-use super::super::node_address::NodeAddress;
 use super::super::{Verdict, engine};
+use super::servers::ServerArgs;
 use super::{count, duration};
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::limits::{
@@ -32,9 +31,8 @@ use crate::bench::results::{IntervalLog, ResultFolder, utc, write_environment};
 use crate::bench::schedule::{Arrivals, float};
 use crate::bench::slo::{Search, Slo};
 use crate::bench::summary::{About, Server, Summary};
-use crate::bench::surroundings::{Build, Environment, Steal};
+use crate::bench::surroundings::{Environment, Steal};
 use crate::bench::workload::Workload;
-use crate::client::Client;
 use crate::node::config::quantity::{format_size, parse_duration, parse_size};
 
 /// Different keys of a load: what is known of each takes 16 bytes of memory.
@@ -43,8 +41,6 @@ const KEY_COUNT_MAX: usize = 100_000_000;
 const DEPTH_OPEN_DEFAULT: usize = 64;
 /// Requests a second that can be asked for.
 const RATE_MAX: u64 = 100_000_000;
-/// How long a node may take to say what it is.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where a search for the highest rate begins.
 const FIRST_RATE: f64 = 1_000.0;
 /// The skew of the Yahoo! Cloud Serving Benchmark.
@@ -56,7 +52,7 @@ const THETA_DEFAULT: f64 = 0.99;
 #[command(group(ArgGroup::new("pace").required(true).args(["rate", "closed_loop", "find_max"])))]
 pub(in crate::cli) struct BenchRunArgs {
     #[command(flatten)]
-    address: NodeAddress,
+    servers: ServerArgs,
     /// Requests a second: latencies count from when each was meant to be sent.
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(1..=RATE_MAX))]
     rate: Option<u64>,
@@ -67,14 +63,10 @@ pub(in crate::cli) struct BenchRunArgs {
     /// each rate that is tried.
     #[arg(long, value_name = "PERCENTILE<DURATION", value_parser = slo, conflicts_with = "out")]
     find_max: Option<Slo>,
-    /// What the server is spoken to in: a node's raw frames or gRPC; `resp` for Redis and Valkey,
-    /// `etcd` for etcd's gRPC.
-    #[arg(long, value_enum, default_value_t = DialectArg::Frames)]
-    protocol: DialectArg,
     /// How requests follow each other at a fixed rate.
     #[arg(long, value_enum, default_value_t = ArrivalsArg::Constant)]
     arrivals: ArrivalsArg,
-    /// Connections.
+    /// Clients, each with a connection (with `--to-leaders` one to each node).
     #[arg(
         long,
         value_name = "COUNT",
@@ -82,7 +74,7 @@ pub(in crate::cli) struct BenchRunArgs {
         value_parser = count::<CONNECTION_COUNT_MAX>
     )]
     connections: usize,
-    /// Requests under way on each connection, at most [default: 1 in a closed loop, else 64; of
+    /// Requests under way of each client, at most [default: 1 in a closed loop, else 64; of
     /// YCSB E 64 of all connections together].
     #[arg(long, value_name = "COUNT", value_parser = count::<REQUESTS_PER_CONNECTION_MAX>)]
     depth: Option<usize>,
@@ -182,18 +174,6 @@ enum ArrivalsArg {
     Constant,
     /// As those of many independent clients.
     Poisson,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DialectArg {
-    /// A node's raw frames.
-    Frames,
-    /// A node's gRPC, one stream for each connection.
-    Grpc,
-    /// Redis and Valkey.
-    Resp,
-    /// etcd, a call for each request.
-    Etcd,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -317,23 +297,12 @@ impl Keeper {
     /// Looks at the machine and the node, and makes the folder: before the load, so that a run
     /// isn't in vain.
     fn prepare(args: &BenchRunArgs, out: &Path) -> Result<Self, Failure> {
-        let first = args.address.node.split(',').next().unwrap_or_default();
         // What isn't a node of ours doesn't answer this; an echo sends it back.
-        let is_ours = matches!(args.protocol, DialectArg::Frames | DialectArg::Grpc);
-        let ask = || Client::connect(first, STATUS_TIMEOUT)?.status(false);
-        let status = if is_ours { ask().ok() } else { None };
-        let build = status
-            .as_ref()
-            .map(|status| Build { version: status.version.clone(), commit: status.commit.clone() });
-        let data_dir = status.as_ref().map(|status| PathBuf::from(&status.data_directory));
-        let environment = Environment::of_this_machine(build.clone(), data_dir.as_deref());
-        let server = status.zip(build).map(|(status, build)| Server {
-            build,
-            durability: status.durability,
-            idle: status.idle,
-            cores: status.shards.iter().map(|shard| shard.core).collect(),
-            partition_count: status.partition_count,
-        });
+        let status = if args.servers.is_ours() { args.servers.status(false).ok() } else { None };
+        let server = status.as_ref().map(Server::of);
+        let data_dir = status.map(|status| PathBuf::from(status.data_directory));
+        let build = server.as_ref().map(|server| server.build.clone());
+        let environment = Environment::of_this_machine(build, data_dir.as_deref());
         let kept = write_environment(out, &environment)
             .and_then(|()| ResultFolder::create(out, &args.scenario, args.round));
         let folder = kept.map_err(|e| cannot_keep(out, &e))?;
@@ -403,7 +372,8 @@ impl BenchRunArgs {
                  use longer ones, or --no-verify"
             )));
         }
-        self.check_dialect()?;
+        let dialect = self.servers.dialect()?;
+        self.check_dialect(dialect)?;
         // Inserted keys have numbers above these; ten digits more than enough of them.
         let digits = digit_count(self.first_key + u64_from(self.keys) * 10);
         if *key_sizes.start() < digits {
@@ -425,9 +395,11 @@ impl BenchRunArgs {
             Some(ycsb) => Ycsb::from(ycsb).parts(),
             None => (Mix::of_puts(self.puts), self.distribution),
         };
+        let nodes = self.servers.nodes()?;
         Ok(LoadOptions {
-            nodes: self.nodes()?,
-            dialect: self.protocol.into(),
+            leaders: self.servers.leaders(&nodes)?,
+            nodes,
+            dialect,
             cores: self.cores.clone(),
             spin: self.spin,
             connection_count: self.connections,
@@ -452,26 +424,15 @@ impl BenchRunArgs {
     }
 
     /// Refuses what can't be said.
-    fn check_dialect(&self) -> Result<(), Failure> {
-        let is_ours = matches!(self.protocol, DialectArg::Frames | DialectArg::Grpc);
-        if !is_ours && matches!(self.ycsb, Some(YcsbArg::E)) {
+    fn check_dialect(&self, dialect: Dialect) -> Result<(), Failure> {
+        if !self.servers.is_ours() && matches!(self.ycsb, Some(YcsbArg::E)) {
             return Err(Failure::new("--ycsb e: only a node is asked for ranges of keys"));
         }
-        let is_etcd = self.protocol == DialectArg::Etcd;
-        if is_etcd && *self.value_size.0.end() > etcd::VALUE_SIZE_BYTES_MAX {
+        if dialect == Dialect::Etcd && *self.value_size.0.end() > etcd::VALUE_SIZE_BYTES_MAX {
             let max = format_size(u64_from(etcd::VALUE_SIZE_BYTES_MAX));
             return Err(Failure::new(format!("--value-size: at most {max} for etcd")));
         }
         Ok(())
-    }
-
-    fn nodes(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let resolve = |node: &str| {
-            let unknown = || Failure::new(format!("--node {node:?}: expected HOST:PORT"));
-            let mut addresses = node.to_socket_addrs().map_err(|_| unknown())?;
-            addresses.next().ok_or_else(unknown)
-        };
-        self.address.node.split(',').map(resolve).collect()
     }
 }
 
@@ -480,17 +441,6 @@ impl From<ArrivalsArg> for Arrivals {
         match arrivals {
             ArrivalsArg::Constant => Self::Constant,
             ArrivalsArg::Poisson => Self::Poisson,
-        }
-    }
-}
-
-impl From<DialectArg> for Dialect {
-    fn from(dialect: DialectArg) -> Self {
-        match dialect {
-            DialectArg::Frames => Self::Frames,
-            DialectArg::Grpc => Self::Grpc,
-            DialectArg::Resp => Self::Resp,
-            DialectArg::Etcd => Self::Etcd,
         }
     }
 }
