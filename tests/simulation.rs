@@ -9,7 +9,6 @@
 
 use std::io;
 
-use p2pmap::sim::checker::Checker;
 use p2pmap::sim::cluster::{Options, run, run_swarm};
 use p2pmap::sim::disk::Plant;
 use p2pmap::sim::fault::Fault;

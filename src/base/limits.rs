@@ -107,7 +107,6 @@ const _: () = assert!(PEER_MESSAGE_OVERHEAD_BYTES_MAX >= 6 * (MEMBER_NAME_SIZE_B
 const _: () = assert!(FRAME_SENT_SIZE_BYTES_MAX <= PEER_QUEUE_SIZE_BYTES_MAX);
 // A member that is there is heard even if some of its answers are late.
 const _: () = assert!(4 * PEER_PING_INTERVAL_NS <= PEER_SILENCE_NS_MAX);
-// As many no-ops as there may be unstable slots.
 const _: () = assert!(NO_OP_COUNT_MAX > UNSYNCED_COUNT_MAX);
 
 // A command with the longest key and value fits its limit; a response with an entry of that size
@@ -479,8 +478,7 @@ pub const LOG_SIZE_BYTES_DEFAULT: u64 = 64 << 30;
 pub const LOG_SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Segments that a log has room for at least: the one being written and three prepared ones.
 pub const LOG_SEGMENT_COUNT_MIN: u64 = 4;
-/// The same where others hold the partitions too: slots that they have agreed on while this node
-/// was away must fit beside those that it had.
+/// The same of a member: what it adopts must fit beside what it had.
 pub const LOG_SEGMENT_COUNT_MIN_REPLICATED: u64 = 16;
 /// Connections to the metrics' address at a time; more wait to be accepted.
 pub const METRICS_CONNECTION_COUNT_MAX: usize = 8;

@@ -331,8 +331,8 @@ impl Uring {
         self.cancel(user_data(Kind::Accept, key), key);
     }
 
-    /// Sets the one alarm to go off at `due`. If it is set to go off before that it stays so: it has
-    /// to be set again then. To be called at most once between two [`Uring::submit`]s.
+    /// Sets the one alarm to go off at `due`. If it is set to go off before that it stays so, and
+    /// has to be set again then. To be called at most once between two [`Uring::submit`]s.
     ///
     /// To take an alarm back rings the eventfd, for that completes it. A loop that did so whenever
     /// it goes to sleep would never sleep while an alarm is set.
