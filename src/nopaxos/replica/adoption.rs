@@ -74,6 +74,11 @@ impl Adoption {
         (self.needs_checkpoint || self.spares_room) && self.checkpoint.is_none()
     }
 
+    /// Whether only room lacks, which no other view would give it.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.spares_room && self.checkpoint.is_none()
+    }
+
     /// What the log will be given.
     fn staged_size_bytes(&self) -> usize {
         let value = |slot: &Slot| slot.value.as_ref().map_or(0, Bytes::len);
@@ -221,10 +226,6 @@ impl Replica {
             self.complete_adoption(adoption, world);
         } else {
             mark!("adoption-without-room");
-            if adoption.checkpoint.is_none() {
-                // It isn't the leader's fault: another view would not help.
-                self.note_progress();
-            }
             adoption.spares_room = !adoption.is_merge;
             self.adoption = Some(adoption);
             self.fetch(world);

@@ -499,9 +499,10 @@ impl Replica {
         self.election.has_progressed = true;
     }
 
-    /// Whether anything has come since this was asked last.
+    /// Whether anything has come since this was asked last, or it isn't the leader's fault.
     pub(super) fn take_progress(&mut self) -> bool {
-        std::mem::take(&mut self.election.has_progressed)
+        let waits_for_room = self.adoption.as_ref().is_some_and(Adoption::waits_for_room);
+        std::mem::take(&mut self.election.has_progressed) || waits_for_room
     }
 
     /// Waits for a view to be adopted: longer each time.
