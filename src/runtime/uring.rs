@@ -391,6 +391,17 @@ impl Uring {
         }
     }
 
+    /// Whether the kernel has work left that the next [`Uring::submit`] does, or something is left
+    /// to submit.
+    ///
+    /// The kernel does a few dozen pieces of work in a call and leaves the others, and it rings the
+    /// eventfd for new work only if no other waits. So while this is true, nothing may ring.
+    #[must_use]
+    pub fn has_work(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
+    }
+
     /// Submits, and sleeps until something completed. For loops that have nothing else to wait for.
     ///
     /// # Errors
