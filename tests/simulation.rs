@@ -17,7 +17,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 21] = [
+const REGRESSIONS: [(usize, u64, &str); 23] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -33,6 +33,8 @@ const REGRESSIONS: [(usize, u64, &str); 21] = [
     (7, 186, "a checkpoint was taken again and again that let nothing go, and filled the log"),
     (3, 779, "a disk that went back in time was noticed in some of its partitions only"),
     (7, 158, "a follower whose log was full took in what kept its checkpoint from being logged"),
+    (5, 1_016_762, "a member without anything and without room asked for a checkpoint of slot 0"),
+    (3, 1_006_671, "without a log a vote was of slots that had left memory"),
     (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),
     (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
     (3, 8_001_718, "a checkpoint was begun anew before its first file was reported durable"),

@@ -249,7 +249,8 @@ impl Replica {
                 return;
             }
             mark!("fetch-checkpoint");
-            let wanted = Wanted { checkpoint: adoption.floor, slots: Vec::new() };
+            // Who lacks room only is content with any, and may hold nothing yet.
+            let wanted = Wanted { checkpoint: adoption.floor.max(Index(1)), slots: Vec::new() };
             let message = match adoption.is_merge {
                 true => Message::ViewChangeRepair { term, request: 0, wanted },
                 false => Message::ViewRepair { term, request: 0, wanted },

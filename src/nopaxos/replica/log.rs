@@ -266,6 +266,12 @@ impl Log {
         }
     }
 
+    /// The first slot that is anywhere, if no disk holds any: those below it are only in the state.
+    #[must_use]
+    pub fn first_in_memory(&self) -> Option<Index> {
+        self.kept_after.map(|_| self.floor.next())
+    }
+
     /// Whether a slot is nowhere but in memory.
     fn is_kept(&self, index: Index) -> bool {
         index > self.kept_after.unwrap_or_default()

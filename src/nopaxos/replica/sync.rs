@@ -259,6 +259,9 @@ impl Replica {
             self.unwritten_size_bytes += self.log.stabilise(index);
             let alone = self.group.is_alone();
             self.log.release(if alone { 0 } else { self.settings.retained_size_bytes });
+            if let Some(first) = self.log.first_in_memory() {
+                self.on_truncated(first);
+            }
             world.stabilise(index);
         }
         // Few slots can hold many bytes, and a restart holds all above the sync point in memory.

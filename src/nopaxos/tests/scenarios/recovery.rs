@@ -7,7 +7,10 @@ use crate::nopaxos::Survival;
 use crate::nopaxos::tests::observer::Observer;
 
 fn lossy(seed: u64, count: usize, offset: u8, survival: Survival) -> Cluster {
-    let settings = Settings { survival, ..Settings::default() };
+    lossy_with(seed, (count, offset), Settings { survival, ..Settings::default() })
+}
+
+fn lossy_with(seed: u64, (count, offset): (usize, u8), settings: Settings) -> Cluster {
     let mut cluster = Cluster::new(seed, count, offset, settings);
     for id in cluster.members() {
         cluster.lose_disk(id);
@@ -28,6 +31,30 @@ fn s30_member_that_forgot_everything_recovers_under_load() {
         assert_eq!(cluster.member(C).replica().incarnation(), Incarnation(2));
         cluster.finish();
         assert_eq!(cluster.node(C).host.disk.durable.last, Index(41));
+    }
+}
+
+/// Without a log nobody else can be given what has left memory: neither a vote nor an answer may
+/// speak of it.
+#[test]
+fn slots_that_no_disk_holds_are_spoken_of_only_while_they_are_in_memory() {
+    for seed in SEEDS {
+        let survival = Survival::Never;
+        let settings = Settings { survival, retained_size_bytes: 100, ..Settings::default() };
+        let mut cluster = lossy_with(seed, (3, 0), settings);
+        for id in cluster.members() {
+            cluster.act(id, |member, _, _| member.keep_after(Index(0)));
+        }
+        cluster.submit_all(20);
+        cluster.run_until(|cluster| cluster.member(A).replica().sync_point() >= Index(20));
+        assert_eq!(cluster.member(A).replica().first(), Index(1), "they are all there");
+        // All that came until now is in a checkpoint, and what comes lets it leave memory.
+        let covered = cluster.member(A).replica().sync_point();
+        cluster.act(A, |member, _, _| member.keep_after(covered));
+        cluster.submit_all(50);
+        cluster.run_until(|cluster| cluster.member(A).replica().log().floor() >= covered);
+        let replica = cluster.member(A).replica();
+        assert_eq!(replica.first(), replica.log().floor().next(), "seed {seed}");
     }
 }
 

@@ -63,3 +63,23 @@ fn adoption_waits_for_room_and_disturbs_no_view_meanwhile() {
         cluster.finish();
     }
 }
+
+/// Nothing is stable at it, so it says of no slot that the checkpoint must cover it.
+#[test]
+fn member_that_lost_its_disk_and_has_no_room_copies_a_checkpoint() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 3, 0);
+        cluster.submit_all(20);
+        cluster.run_until(|cluster| cluster.member(A).replica().sync_point() == Index(20));
+        cluster.crash(C, 0);
+        cluster.lose_disk(C);
+        cluster.start(C);
+        cluster.node_mut(C).host.is_full = true;
+        cluster.run_for(2 * NS_PER_S);
+        assert_eq!(cluster.member(C).replica().status(), Status::Recovering, "seed {seed}");
+        cluster.checkpoint(A);
+        cluster.run_until(|cluster| cluster.member(C).replica().sync_point() == Index(20));
+        cluster.node_mut(C).host.is_full = false;
+        cluster.finish();
+    }
+}
