@@ -33,9 +33,10 @@ impl Node {
         self.disk.roll_back(image);
     }
 
-    /// It knows, once it has begun a new life in each partition.
+    /// It knows, once it has begun a new life in each partition: until it has recovered there, its
+    /// next process may know nothing of that again.
     pub(super) fn look_for_new_life(&mut self, world: &World) {
-        if self.is_rolled_back() {
+        if self.is_rolled_back() && self.is_serving() {
             let lives = self.lives(world);
             let is_new = |(partition, old): (&PartitionId, &Incarnation)| {
                 lives.get(partition).is_some_and(|life| life > old)
