@@ -40,6 +40,8 @@ pub(super) struct PartitionView {
     pub(super) prefix: ResponsePrefix,
     /// Cleared maps have left entries that are to be freed.
     pub(super) sweeping: bool,
+    /// The slot of the last tick that was stamped here.
+    pub(super) ticked: Index,
     /// Bytes of slots that aren't stable yet.
     pub(super) unsynced_size_bytes: usize,
     /// Bytes of results that may not be given out yet.

@@ -504,6 +504,7 @@ fn restore(
         digests: Digests::default(),
         cursor_tag,
         sweeping: false,
+        ticked: Index(0),
         term: TermId(0),
         prefix: prefix(config, &group, TermId(0)),
         unsynced_size_bytes: member.unsynced_size_bytes(),

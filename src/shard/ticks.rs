@@ -40,7 +40,9 @@ impl Shard {
             let partition = PartitionId(first + u32_from(place));
             while left > 0 && self.has_expired(place) && self.may_tick(place) {
                 mark!("tick");
+                let index = self.partitions[place].member.next_index();
                 self.submit(partition, Waiter::Nobody, TICK, &tick, None, effects);
+                self.partitions[place].view.ticked = index.unwrap_or_default();
                 left -= 1;
             }
             self.core.expect_expiry(&self.partitions[place].view.map);
@@ -55,8 +57,14 @@ impl Shard {
         view.map.next_expiry().zip(time).is_some_and(|(expiry, time)| expiry <= time)
     }
 
-    /// Whether a tick would be taken. If it isn't, the next look comes soon enough.
+    /// Whether a tick would be taken, and the last one isn't still under way: who doesn't execute
+    /// what it stamps at once would stamp ever more of them, and fill the log. If it isn't, the
+    /// next look comes soon enough.
     fn may_tick(&self, place: usize) -> bool {
-        self.core.admit(&self.partitions[place], TICK.len()).is_ok()
+        let Partition { member, view } = &self.partitions[place];
+        // An index that will be stamped anew is one of a view that came to nothing.
+        let is_stamped = member.next_index().is_some_and(|next| view.ticked < next);
+        let is_under_way = is_stamped && member.replica().applied() < view.ticked;
+        !is_under_way && self.core.admit(&self.partitions[place], TICK.len()).is_ok()
     }
 }
