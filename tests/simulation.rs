@@ -17,7 +17,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 23] = [
+const REGRESSIONS: [(usize, u64, &str); 30] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -35,6 +35,13 @@ const REGRESSIONS: [(usize, u64, &str); 23] = [
     (7, 158, "a follower whose log was full took in what kept its checkpoint from being logged"),
     (5, 1_016_762, "a member without anything and without room asked for a checkpoint of slot 0"),
     (3, 1_006_671, "without a log a vote was of slots that had left memory"),
+    (7, 1_069_284, "members without room copied one checkpoint, and no newer one"),
+    (5, 1_095_699, "the same, in another partition of a node whose log was full of copies"),
+    (5, 1_082_184, "a follower without room for what would make its log stable asked for nothing"),
+    (5, 1_086_600, "a member that recovered without room waited for it in a view that was over"),
+    (7, 1_097_324, "a sequencer that doesn't lead stamped tick after tick before one was executed"),
+    (3, 1_022_120, "a disk went back in time, and the member was lost again before it recovered"),
+    (3, 1_069_586, "the same, and a majority was lost with it"),
     (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),
     (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
     (3, 8_001_718, "a checkpoint was begun anew before its first file was reported durable"),

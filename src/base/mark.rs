@@ -113,6 +113,7 @@ pub const ALL: [&str; COUNT] = [
     "sync-refetch",
     "sync-repair",
     "sync-response-fell-back",
+    "sync-without-room",
     "tick",
     "transfer-given-up",
     "undo",
@@ -122,7 +123,7 @@ pub const ALL: [&str; COUNT] = [
 ];
 
 /// How many marks there are.
-const COUNT: usize = 99;
+const COUNT: usize = 100;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

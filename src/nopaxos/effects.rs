@@ -192,7 +192,8 @@ pub enum Stored {
         /// The message to put it into: its chunk is replaced. If the checkpoint isn't there any
         /// more the message goes without one.
         reply: Message,
-        /// Which checkpoint; 0: the newest.
+        /// Which checkpoint. The first chunk is the newest one's; if that is older than this, a
+        /// newer one is taken for whoever asks again.
         index: Index,
         /// Which chunk.
         number: u64,

@@ -146,7 +146,7 @@ impl Core {
     }
 
     /// The partition is to take a checkpoint, whatever it has logged.
-    fn want_checkpoint(&mut self, partition: PartitionId) {
+    pub(super) fn want_checkpoint(&mut self, partition: PartitionId) {
         if !self.checkpoints_wanted.contains(&partition) {
             self.checkpoints_wanted.push_back(partition);
         }

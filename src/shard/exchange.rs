@@ -292,6 +292,11 @@ impl Core {
                 let token = self.exchange.reads.insert(read);
                 let asked = u64_from(token);
                 let newest = (partition, checkpoint_size_bytes);
+                let begins = number == 0;
+                if begins {
+                    self.want_newer_checkpoint(partition, index);
+                }
+                let index = if begins { Index(0) } else { index };
                 if self.ask_part(asked, newest, index, number).is_err() {
                     self.exchange.reads.remove(token);
                     self.counters.peer_unsent += 1;
@@ -301,12 +306,20 @@ impl Core {
         }
     }
 
+    /// Lets a partition take a checkpoint for somebody who asks for one up to `index`, at least, if
+    /// its newest is older than that.
+    fn want_newer_checkpoint(&mut self, partition: PartitionId, index: Index) {
+        let newest = self.log.state().partition(partition).map(|state| state.checkpoint);
+        if newest.unwrap_or_default() < index {
+            self.want_checkpoint(partition);
+        }
+    }
+
     /// Lets a partition take a checkpoint that somebody asks for: without a log none is taken for
     /// the log's sake.
     fn want_unlogged_checkpoint(&mut self, partition: PartitionId) {
-        let is_known = self.checkpoints_wanted.contains(&partition);
-        if self.config.durability == Durability::None && !is_known {
-            self.checkpoints_wanted.push_back(partition);
+        if self.config.durability == Durability::None {
+            self.want_checkpoint(partition);
         }
     }
 

@@ -71,12 +71,18 @@ impl Adoption {
 
     /// Whether a checkpoint is to be fetched.
     fn lacks_checkpoint(&self) -> bool {
-        (self.needs_checkpoint || self.spares_room) && self.checkpoint.is_none()
+        self.needs_checkpoint && self.checkpoint.is_none() || self.spares_room
+    }
+
+    /// The checkpoint that is to be fetched, or a later one. Who lacks only room is content with
+    /// any that is later than the one that it has.
+    fn wanted_checkpoint(&self) -> Index {
+        self.checkpoint.map_or(self.floor.max(Index(1)), |checkpoint| checkpoint.index.next())
     }
 
     /// Whether only room lacks, which no other view would give it.
     pub(super) fn waits_for_room(&self) -> bool {
-        self.spares_room && self.checkpoint.is_none()
+        self.spares_room
     }
 
     /// What the log will be given.
@@ -118,7 +124,11 @@ impl Adoption {
 
     pub(super) fn wants_checkpoint(&self, from: MemberId, index: Index, sync_point: Index) -> bool {
         let is_source = self.sources.contains(&from);
-        is_source && self.checkpoint.is_none() && index > sync_point && index >= self.floor
+        let is_later = match self.checkpoint {
+            None => index > sync_point && index >= self.floor,
+            Some(checkpoint) => self.spares_room && index > checkpoint.index,
+        };
+        is_source && is_later
     }
 
     fn source(&self) -> Option<MemberId> {
@@ -219,6 +229,7 @@ impl Replica {
     /// Fetches what lacks, or adopts, or waits for room: what is staged is logged at once (W2), and
     /// a log that it fills would have none for the checkpoint that empties it.
     fn go_on_adopting(&mut self, mut adoption: Adoption, world: &mut impl World) {
+        adoption.spares_room = false;
         if !adoption.is_whole() {
             self.adoption = Some(adoption);
             self.fetch(world);
@@ -249,8 +260,7 @@ impl Replica {
                 return;
             }
             mark!("fetch-checkpoint");
-            // Who lacks room only is content with any, and may hold nothing yet.
-            let wanted = Wanted { checkpoint: adoption.floor.max(Index(1)), slots: Vec::new() };
+            let wanted = Wanted { checkpoint: adoption.wanted_checkpoint(), slots: Vec::new() };
             let message = match adoption.is_merge {
                 true => Message::ViewChangeRepair { term, request: 0, wanted },
                 false => Message::ViewRepair { term, request: 0, wanted },

@@ -477,10 +477,11 @@ impl Replica {
         if self.status != Status::ViewChange {
             return;
         }
-        if self.adoption.is_some() && self.take_progress() {
-            // The view was started, or is being merged, and what this member lacks is on its way:
-            // to ask for another view would end the one in which others are at work, and lose what
-            // has come.
+        let waits_for_room = self.adoption.as_ref().is_some_and(Adoption::waits_for_room);
+        if self.adoption.is_some() && self.take_progress() || waits_for_room {
+            // The view was started, or is being merged, and what this member lacks is on its way,
+            // or it lacks only room: to ask for another view would end the one in which others are
+            // at work, and lose what has come.
             mark!("view-change-goes-on");
             self.arm_view_change(world);
             return;
@@ -499,10 +500,9 @@ impl Replica {
         self.election.has_progressed = true;
     }
 
-    /// Whether anything has come since this was asked last, or it isn't the leader's fault.
+    /// Whether anything has come since this was asked last.
     pub(super) fn take_progress(&mut self) -> bool {
-        let waits_for_room = self.adoption.as_ref().is_some_and(Adoption::waits_for_room);
-        std::mem::take(&mut self.election.has_progressed) || waits_for_room
+        std::mem::take(&mut self.election.has_progressed)
     }
 
     /// Waits for a view to be adopted: longer each time.

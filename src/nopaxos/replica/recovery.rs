@@ -396,6 +396,7 @@ impl Replica {
     }
 
     pub(super) fn on_recover_timeout(&mut self, world: &mut impl World) {
+        // Room isn't waited for: another attempt disturbs nobody, and the view may be over.
         let has_progressed = self.take_progress();
         let Some(recovery) = &mut self.recovery else { return };
         if recovery.copied_write.is_some() {

@@ -387,15 +387,9 @@ impl Replica {
     }
 }
 
-/// Sends a chunk of a checkpoint in `reply`. A transfer begins with the newest there is, whichever
-/// was asked for, and goes on with the one that it began with.
-fn send_chunk(
-    to: MemberId,
-    (wanted, number): (Index, u64),
-    reply: Message,
-    world: &mut impl World,
-) {
-    let index = if number == 0 { Index(0) } else { wanted };
+/// Sends a chunk of a checkpoint in `reply`. A transfer begins with the newest there is, even if it
+/// is older than what was asked for, and goes on with the one that it began with.
+fn send_chunk(to: MemberId, (index, number): (Index, u64), reply: Message, world: &mut impl World) {
     world.send_stored(to, Stored::Chunk { reply, index, number });
 }
 

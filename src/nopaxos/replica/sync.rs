@@ -400,7 +400,19 @@ impl Replica {
                 missing.filter(is_missing).take(REPAIR_COUNT_MAX).collect()
             }
         };
-        if !wanted.is_empty() {
+        let next = self.log.last().next();
+        let stashed = self.stash.command(MessageId(next.since(self.base)));
+        let size_bytes = stashed.map_or(1, |command| command.value.len());
+        if open.refetched.is_none() && !world.has_room(size_bytes) {
+            // Its log empties itself only when more of it is stable, which it isn't without these
+            // slots. If that lasts, a checkpoint takes their place.
+            if open.delay_ns > self.settings.timing.repair_retry_ns {
+                mark!("sync-without-room");
+                let wanted = Wanted { checkpoint: next, slots: Vec::new() };
+                let message = Message::SyncRepair { term: self.view, wanted };
+                world.send(self.leader(), message);
+            }
+        } else if !wanted.is_empty() {
             mark!("sync-repair");
             let slots = ranges(wanted.iter().copied());
             let wanted_slots = Wanted { checkpoint: Index(0), slots };

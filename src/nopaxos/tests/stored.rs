@@ -28,8 +28,7 @@ pub(super) fn served(image: &Image, stored: Stored) -> Vec<Message> {
         }
         Stored::Chunk { reply, index, number } => {
             let snapshot = image.checkpoint;
-            let is_there =
-                snapshot.index > Index(0) && (index == Index(0) || index == snapshot.index);
+            let is_there = snapshot.index > Index(0) && (number == 0 || index == snapshot.index);
             let part = is_there.then(|| part(snapshot, number));
             vec![match reply {
                 Message::SyncRepairResponse { term, entries, .. } => {

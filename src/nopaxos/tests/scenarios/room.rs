@@ -31,6 +31,25 @@ fn follower_without_room_takes_no_slots_in_and_catches_up_once_it_has() {
     }
 }
 
+/// What is stable at it lets go of nothing more, and it can't hold what would make more stable.
+#[test]
+fn follower_without_room_copies_a_checkpoint_if_that_lasts() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 3, 0);
+        cluster.submit_all(5);
+        cluster.run_until(|cluster| cluster.member(C).replica().sync_point() == Index(5));
+        let term = cluster.member(A).term();
+        cluster.node_mut(C).host.is_full = true;
+        cluster.submit_all(50);
+        cluster.run_until(|cluster| cluster.member(A).replica().sync_point() == Index(55));
+        cluster.checkpoint(A);
+        cluster.run_until(|cluster| cluster.member(C).replica().sync_point() == Index(55));
+        assert_eq!(cluster.member(A).term(), term, "seed {seed}: the view was changed");
+        cluster.node_mut(C).host.is_full = false;
+        cluster.finish();
+    }
+}
+
 #[test]
 fn adoption_waits_for_room_and_disturbs_no_view_meanwhile() {
     for seed in SEEDS {
@@ -80,6 +99,37 @@ fn member_that_lost_its_disk_and_has_no_room_copies_a_checkpoint() {
         cluster.checkpoint(A);
         cluster.run_until(|cluster| cluster.member(C).replica().sync_point() == Index(20));
         cluster.node_mut(C).host.is_full = false;
+        cluster.finish();
+    }
+}
+
+/// Nothing is stable beyond what the view has begun with, so no checkpoint helps.
+#[test]
+fn member_that_recovers_and_has_no_room_follows_the_others_into_later_views() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 3, 0);
+        cluster.submit_all(20);
+        cluster.run_until(|cluster| cluster.member(A).replica().sync_point() == Index(20));
+        cluster.crash(C, 0);
+        cluster.lose_disk(C);
+        cluster.start(C);
+        cluster.node_mut(C).host.is_full = true;
+        cluster.run_for(2 * NS_PER_S);
+        assert_eq!(cluster.member(C).replica().status(), Status::Recovering, "seed {seed}");
+        let former = cluster.member(B).term();
+        cluster.restart(A);
+        cluster.run_until(|cluster| {
+            let begun = |id| {
+                let replica = cluster.member(id).replica();
+                replica.status() == Status::Normal && replica.view() > former
+            };
+            begun(A) && begun(B)
+        });
+        let term = cluster.member(B).term();
+        cluster.run_for(10 * NS_PER_S);
+        cluster.node_mut(C).host.is_full = false;
+        cluster.run_until(|cluster| cluster.is_whole(C));
+        assert_eq!(cluster.member(C).term(), term, "seed {seed}");
         cluster.finish();
     }
 }
