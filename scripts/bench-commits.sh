@@ -32,24 +32,20 @@ mkdir -p "$work" "$results"
 
 bin=
 . scripts/server.bash
+. scripts/commits.bash
 stop() {
     end_server || true
     rm -rf "$work/data"
-    for tree in "$work"/tree-*; do
-        [ ! -d "$tree" ] || git worktree remove --force "$tree" || true
-    done
+    remove_trees
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
 
 # build REV: leaves its binary in $work/p2pmap-REV.
 build() {
-    local tree=$work/tree-$1
     [ ! -x "$work/p2pmap-$1" ] || return 0
-    git worktree add --quiet --detach "$tree" "$1"
-    (cd "$tree" && cargo build --locked --release --target-dir "$work/target-$1")
+    in_tree "$1" cargo build --locked --release --target-dir "$work/target-$1"
     cp "$work/target-$1/release/p2pmap" "$work/p2pmap-$1"
-    git worktree remove --force "$tree"
 }
 build "$rev_a"
 build "$rev_b"
@@ -95,18 +91,9 @@ measure() {
     stop
 }
 
-for round in $(seq "$rounds"); do
-    # Who goes first changes with the round: what a first run finds cold is the same for both.
-    if [ $((round % 2)) = 1 ]; then
-        measure a "$rev_a" "$round"
-        measure b "$rev_b" "$round"
-    else
-        measure b "$rev_b" "$round"
-        measure a "$rev_a" "$round"
-    fi
-    echo "round $round of $rounds done" >&2
-done
+measure_in_turns "$rounds" "$rev_a" "$rev_b"
 code=0
-"$generator" bench compare "$results/a" "$results/b" ${FAIL_ON:+--fail-on "$FAIL_ON"} || code=$?
-echo "results: $results"
+"$generator" bench compare "$results/a" "$results/b" --html "$results/report.html" \
+    ${FAIL_ON:+--fail-on "$FAIL_ON"} || code=$?
+echo "results: $results, with a page for a browser: report.html"
 exit "$code"

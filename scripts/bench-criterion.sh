@@ -26,24 +26,18 @@ work=$PWD/${WORK:-target/bench-criterion}
 mkdir -p "$work"
 : >"$work/raw"
 
-stop() {
-    for tree in "$work"/tree-*; do
-        [ ! -d "$tree" ] || git worktree remove --force "$tree" || true
-    done
-}
-trap stop EXIT
+. scripts/commits.bash
+trap remove_trees EXIT
 trap 'exit 130' INT TERM
 
 # build REV: leaves its bench in $work/$bench-REV.
 build() {
-    local tree=$work/tree-$1 built
+    local built
     [ ! -x "$work/$bench-$1" ] || return 0
-    git worktree add --quiet --detach "$tree" "$1"
-    built=$(cd "$tree" && cargo bench --locked --no-run --bench "$bench" \
+    built=$(in_tree "$1" cargo bench --locked --no-run --bench "$bench" \
         --target-dir "$work/target-$1" 2>&1 | tee /dev/stderr |
         sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
     cp "$built" "$work/$bench-$1"
-    git worktree remove --force "$tree"
 }
 build "$rev_a"
 build "$rev_b"
@@ -56,17 +50,7 @@ measure() {
         awk -F '\t' -v row="$3\t$1" '{ gsub(",", "", $1); print row "\t" $2 "\t" $1 }' >>"$work/raw"
 }
 
-for round in $(seq "$rounds"); do
-    # Who goes first changes with the round: what a first run finds cold is the same for both.
-    if [ $((round % 2)) = 1 ]; then
-        measure a "$rev_a" "$round"
-        measure b "$rev_b" "$round"
-    else
-        measure b "$rev_b" "$round"
-        measure a "$rev_a" "$round"
-    fi
-    echo "round $round of $rounds done" >&2
-done
+measure_in_turns "$rounds" "$rev_a" "$rev_b"
 
 if [ ! -s "$work/raw" ]; then
     echo "no benchmark of $bench has a name with \"$filter\" in it" >&2

@@ -37,17 +37,9 @@ serve() {
     start_server serve --listen 127.0.0.1:0 --cores "$node_core" --data-dir "$work/data" "$@"
 }
 
-# The server's CPU time, in ticks of the clock.
-ticks() {
-    awk '{ print $14 + $15 }' "/proc/$server/stat"
-}
-
 # metric NAME: a metric of the server, all cores together.
 metric() {
-    exec 3<>"/dev/tcp/${metrics%%:*}/$(sed 's,.*:\([0-9]*\)/.*,\1,' <<<"$metrics")"
-    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
-    awk -v name="$1" 'index($1, name "{") == 1 { sum += $2 } END { print sum + 0 }' <&3
-    exec 3>&-
+    metrics_text | awk -v name="$1" 'index($1, name "{") == 1 { sum += $2 } END { print sum + 0 }'
 }
 
 # load ROUND NAME ARGUMENTS...: a row of the round, the name, answers a second, p50 and p99 in µs,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs Google's Python client (grpcio, on gRPC's C core) against a fresh node.
+# Runs Google's Python client (grpcio, on gRPC's C core) against a fresh node, and then against a
+# cluster of three, each of which is killed once.
 #
 #   scripts/interop-grpcio.sh [--count N]
 #
@@ -8,7 +9,7 @@
 # The packages grpcio and grpcio-tools are installed from PyPI into a virtual environment under
 # target/, once; where Python's venv is missing, Debian's packages are installed first (as root).
 # P2PMAP_BIN names a binary to test instead of a release build of this tree;
-# P2PMAP_ADDRESS names a node that runs already.
+# P2PMAP_ADDRESS names a node that runs already; then there is no cluster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -79,5 +80,16 @@ PYTHONPATH=$stubs "$python" scripts/interop/interop.py --address "$address" "$@"
 if [ "$code" -ne 0 ] && [ -s "$work/node.log" ]; then
     echo "the node said:" >&2
     tail -n 50 "$work/node.log" >&2
+fi
+if [ "$code" -ne 0 ] || [ -n "${P2PMAP_ADDRESS:-}" ]; then
+    exit "$code"
+fi
+
+echo "three nodes, and one client with their addresses"
+mkdir "$work/cluster"
+PYTHONPATH=$stubs "$python" scripts/interop/cluster.py --binary "$P2PMAP_BIN" \
+    --folder "$work/cluster" || code=$?
+if [ "$code" -ne 0 ]; then
+    tail -n 50 "$work"/cluster/*.log >&2
 fi
 exit "$code"

@@ -59,10 +59,7 @@ keys=("$(key_of 0)" "$(key_of 1)")
 
 # connections CORE: how many connections that core has now.
 connections() {
-    exec 3<>"/dev/tcp/${metrics%%:*}/$(sed 's,.*:\([0-9]*\)/.*,\1,' <<<"$metrics")"
-    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
-    awk -v name="p2pmap_connections{core=\"$1\"}" '$1 == name { print $2 }' <&3
-    exec 3>&-
+    metrics_text | awk -v name="p2pmap_connections{core=\"$1\"}" '$1 == name { print $2 }'
 }
 
 # ask KEY ARGUMENTS...: one connection, one get at a time.

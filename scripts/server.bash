@@ -38,3 +38,16 @@ end_server() {
     kill -s "${1:-TERM}" "$server" 2>/dev/null || true
     wait_for_server
 }
+
+# metrics_text: all that the server says of itself, in the text format of Prometheus.
+metrics_text() {
+    exec 3<>"/dev/tcp/${metrics%%:*}/$(sed 's,.*:\([0-9]*\)/.*,\1,' <<<"$metrics")"
+    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+    cat <&3
+    exec 3>&-
+}
+
+# ticks: the server's CPU time, in ticks of the clock.
+ticks() {
+    awk '{ print $14 + $15 }' "/proc/$server/stat"
+}

@@ -120,10 +120,15 @@ fn announced_frames_cost_what_was_sent_of_them() {
     let mut streams = Vec::new();
     for _ in 0..500 {
         let mut stream = TcpStream::connect(runtime.address()).expect("a connection");
-        stream.write_all(b"\x00\x00\x40\x00\x00begun").expect("a beginning sent");
+        stream.write_all(b"\x00\x00\x3f\xff\x00begun").expect("a beginning sent");
         streams.push(stream);
     }
     round_trip(&mut TcpStream::connect(runtime.address()).expect("a connection"));
     let grown = resident_size_bytes().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes for 500 begun frames of 4 MiB");
+    for stream in &mut streams {
+        stream.set_nonblocking(true).expect("a socket");
+        let error = stream.read(&mut [0; 64]).expect_err("a frame that isn't refused");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
 }

@@ -78,6 +78,8 @@ impl Abused {
     fn abuse<T>(&self, abuse: impl FnOnce() -> T) -> T {
         let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
         let mut client = Client::connect(self.node.address(), WAIT).unwrap();
+        // The node has it from here on: until then its connection may wait behind others'.
+        put(&mut client, "innocent", b"first").unwrap();
         std::thread::scope(|scope| {
             let innocent = scope.spawn(|| innocent(&mut client, &stop, &count));
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(abuse));
@@ -443,20 +445,22 @@ fn node_that_runs_out_of_descriptors_says_so_and_serves_those_that_it_has() {
     let rest = ["--segment-size", "8MiB"];
     let abused = Abused::with(data_dir, support::serve_with("sh", &before, &path, &rest));
     abused.abuse(|| {
-        let streams: Vec<TcpStream> = (0..400).map(|_| abused.connect()).collect();
-        // The log must go on: it takes descriptors, too.
-        let mut client = None;
-        for number in 0..40 {
-            let client = client.get_or_insert_with(|| streams.first().expect("a connection"));
+        let mut client = abused.connect();
+        let mut put = |number| {
             let put = Put { key: "k".into(), value: vec![1; 1 << 20].into(), ..Put::default() };
-            let mut client: &TcpStream = client;
             client.write_all(&command(MAP, number, command::Operation::Put(put))).unwrap();
             let mut prefix = [0; 5];
             client.read_exact(&mut prefix).unwrap();
             let size = u32::from_be_bytes(prefix[1..].try_into().unwrap());
             let mut answer = vec![0; usize::try_from(size).unwrap()];
             client.read_exact(&mut answer).unwrap();
-        }
+        };
+        // Those that the node has are served, and this is one of them.
+        put(0);
+        let streams: Vec<TcpStream> = (0..400).map(|_| abused.connect()).collect();
+        // The log must go on: it takes descriptors, too.
+        (1..40).for_each(&mut put);
+        drop(streams);
     });
     abused.grew_by_less_than(GROWTH_SIZE_BYTES_MAX);
     abused.end(&[

@@ -66,8 +66,8 @@ fn cluster_of_three_does_nothing_wrong_under_faults() {
         line[name.len()..].split_whitespace().next().unwrap().parse().unwrap()
     };
     assert_eq!(number("violations"), 0, "{said}");
-    // Two maps of twenty keys were read at three nodes, twice, and clients did more than that.
-    assert!(number("get") > 2 * 20 * 3 * 2, "{said}");
+    // Two maps of sixty keys were read at three nodes, twice, and clients did more than that.
+    assert!(number("get") > 2 * 60 * 3 * 2, "{said}");
     assert!(number("put") > 10, "{said}");
     assert_eq!(processes_of(folder.path()), []);
 }

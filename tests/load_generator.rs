@@ -3,17 +3,21 @@
 #![allow(clippy::disallowed_methods, reason = "a stall is what is measured")]
 
 mod mini_node;
+mod support;
 
-use std::io::{self, Read as _, Write as _};
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use p2pmap::bench::dialect::Dialect;
 use p2pmap::bench::keys::KeyChoice;
+use p2pmap::bench::leaders::Leaders;
 use p2pmap::bench::load::{LoadError, LoadOptions, Pace, run};
-use p2pmap::bench::mix::{Mix, Ycsb};
-use p2pmap::bench::recorder::Interval;
+use p2pmap::bench::mix::{Kind, Mix, Ycsb};
+use p2pmap::bench::recorder::{Interval, place};
 use p2pmap::bench::report::Report;
 use p2pmap::bench::schedule::Arrivals;
 use p2pmap::bench::workload::Workload;
@@ -30,6 +34,8 @@ fn options(node: SocketAddr, pace: Pace) -> LoadOptions {
     let cores = placement::available();
     LoadOptions {
         nodes: vec![node],
+        leaders: None,
+        dialect: Dialect::Frames,
         cores: cores.numbers().iter().take(1).copied().map(usize::from).collect(),
         spin: false,
         connection_count: 1,
@@ -239,4 +245,153 @@ fn node_that_is_not_there_or_goes_away_is_told_so() {
     let lanes = LoadOptions { cores: vec![0, 0], ..options(mini_node::nobody(), Pace::Closed) };
     let failed = run(&lanes, |_| {}, |_| {});
     assert!(matches!(failed, Err(LoadError::Connections)), "{failed:?}");
+}
+
+/// A server that speaks RESP, whose writes so many replicas have. With `lies` a read has the value
+/// of whichever key was written last.
+fn redis(lies: bool, replica_count: u32) -> SocketAddr {
+    let values: Mutex<HashMap<Vec<u8>, Vec<u8>>> = Mutex::default();
+    mini_node::serve_each(move |mut stream: TcpStream| {
+        stream.set_nodelay(true)?;
+        let mut requests = BufReader::new(stream.try_clone()?);
+        let mut last = Vec::new();
+        loop {
+            let mut line = String::new();
+            if requests.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let count: usize = line.trim_end().trim_start_matches('*').parse().expect("an array");
+            let mut parts = Vec::new();
+            for _ in 0..count {
+                line.clear();
+                requests.read_line(&mut line)?;
+                let size: usize = line.trim_end().trim_start_matches('$').parse().expect("a size");
+                let mut part = vec![0; size + 2];
+                requests.read_exact(&mut part)?;
+                part.truncate(size);
+                parts.push(part);
+            }
+            let mut values = values.lock().expect("nobody panics");
+            match parts.as_slice() {
+                [name, key, value] if name == b"SET" => {
+                    last.clone_from(value);
+                    values.insert(key.clone(), value.clone());
+                    stream.write_all(b"+OK\r\n")?;
+                }
+                [name, key] if name == b"GET" => match values.get(key) {
+                    Some(value) => {
+                        let value = if lies && !last.is_empty() { &last } else { value };
+                        write!(stream, "${}\r\n", value.len())?;
+                        stream.write_all(value)?;
+                        stream.write_all(b"\r\n")?;
+                    }
+                    None => stream.write_all(b"$-1\r\n")?,
+                },
+                [name, wanted, _] if name == b"WAIT" && !wanted.is_empty() => {
+                    write!(stream, ":{replica_count}\r\n")?;
+                }
+                _ => stream.write_all(b"-ERR unknown command\r\n")?,
+            }
+        }
+    })
+}
+
+/// One of three replicas is gone, say: who wants two gets them, and who wants three is told nothing
+/// that was done.
+#[test]
+fn write_counts_only_if_as_many_replicas_have_it_as_were_asked_for() {
+    for (wanted, is_done) in [(1, true), (2, true), (3, false)] {
+        let mut options = options(redis(false, 2), Pace::Closed);
+        options.dialect = Dialect::Resp { replica_count: wanted };
+        options.depth = 8;
+        options.connection_count = 2;
+        options.duration_ns = 200 * MS;
+        options.workload.mix = Mix::of_puts(50);
+        let (report, _) = load(&options);
+        let counts = &report.counts;
+        let writes = report.total.latencies_ns[place(Kind::Write)].len();
+        assert_eq!(writes > 0, is_done, "{wanted}: {counts:?}");
+        assert_eq!(counts.errors() > 0, !is_done, "{wanted}: {counts:?}");
+        // Reads wait for nobody.
+        assert!(report.answers() > writes, "{wanted}: {counts:?}");
+        assert_eq!((counts.strays, counts.timeouts), (0, 0), "{wanted}: {counts:?}");
+    }
+}
+
+/// Two nodes with a map each: what goes to the wrong one isn't found there by those who ask the
+/// right one.
+#[test]
+fn requests_go_to_who_leads_the_partition_of_their_key() {
+    let nodes = [node_behind_by(0), node_behind_by(0)];
+    let led = [nodes[0], nodes[1], nodes[1], nodes[0]].map(Some);
+    let leaders = Leaders::among(&nodes, &led).expect("all are known");
+    let mut options = options(nodes[0], Pace::Closed);
+    options.duration_ns = 200 * MS;
+    options.connection_count = 3;
+    options.preload = true;
+    let load_of = |nodes: &[SocketAddr], leaders: Option<Leaders>, puts, preload| {
+        let workload = Workload { mix: Mix::of_puts(puts), ..options.workload.clone() };
+        let nodes = nodes.to_vec();
+        load(&LoadOptions { nodes, leaders, workload, preload, ..options.clone() }).0
+    };
+    let report = load_of(&nodes, Some(leaders.clone()), 50, true);
+    assert_eq!((report.counts.errors(), report.counts.absent), (0, 0));
+    assert!(report.is_right() && report.answers() > 0);
+    // What one of them leads is not at the other one.
+    let report = load_of(&nodes[..1], None, 0, false);
+    let absent = report.counts.absent;
+    assert!(absent > 0 && absent < report.answers(), "{absent} of {}", report.answers());
+}
+
+#[test]
+fn servers_of_resp_are_loaded_and_wrong_values_found() {
+    for lies in [false, true] {
+        let mut options = options(redis(lies, 0), Pace::Closed);
+        options.dialect = Dialect::Resp { replica_count: 0 };
+        options.depth = 8;
+        options.connection_count = 2;
+        options.duration_ns = 300 * MS;
+        options.preload = true;
+        let (mix, key_choice) = Ycsb::F.parts();
+        options.workload = Workload { mix, key_choice, ..options.workload };
+        let (report, _) = load(&options);
+        let counts = &report.counts;
+        assert!(report.answers() > 0 && counts.checked > 0, "{counts:?}");
+        assert_eq!((counts.errors(), counts.absent), (0, 0), "{counts:?}");
+        assert_eq!(report.is_right(), !lies, "{counts:?}");
+    }
+    let foreign = mini_node::serve_each(|mut stream: TcpStream| {
+        stream.read_exact(&mut [0; 10])?;
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n")
+    });
+    let foreign = LoadOptions {
+        dialect: Dialect::Resp { replica_count: 0 },
+        ..options(foreign, Pace::Closed)
+    };
+    let failed = run(&foreign, |_| {}, |_| {}).map(|report| report.answers());
+    assert!(matches!(failed, Err(LoadError::Line(_))), "{failed:?}");
+}
+
+#[test]
+fn node_is_loaded_over_grpc_as_over_frames() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = support::Node::start(folder.path(), &["--durability", "none"]);
+    let address = node.address().parse().expect("an address");
+    for (dialect, value_size_bytes) in
+        [(Dialect::Frames, 64), (Dialect::Grpc, 64), (Dialect::Grpc, 40_000)]
+    {
+        let mut options = options(address, Pace::Closed);
+        options.dialect = dialect;
+        options.depth = 16;
+        options.connection_count = 3;
+        options.duration_ns = 500 * MS;
+        options.preload = true;
+        options.workload.mix = Mix::of_puts(50);
+        options.workload.value_size_bytes = value_size_bytes..=value_size_bytes;
+        let (report, _) = load(&options);
+        let counts = &report.counts;
+        assert!(report.answers() > 0 && counts.checked > 100, "{dialect:?}: {counts:?}");
+        assert_eq!((counts.errors(), counts.absent), (0, 0), "{dialect:?}: {counts:?}");
+        assert!(report.is_right(), "{dialect:?}: {counts:?}");
+    }
 }

@@ -17,7 +17,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 16] = [
+const REGRESSIONS: [(usize, u64, &str); 21] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -32,8 +32,17 @@ const REGRESSIONS: [(usize, u64, &str); 16] = [
     (3, 161, "a boot whose first segment could not be prepared asked for the second one"),
     (7, 186, "a checkpoint was taken again and again that let nothing go, and filled the log"),
     (3, 779, "a disk that went back in time was noticed in some of its partitions only"),
+    (7, 158, "a follower whose log was full took in what kept its checkpoint from being logged"),
     (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),
     (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
+    (3, 8_001_718, "a checkpoint was begun anew before its first file was reported durable"),
+    (
+        5,
+        9_000_129,
+        "a shard took its core for asking who could take a checkpoint that nobody could",
+    ),
+    (3, 8_002_084, "the greeting of a process that was gone counted, and accused the present one"),
+    (3, 296, "members that stood still for longer than a timeout deposed each of their leaders"),
 ];
 
 /// Within so many runs a planted defect is found.

@@ -21,13 +21,15 @@ macro_rules! mark {
 /// All marks, in the order of their names.
 pub const ALL: [&str; COUNT] = [
     "adopt",
-    "adoption-refetched",
+    "adoption-without-room",
     "answer-repeated",
     "checkpoint-chunk",
     "checkpoint-failed",
+    "checkpoint-given-up",
     "checkpoint-installed",
     "checkpoint-received",
     "checkpoint-resumed",
+    "checkpoint-waits",
     "claims-probed",
     "cold-start",
     "dropped-stamped-anew",
@@ -41,6 +43,7 @@ pub const ALL: [&str; COUNT] = [
     "fetch-for-adoption",
     "fetch-for-merge",
     "follow",
+    "follow-lasting-votes",
     "gap-commit",
     "gap-commit-before-adoption",
     "gap-commit-over-value",
@@ -98,6 +101,7 @@ pub const ALL: [&str; COUNT] = [
     "slot-lookup-by-leader",
     "slot-lookup-by-ranges",
     "slot-lookup-of-no-op",
+    "slot-without-room",
     "stale-member-told",
     "start-view-again",
     "stash",
@@ -112,12 +116,13 @@ pub const ALL: [&str; COUNT] = [
     "tick",
     "transfer-given-up",
     "undo",
+    "view-change-goes-on",
     "view-change-repair",
     "view-change-timeout",
 ];
 
 /// How many marks there are.
-const COUNT: usize = 94;
+const COUNT: usize = 99;
 
 thread_local! {
     static HITS: [Cell<u64>; COUNT] = const { [const { Cell::new(0) }; COUNT] };

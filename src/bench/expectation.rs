@@ -138,10 +138,23 @@ impl Expectation {
         version: u64,
         value: &[u8],
     ) -> Result<(), Violation> {
-        let wrong = |why| Err(Violation::Wrong { key, version, why });
         if version < floor {
             return Err(Violation::Stale { key, known: floor, found: version });
         }
+        let content = self.read(key, version, value)?;
+        self.learn(key, version, digest(&content))
+    }
+
+    /// A read found a value without its version: it may be an old one, but not a wrong one.
+    ///
+    /// # Errors
+    /// If that can't be.
+    pub fn on_value(&self, key: u64, value: &[u8]) -> Result<(), Violation> {
+        self.read(key, 0, value).map(|_| ())
+    }
+
+    fn read(&self, key: u64, version: u64, value: &[u8]) -> Result<Content, Violation> {
+        let wrong = |why| Err(Violation::Wrong { key, version, why });
         let Some(content) = Content::read(value) else { return wrong(Wrong::Broken) };
         if content.key != self.key_first + key {
             return wrong(Wrong::OtherKey);
@@ -149,7 +162,7 @@ impl Expectation {
         if content.writer == self.writer && content.sequence > self.sequence {
             return wrong(Wrong::NotWritten);
         }
-        self.learn(key, version, digest(&content))
+        Ok(content)
     }
 
     /// A read found nothing.

@@ -1,24 +1,26 @@
 //! One generator: connections on one ring, driven by one pinned thread.
 //!
-//! In an *open* loop each request has its time from a [`Schedule`], and its latency counts from
+//! In an *open* loop each request has its time from a `Schedule`, and its latency counts from
 //! then, whenever it could be sent. It goes to the connection that has waited longest; when none
 //! has room it waits, and the schedule doesn't. In a *closed* loop each connection keeps so many
 //! requests in flight and sends the next one when an answer comes.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 
 use super::content::Content;
+use super::dialect::{Dialect, Line, Read};
 use super::expectation::Expectation;
+use super::leaders::Leaders;
 use super::load::LoadError;
 use super::mix::Kind;
 use super::recorder::{Interval, Recorder};
-use super::response::{self, Answer, Outcome};
-use super::schedule::Schedule;
+use super::response::{Answer, Outcome};
+use super::work::{Span, Work};
 use super::workload::{Request, Requests, Workload};
 use crate::base::cast::{u32_from, usize_from_u32};
 use crate::base::ids::CorrelationId;
@@ -28,47 +30,9 @@ use crate::base::limits::{
 use crate::base::time::Monotonic;
 use crate::runtime::clock::Clock;
 use crate::runtime::uring::{Completion, Key, RingSize, Uring};
-use crate::wire::frame;
 
 /// Completions that are looked at in one turn.
 const COMPLETION_COUNT_MAX: usize = 256;
-
-/// What a generator has to do.
-#[derive(Debug)]
-pub enum Work {
-    /// Give the keys from `next` up to `end` their first values, `step` apart.
-    Preload {
-        /// The first of them.
-        next: u64,
-        /// The first that isn't one of them.
-        end: u64,
-        /// From one to the next.
-        step: u64,
-    },
-    /// Ask when there is room.
-    Closed,
-    /// Ask when it is time.
-    Open(Schedule),
-    /// Take answers.
-    Drain,
-}
-
-/// When a load begins, is measured and ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// The schedule's 0.
-    pub begin: Monotonic,
-    /// Requests from here on are measured.
-    pub measure: Monotonic,
-    /// The first that isn't asked any more.
-    pub end: Monotonic,
-}
-
-impl Span {
-    fn measures(&self, intended: Monotonic) -> bool {
-        self.measure <= intended && intended < self.end
-    }
-}
 
 /// A request without an answer.
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +48,12 @@ struct Asked {
 }
 
 #[derive(Debug)]
-struct Client {
+struct Connection {
     socket: OwnedFd,
+    line: Line,
     /// Requests in flight, oldest first.
     asked: VecDeque<Asked>,
-    /// It is among those with room.
+    /// The client whose first connection it is is among those with room.
     is_ready: bool,
     /// The beginning of an answer.
     held: BytesMut,
@@ -99,9 +64,13 @@ struct Client {
 /// What a generator is made from.
 #[derive(Clone, Debug)]
 pub struct GeneratorOptions {
-    /// Where each of its connections goes.
+    /// Where each of its connections goes; with leaders those of a client follow each other.
     pub addresses: Vec<SocketAddr>,
-    /// Requests in flight on a connection.
+    /// Whom of its connections a client asks what, if it has several.
+    pub leaders: Option<Leaders>,
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Requests in flight of a client.
     pub depth: usize,
     /// Never sleep.
     pub spin: bool,
@@ -119,15 +88,17 @@ pub struct Generator {
     ring: Uring,
     clock: Clock,
     now: Monotonic,
-    clients: Vec<Client>,
-    /// Those with room, the one that has waited longest first.
+    connections: Vec<Connection>,
+    leaders: Option<Leaders>,
+    /// How many connections a client has.
+    per_client: usize,
+    /// Clients with room, by their first connections; the one that has waited longest first.
     ready: VecDeque<usize>,
-    /// Those with output.
+    /// Connections with output.
     touched: Vec<usize>,
     completions: VecDeque<Completion>,
     spin: bool,
     yielded_at: Monotonic,
-    alarm_at: Option<Monotonic>,
     depth: usize,
     workload: Workload,
     requests: Requests,
@@ -152,19 +123,21 @@ impl Generator {
     /// If there is no ring, or a node can't be reached.
     pub fn connect(options: GeneratorOptions, clock: Clock) -> Result<Self, LoadError> {
         let mut ring = Uring::new(RingSize::default()).map_err(LoadError::Ring)?;
-        let mut clients = Vec::with_capacity(options.addresses.len());
+        let mut connections = Vec::with_capacity(options.addresses.len());
         for (slot, address) in options.addresses.iter().enumerate() {
             let fail = |error| LoadError::Connect(*address, error);
             let socket = TcpStream::connect(address).map_err(fail)?;
             socket.set_nodelay(true).map_err(fail)?;
             let socket = OwnedFd::from(socket);
             ring.receive(socket.as_fd(), key_of(slot));
-            clients.push(Client {
+            let mut output = BytesMut::new();
+            connections.push(Connection {
                 socket,
+                line: Line::open(options.dialect, &mut output),
                 asked: VecDeque::with_capacity(options.depth),
                 is_ready: true,
                 held: BytesMut::new(),
-                output: BytesMut::new(),
+                output,
                 is_sending: false,
             });
         }
@@ -172,17 +145,20 @@ impl Generator {
         let (lane, lanes) = options.lane;
         let writer = options.verify.unwrap_or(0);
         let key_count = if options.verify.is_some() { options.workload.key_count } else { 0 };
+        let per_client = options.leaders.as_ref().map_or(1, Leaders::node_count);
         Ok(Self {
             ring,
             clock,
             now,
-            ready: (0..clients.len()).collect(),
-            touched: Vec::with_capacity(clients.len()),
-            clients,
+            ready: (0..connections.len()).step_by(per_client).collect(),
+            // Each has something to say before the first request, or nothing to send.
+            touched: (0..connections.len()).collect(),
+            connections,
+            leaders: options.leaders,
+            per_client,
             completions: VecDeque::with_capacity(COMPLETION_COUNT_MAX),
             spin: options.spin,
             yielded_at: Monotonic(0),
-            alarm_at: None,
             depth: options.depth,
             requests: options.workload.requests(lane, lanes),
             expectation: Expectation::new(key_count, options.workload.key_first, writer),
@@ -248,7 +224,7 @@ impl Generator {
             }
         }
         self.recorder.counts.measured_ns = span.end.since_ns(span.measure);
-        let work = std::mem::replace(&mut self.work, Work::Drain);
+        let work = mem::replace(&mut self.work, Work::Drain);
         let deadline = span.end.after_ns(LOAD_DRAIN_NS);
         while self.in_flight > 0 && self.now < deadline {
             self.turn(deadline)?;
@@ -268,7 +244,7 @@ impl Generator {
     /// What has no answer by now has waited at least so long.
     fn give_up(&mut self, work: Work) {
         let now = self.now;
-        for asked in self.clients.iter().flat_map(|client| &client.asked) {
+        for asked in self.connections.iter().flat_map(|connection| &connection.asked) {
             if asked.is_measured {
                 self.recorder.counts.timeouts += 1;
                 self.recorder.latency(asked.request.kind, now.since_ns(asked.intended));
@@ -329,10 +305,7 @@ impl Generator {
             return Ok(false);
         }
         let wake_at = self.now.after_ns(wait_ns - LOAD_WAKE_BEFORE_NS);
-        if self.alarm_at.is_none_or(|alarm_at| alarm_at > wake_at) {
-            self.ring.set_alarm(Duration::from_nanos(wait_ns - LOAD_WAKE_BEFORE_NS));
-            self.alarm_at = Some(wake_at);
-        }
+        self.ring.set_alarm(wake_at, self.now);
         self.ring.submit_and_wait().map_err(LoadError::Broken)?;
         Ok(true)
     }
@@ -351,15 +324,16 @@ impl Generator {
     fn ask_due(&mut self) -> bool {
         let mut has_asked = false;
         while let Some(intended) = self.work.due(self.now, &self.span) {
-            let Some(slot) = self.ready.pop_front() else {
+            let Some(first) = self.ready.pop_front() else {
                 self.blocked_at = self.now;
                 break;
             };
-            self.clients[slot].is_ready = false;
+            self.connections[first].is_ready = false;
             let request = match self.work.take() {
                 Some(key) => self.workload.preload(key),
                 None => self.requests.draw(),
             };
+            let slot = first + self.place_of(&request);
             self.ask(slot, request, intended);
             self.make_ready(slot);
             has_asked = true;
@@ -368,6 +342,13 @@ impl Generator {
             self.send(slot);
         }
         has_asked
+    }
+
+    /// Which of a client's connections a request goes over.
+    fn place_of(&mut self, request: &Request) -> usize {
+        let Some(leaders) = &self.leaders else { return 0 };
+        self.workload.key(request.key, &mut self.key);
+        leaders.place_of(&self.key)
     }
 
     fn ask(&mut self, slot: usize, request: Request, intended: Monotonic) {
@@ -394,25 +375,29 @@ impl Generator {
         self.last_id += 1;
         let floor = if self.is_verifying { self.expectation.floor(asked.request.key) } else { 0 };
         let asked = Asked { id: self.last_id, floor, ..asked };
-        let client = &mut self.clients[slot];
-        if client.output.is_empty() && !client.is_sending {
+        let connection = &mut self.connections[slot];
+        if connection.output.is_empty() && !connection.is_sending {
             self.touched.push(slot);
         }
-        self.workload.encode(
-            &asked.request,
-            asked.content.as_ref(),
+        let request = (&asked.request, asked.content.as_ref());
+        connection.line.ask(
+            &self.workload,
+            request,
             asked.id,
             &mut self.key,
-            &mut client.output,
+            &mut connection.output,
         );
-        client.asked.push_back(asked);
+        connection.asked.push_back(asked);
     }
 
+    /// Whoever has this connection is among those with room, if it has some.
     fn make_ready(&mut self, slot: usize) {
-        let client = &mut self.clients[slot];
-        if !client.is_ready && client.asked.len() < self.depth {
-            client.is_ready = true;
-            self.ready.push_back(slot);
+        let first = slot - slot % self.per_client;
+        let client = &mut self.connections[first..first + self.per_client];
+        let asked_count: usize = client.iter().map(|connection| connection.asked.len()).sum();
+        if !client[0].is_ready && asked_count < self.depth {
+            client[0].is_ready = true;
+            self.ready.push_back(first);
         }
     }
 
@@ -421,11 +406,11 @@ impl Generator {
             Completion::Received { key, data, more } => {
                 let slot = usize_from_u32(key.slot);
                 if !more {
-                    self.ring.receive(self.clients[slot].socket.as_fd(), key);
+                    self.ring.receive(self.connections[slot].socket.as_fd(), key);
                 }
                 match data {
                     Ok(Some(buffer)) => {
-                        let held = &mut self.clients[slot].held;
+                        let held = &mut self.connections[slot].held;
                         held.extend_from_slice(self.ring.buffers().bytes(&buffer));
                         self.ring.buffers_mut().give_back(buffer);
                         self.take_answers(slot)?;
@@ -438,14 +423,14 @@ impl Generator {
             Completion::Sent { key, mut bytes, result } => {
                 let slot = usize_from_u32(key.slot);
                 bytes.advance(result.map_err(LoadError::Connection)?);
-                let client = &mut self.clients[slot];
-                client.is_sending = false;
+                let connection = &mut self.connections[slot];
+                connection.is_sending = false;
                 // What wasn't sent goes first; as a rule nothing.
-                bytes.extend_from_slice(&client.output);
-                client.output = bytes;
+                bytes.extend_from_slice(&connection.output);
+                connection.output = bytes;
                 self.touched.push(slot);
             }
-            Completion::Alarm => self.alarm_at = None,
+            Completion::Alarm => {}
             Completion::Accepted { .. }
             | Completion::Connected { .. }
             | Completion::Written { .. } => {}
@@ -454,39 +439,55 @@ impl Generator {
     }
 
     fn take_answers(&mut self, slot: usize) -> Result<(), LoadError> {
-        let mut held = std::mem::take(&mut self.clients[slot].held);
+        let connection = &mut self.connections[slot];
+        let mut held = mem::take(&mut connection.held);
+        let mut line = mem::take(&mut connection.line);
+        let (mut said, mut halves) = (BytesMut::new(), Vec::new());
         let mut at = 0;
-        while let Some((_, payload)) = frame::next(&held[at..]).map_err(LoadError::Frame)? {
-            self.answered(slot, &held[at + payload.start..at + payload.end]);
-            at += payload.end;
+        loop {
+            let asked = &self.connections[slot].asked;
+            let writes = |id| asked.iter().any(|asked| asked.id == id && asked.content.is_some());
+            let next = line.next(&held[at..], writes, &mut said);
+            let Some((size, read)) = next.map_err(LoadError::Line)? else { break };
+            at += size;
+            match read {
+                Read::Answer(answer) => halves.extend(self.answered(slot, answer)),
+                Read::Stray => self.recorder.counts.strays += 1,
+                Read::Nothing => {}
+            }
         }
         held.advance(at);
-        self.clients[slot].held = held;
+        let connection = &mut self.connections[slot];
+        (connection.held, connection.line) = (held, line);
+        if !said.is_empty() {
+            connection.output.extend_from_slice(&said);
+            self.touched.push(slot);
+        }
+        for asked in halves {
+            let content = Some(self.expectation.next_write(asked.request.key));
+            self.put_out(slot, Asked { content, ..asked });
+        }
         self.make_ready(slot);
         Ok(())
     }
 
-    fn answered(&mut self, slot: usize, payload: &[u8]) {
-        let all = &mut self.clients[slot].asked;
-        let answer = response::read(payload);
+    /// Takes an answer. What it returns was the first half of a read followed by a write.
+    fn answered(&mut self, slot: usize, answer: Answer<'_>) -> Option<Asked> {
+        let all = &mut self.connections[slot].asked;
         // Answers come in order as a rule, so the first one fits.
-        let place =
-            answer.and_then(|answer| all.iter().position(|asked| asked.id == answer.correlation));
-        let (Some(answer), Some(place)) = (answer, place) else {
+        let Some(place) = all.iter().position(|asked| asked.id == answer.correlation) else {
             self.recorder.counts.strays += 1;
-            return;
+            return None;
         };
         if answer.outcome == Outcome::Page && all[place].request.kind == Kind::Scan {
-            return;
+            return None;
         }
-        let Some(asked) = all.remove(place) else { return };
+        let asked = all.remove(place)?;
         let goes_on = self.take_answer(&asked, answer);
-        if goes_on {
-            let content = Some(self.expectation.next_write(asked.request.key));
-            self.put_out(slot, Asked { content, ..asked });
-        } else {
+        if !goes_on {
             self.in_flight -= 1;
         }
+        goes_on.then_some(asked)
     }
 
     /// Checks an answer and counts it. True: it was the first half of a read followed by a write.
@@ -514,11 +515,16 @@ impl Generator {
                 counts.checked += 1;
                 self.expectation.on_found(request.key, floor, version, value)
             }
+            (Outcome::Value { value }, None) if self.is_verifying => {
+                counts.checked += 1;
+                self.expectation.on_value(request.key, value)
+            }
             (Outcome::Absent, None) if request.kind != Kind::Scan => {
                 counts.absent += 1;
                 self.expectation.on_absent(request.key, floor)
             }
-            (Outcome::Written { .. }, Some(_)) | (Outcome::Found { .. }, None) => Ok(()),
+            (Outcome::Written { .. } | Outcome::Done, Some(_))
+            | (Outcome::Found { .. } | Outcome::Value { .. }, None) => Ok(()),
             (Outcome::Closed, None) if request.kind == Kind::Scan => Ok(()),
             // An answer to another question than was asked.
             _ => {
@@ -537,42 +543,12 @@ impl Generator {
     }
 
     fn send(&mut self, slot: usize) {
-        let client = &mut self.clients[slot];
-        if !client.is_sending && !client.output.is_empty() {
-            client.is_sending = true;
-            let bytes = std::mem::take(&mut client.output);
-            self.ring.send(client.socket.as_fd(), key_of(slot), bytes);
-        }
-    }
-}
-
-impl Work {
-    /// The time of the next request, if it has come.
-    fn due(&self, now: Monotonic, span: &Span) -> Option<Monotonic> {
-        match self {
-            Self::Preload { next, end, .. } => (next < end).then_some(now),
-            Self::Closed => (now < span.end).then_some(now),
-            Self::Open(schedule) => {
-                let intended = span.begin.after_ns(schedule.peek());
-                (intended <= now && intended < span.end).then_some(intended)
-            }
-            Self::Drain => None,
-        }
-    }
-
-    /// Takes it; the key, if it is given.
-    fn take(&mut self) -> Option<u64> {
-        match self {
-            Self::Preload { next, step, .. } => {
-                let key = *next;
-                *next += *step;
-                Some(key)
-            }
-            Self::Open(schedule) => {
-                schedule.advance();
-                None
-            }
-            Self::Closed | Self::Drain => None,
+        let connection = &mut self.connections[slot];
+        if !connection.is_sending && !connection.output.is_empty() {
+            connection.is_sending = true;
+            connection.line.end_batch(&mut connection.output);
+            let bytes = mem::take(&mut connection.output);
+            self.ring.send(connection.socket.as_fd(), key_of(slot), bytes);
         }
     }
 }

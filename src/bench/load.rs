@@ -9,17 +9,19 @@ use std::ops::RangeInclusive;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::generator::{Generator, GeneratorOptions, Span, Work};
+use super::dialect::{Dialect, LineError};
+use super::generator::{Generator, GeneratorOptions};
+use super::leaders::Leaders;
 use super::mix::Mix;
 use super::recorder::{Counts, Interval, Recorder};
 use super::report::{Report, latencies};
 use super::schedule::{Arrivals, Schedule, float};
+use super::work::{Span, Work};
 use super::workload::Workload;
 use crate::base::cast::{low_u32, u64_from};
 use crate::base::time::{Monotonic, NS_PER_MS, Now};
 use crate::runtime::clock::Clock;
 use crate::runtime::uring::UringError;
-use crate::wire::frame::FrameError;
 
 /// Between the last generator's being ready and the first request.
 const START_DELAY_NS: u64 = 5 * NS_PER_MS;
@@ -43,13 +45,19 @@ pub enum Pace {
 pub struct LoadOptions {
     /// The nodes; connections go to them in turn.
     pub nodes: Vec<SocketAddr>,
+    /// Who leads which partition: then each client has a connection to each of the nodes and asks
+    /// the leader. None: each connection is a client, and the node that it goes to passes requests
+    /// on.
+    pub leaders: Option<Leaders>,
+    /// What they are spoken to in.
+    pub dialect: Dialect,
     /// The processors of the generators: one for each.
     pub cores: Vec<usize>,
     /// Never sleep.
     pub spin: bool,
-    /// Connections, of all generators together.
+    /// Clients, of all generators together: as many connections, unless they ask leaders.
     pub connection_count: usize,
-    /// Requests in flight on each of them, at most.
+    /// Requests in flight of each of them, at most.
     pub depth: usize,
     /// When requests are sent.
     pub pace: Pace,
@@ -86,6 +94,7 @@ impl LoadOptions {
             ("arrivals", arrivals),
             ("rate_per_s", rate),
             ("nodes", self.nodes.len().to_string()),
+            ("protocol", self.dialect.name().to_owned()),
             (
                 "generator_cores",
                 self.cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
@@ -110,7 +119,18 @@ impl LoadOptions {
             ("preload", self.preload.to_string()),
             ("verify", self.verify.to_string()),
         ];
-        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        // What only some loads have stands only in theirs.
+        let replica_count = match self.dialect {
+            Dialect::Resp { replica_count: count @ 1.. } => Some(count.to_string()),
+            _ => None,
+        };
+        let of_some = [
+            ("replicas_waited_for", replica_count),
+            ("to_leaders", self.leaders.as_ref().map(|_| true.to_string())),
+        ];
+        let of_some = of_some.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let settings = settings.into_iter().chain(of_some);
+        settings.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -127,8 +147,8 @@ pub enum LoadError {
     Connection(io::Error),
     /// The node closed a connection.
     Closed,
-    /// The node sent what isn't a frame.
-    Frame(FrameError),
+    /// The server doesn't speak what it should.
+    Line(LineError),
     /// The node didn't answer while keys were given their first values.
     Silent,
     /// Keys could not be given their first values: refusals by code.
@@ -149,7 +169,7 @@ impl fmt::Display for LoadError {
             Self::Connect(address, error) => write!(f, "can't connect to {address}: {error}"),
             Self::Connection(error) => write!(f, "a connection failed: {error}"),
             Self::Closed => f.write_str("the node closed a connection"),
-            Self::Frame(error) => write!(f, "the node sent what isn't a frame: {error}"),
+            Self::Line(error) => write!(f, "what the server sent can't be read: {error}"),
             Self::Silent => f.write_str("the node didn't answer while the keys were filled"),
             Self::Preload(refusals) => {
                 let codes: Vec<String> = refusals.keys().map(ToString::to_string).collect();
@@ -301,11 +321,17 @@ fn generate(
 ) -> Result<Recorder, LoadError> {
     pin(options.cores[lane])?;
     let lane_count = options.cores.len();
-    let nodes = options.nodes.iter().cycle().take(options.connection_count);
-    let addresses: Vec<SocketAddr> = nodes.skip(lane).step_by(lane_count).copied().collect();
-    let share = float(u64_from(addresses.len())) / float(u64_from(options.connection_count));
+    let clients = (lane..options.connection_count).step_by(lane_count);
+    let share = float(u64_from(clients.len())) / float(u64_from(options.connection_count));
+    let nodes = &options.nodes;
+    let addresses = match options.leaders {
+        Some(_) => clients.flat_map(|_| nodes).copied().collect(),
+        None => clients.map(|client| nodes[client % nodes.len()]).collect(),
+    };
     let generator_options = GeneratorOptions {
         addresses,
+        leaders: options.leaders.clone(),
+        dialect: options.dialect,
         depth: options.depth,
         spin: options.spin,
         workload: options.workload.clone(),

@@ -28,6 +28,13 @@ pub enum Outcome<'a> {
         /// The value.
         value: &'a [u8],
     },
+    /// A write was done; its version wasn't told.
+    Done,
+    /// A read found a value; its version wasn't told.
+    Value {
+        /// The value.
+        value: &'a [u8],
+    },
     /// A read found nothing.
     Absent,
     /// A part of the answer to a scan; another one follows.
@@ -107,14 +114,18 @@ fn outcome(result: &[u8]) -> Option<Outcome<'_>> {
     Some(outcome)
 }
 
-fn number_field(message: &[u8], wanted: u64) -> Option<u64> {
+/// The first field of this number, if it is a number.
+#[must_use]
+pub fn number_field(message: &[u8], wanted: u64) -> Option<u64> {
     Fields(message).find_map(|field| match field {
         (number, Value::Number(value)) if number == wanted => Some(value),
         _ => None,
     })
 }
 
-fn bytes_field(message: &[u8], wanted: u64) -> Option<&[u8]> {
+/// The first field of this number, if it is bytes.
+#[must_use]
+pub fn bytes_field(message: &[u8], wanted: u64) -> Option<&[u8]> {
     Fields(message).find_map(|field| match field {
         (number, Value::Bytes(bytes)) if number == wanted => Some(bytes),
         _ => None,

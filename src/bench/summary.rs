@@ -12,6 +12,7 @@ use super::report::{PERCENTILES, Report, SAMPLES_BEYOND_MIN};
 use super::schedule::float;
 use super::surroundings::Build;
 use crate::base::time::NS_PER_S;
+use crate::proto::p2pmap::v1::NodeStatus;
 
 /// The version of `summary.json`.
 pub const SUMMARY_SCHEMA_VERSION: u32 = 1;
@@ -145,6 +146,20 @@ pub struct About {
     pub verified: bool,
     /// Time that was taken from the machine, in percent.
     pub steal_percent: f64,
+}
+
+impl Server {
+    /// As it describes itself.
+    #[must_use]
+    pub fn of(status: &NodeStatus) -> Self {
+        Self {
+            build: Build { version: status.version.clone(), commit: status.commit.clone() },
+            durability: status.durability.clone(),
+            idle: status.idle.clone(),
+            cores: status.shards.iter().map(|shard| shard.core).collect(),
+            partition_count: status.partition_count,
+        }
+    }
 }
 
 impl Latency {

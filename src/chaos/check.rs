@@ -84,6 +84,48 @@ fn longest(gaps: &[Gap], stretch: Gap) -> Option<Gap> {
     gaps.iter().filter(touches).copied().max_by_key(|gap| gap.ns())
 }
 
+/// The stretches of a load in which writes must go on, and those in which a fault excuses it that
+/// they don't.
+#[derive(Debug)]
+pub(super) struct Stretches {
+    demanded: Vec<Gap>,
+    excused: Vec<Gap>,
+}
+
+impl Stretches {
+    pub(super) fn of(events: &[Event], load: Gap) -> Self {
+        let mut from = load.from;
+        let (mut demanded, mut excused) = (Vec::new(), Vec::new());
+        for event in events.iter().filter(|event| !event.class.demands_progress()) {
+            demanded.push(Gap { from, to: event.begun });
+            excused.push(Gap { from: event.begun, to: event.well }.within(load));
+            from = event.well.min(load.to);
+        }
+        demanded.push(Gap { from, to: load.to });
+        Self { demanded, excused }
+    }
+
+    /// The longest of some gaps, as far as they lie in either.
+    pub(super) fn longest(&self, gaps: &[Gap]) -> Standstill {
+        let within = |stretches: &[Gap]| {
+            let of =
+                |stretch: &Gap| gaps.iter().map(|gap| gap.within(*stretch)).collect::<Vec<_>>();
+            stretches.iter().flat_map(of).max_by_key(|gap| gap.ns())
+        };
+        let demanded = within(&self.demanded).unwrap_or_default();
+        Standstill { demanded, excused: within(&self.excused) }
+    }
+}
+
+/// The longest times without an acknowledged write, of the cluster or of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standstill {
+    /// While a majority of members was well.
+    pub demanded: Gap,
+    /// While a fault was there that excuses it; `None`: there was none.
+    pub excused: Option<Gap>,
+}
+
 /// That writes went on in every partition wherever no fault excuses it.
 pub(super) fn progress(
     gaps: &Gaps,
@@ -91,20 +133,9 @@ pub(super) fn progress(
     load: Gap,
     stall_ns_max: u64,
 ) -> Result<(), Violation> {
-    let excuses = events.iter().filter(|event| !event.class.demands_progress());
-    let mut from = load.from;
-    let mut demanded = Vec::new();
-    for event in excuses {
-        demanded.push(Gap { from, to: event.begun });
-        from = event.well;
-    }
-    demanded.push(Gap { from, to: load.to });
-    let clipped = |gaps: &[Gap]| {
-        let of = |stretch: &Gap| gaps.iter().map(|gap| gap.within(*stretch)).collect::<Vec<_>>();
-        demanded.iter().flat_map(of).max_by_key(|gap| gap.ns())
-    };
+    let stretches = Stretches::of(events, load);
     let stalls = gaps.partitions.iter();
-    let stalls = stalls.filter_map(|(partition, gaps)| Some((partition, clipped(gaps)?)));
+    let stalls = stalls.map(|(partition, gaps)| (partition, stretches.longest(gaps).demanded));
     match stalls.max_by_key(|(_, gap)| gap.ns()) {
         Some((partition, gap)) if gap.ns() > stall_ns_max => {
             let since = gap.from.since_ns(load.from);

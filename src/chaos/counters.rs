@@ -5,21 +5,21 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The counters that are shown, by the names of their families.
-const SHOWN: [&str; 6] = [
-    "p2pmap_views_started_total",
-    "p2pmap_slot_lookups_total",
-    "p2pmap_gap_commits_total",
-    "p2pmap_repairs_requested_total",
-    "p2pmap_requests_passed_on_total",
-    "p2pmap_member_messages_received_total",
+/// The counters that are shown, by the names of their families, and what they count.
+const SHOWN: [(&str, &str); 6] = [
+    ("p2pmap_views_started_total", "views begun, by each member of each partition"),
+    ("p2pmap_slot_lookups_total", "slots looked for at other members"),
+    ("p2pmap_gap_commits_total", "slots that became no-ops"),
+    ("p2pmap_repairs_requested_total", "repairs asked for"),
+    ("p2pmap_requests_passed_on_total", "requests passed on to another node"),
+    ("p2pmap_member_messages_received_total", "messages between members"),
 ];
 /// How long a node may take to say: it is on this machine.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The longest page of metrics that is read.
 const PAGE_SIZE_BYTES_MAX: u64 = 4 << 20;
 
-/// Sums over all cores of all processes that could be asked before they ended.
+/// Sums over all cores of all processes that could be asked before they ended, by what is counted.
 pub type Counters = BTreeMap<&'static str, u64>;
 
 /// Adds what a node's metrics say.
@@ -37,8 +37,8 @@ fn add_page(counters: &mut Counters, page: &str) {
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let Some((name, value)) = line.rsplit_once(' ') else { continue };
         let family = name.split('{').next().unwrap_or(name);
-        let shown = SHOWN.iter().find(|shown| **shown == family);
-        if let (Some(shown), Ok(value)) = (shown, value.trim().parse::<u64>()) {
+        let shown = SHOWN.iter().find(|(shown, _)| *shown == family);
+        if let (Some((_, shown)), Ok(value)) = (shown, value.trim().parse::<u64>()) {
             *counters.entry(shown).or_default() += value;
         }
     }
@@ -57,7 +57,7 @@ mod tests {
                     p2pmap_gap_commits_total_of_others 9\np2pmap_slot_lookups_total 1\n";
         add_page(&mut counters, page);
         add_page(&mut counters, page);
-        let expected = [("p2pmap_gap_commits_total", 14), ("p2pmap_slot_lookups_total", 2)];
+        let expected = [("slots that became no-ops", 14), ("slots looked for at other members", 2)];
         assert_eq!(counters, Counters::from(expected));
     }
 }

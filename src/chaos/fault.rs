@@ -45,6 +45,8 @@ classes! {
     Kill "kill" true,
     /// A node is stopped by SIGSTOP, and goes on.
     Pause "pause" true,
+    /// All nodes stand still again and again, for tenths of a second, as on an overloaded machine.
+    Stutter "stutter" true,
     /// A node is asked to end in good order, and started again.
     Restart "restart" true,
     /// A node is started again on another number of cores.
@@ -169,7 +171,8 @@ impl Fault {
         let node_count_of = match class {
             FaultClass::Blackout => node_count,
             FaultClass::Halves => minority_max,
-            FaultClass::Delay
+            FaultClass::Stutter
+            | FaultClass::Delay
             | FaultClass::Loss
             | FaultClass::Gap
             | FaultClass::Cut

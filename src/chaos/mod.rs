@@ -72,7 +72,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use self::check::{Gap, Gaps};
+use self::check::{Gap, Gaps, Stretches};
 use self::counters::Counters;
 use self::fault::FaultClass;
 use self::load::Load;
@@ -307,6 +307,9 @@ fn judge(
     let (history, nonsense) = record.finish();
     violations.extend(nonsense);
     let gaps = Gaps::of(&history, load_time);
+    let stretches = Stretches::of(events, load_time);
+    let of_each = gaps.partitions.iter();
+    let standstills = of_each.map(|(partition, gaps)| (*partition, stretches.longest(gaps)));
     let checked = check::history(&history);
     let observation_count = checked.as_ref().map_or(0, |checked| checked.observations_count);
     violations.extend(checked.err());
@@ -314,10 +317,13 @@ fn judge(
     Report {
         seed: settings.seed,
         node_count: settings.node_count,
+        client_count: settings.client_count,
+        sequencer: settings.sequencer.clone(),
         load: load_time,
         faults: report::fault_rows(&gaps, events),
         operations: report::operation_rows(&history),
-        longest_gaps: gaps.longest(load_time),
+        standstill: stretches.longest(&gaps.whole),
+        standstills: standstills.collect(),
         lost_count: 0,
         connection_count: 0,
         counters: Counters::new(),

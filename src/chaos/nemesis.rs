@@ -16,7 +16,7 @@ use super::nodes::Nodes;
 use super::record::Record;
 use super::{ChaosError, Interruption, Settings};
 use crate::base::prng::Prng;
-use crate::base::time::{Monotonic, NS_PER_S};
+use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 use crate::client::cluster::ClusterClient;
 use crate::proto::p2pmap::v1::partition_status::Activity;
 use crate::sim::checker::{Checker, Violation};
@@ -32,6 +32,12 @@ const END_NS_MAX: u64 = 30 * NS_PER_S;
 const STATUS_WAIT: Duration = Duration::from_secs(2);
 /// Between two cuts.
 const CUT_EVERY_MS: u64 = 300;
+/// How long a node of those that stutter stands still, and goes on for, the shortest and the
+/// longest time each.
+const STANDSTILL_MS: (u64, u64) = (50, 350);
+const STRIDE_MS: (u64, u64) = (5, 60);
+/// How exactly.
+const STEP: Duration = Duration::from_millis(5);
 /// A file that takes all the room of a filesystem.
 const BALLAST: &str = "ballast";
 
@@ -144,17 +150,45 @@ impl Nemesis<'_> {
     fn last(&mut self, fault: &Fault) {
         let ends_by_itself = matches!(fault.class, FaultClass::Restart | FaultClass::Cores);
         let ending: &[usize] = if ends_by_itself { &fault.nodes } else { &[] };
-        if fault.class != FaultClass::Cut {
-            self.watch(fault.duration, ending);
-            return;
+        match fault.class {
+            FaultClass::Cut => self.cut_again_and_again(fault.duration),
+            FaultClass::Stutter => self.stutter(fault.duration),
+            _ => {
+                self.watch(fault.duration, ending);
+            }
         }
+    }
+
+    fn cut_again_and_again(&mut self, time: Duration) {
         let cuts = Duration::from_millis(CUT_EVERY_MS);
-        for _ in 0..fault.duration.as_millis() / cuts.as_millis() {
+        for _ in 0..time.as_millis() / cuts.as_millis() {
             self.nodes.network().cut(self.prng.next_u64());
-            if !self.watch(cuts, ending) {
+            if !self.watch(cuts, &[]) {
                 return;
             }
         }
+    }
+
+    /// Each node stands still and goes on in its own time.
+    fn stutter(&mut self, time: Duration) {
+        // How often it is drawn from depends on the machine: what comes after this must not.
+        let mut prng = Prng::new(self.prng.next_u64(), "stutter");
+        let mut draw = |(least, most): (u64, u64)| (least + prng.below(most - least)) * NS_PER_MS;
+        let begun = self.record.now();
+        let until = begun.after_ns(ns_of(time));
+        let mut nodes = vec![(begun, false); self.nodes.node_count()];
+        while self.record.now() < until && self.watch(STEP, &[]) {
+            let now = self.record.now();
+            for (place, (due, is_still)) in nodes.iter_mut().enumerate() {
+                if *due <= now {
+                    *is_still = !*is_still;
+                    let signal = if *is_still { Signal::STOP } else { Signal::CONT };
+                    self.nodes.signal(place, signal);
+                    *due = now.after_ns(draw(if *is_still { STANDSTILL_MS } else { STRIDE_MS }));
+                }
+            }
+        }
+        (0..nodes.len()).for_each(|place| self.nodes.signal(place, Signal::CONT));
     }
 
     /// Undoes it.

@@ -211,7 +211,7 @@ impl Nodes {
 
 /// Small, so that checkpoints are made and logs recycled within a run, and fit small disks.
 const SEGMENT_SIZE: &str = "8MiB";
-const LOG_MAX: &str = "96MiB";
+const LOG_MAX: &str = "256MiB";
 const CHECKPOINT_INTERVAL: &str = "4MiB";
 /// Five nodes are on one machine.
 const MEMORY_MAX: &str = "512MiB";

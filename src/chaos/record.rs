@@ -12,9 +12,9 @@ use crate::sim::ClientId;
 use crate::sim::checker::{Checker, Violation};
 use crate::sim::history::{Action, History, Outcome, Universe};
 
-/// The maps and keys of a run: few, so that clients meet.
+/// The maps and keys of a run: few, so that clients meet, and some in each partition.
 const MAP_COUNT: u8 = 2;
-const KEY_COUNT: u16 = 20;
+const KEY_COUNT: u16 = 60;
 
 /// The history of a run that goes on.
 #[derive(Debug)]
@@ -84,9 +84,20 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::base::ids::Index;
+    use crate::base::ids::{Index, PartitionId};
     use crate::sim::history::{Freshness, Key};
+
+    #[test]
+    fn every_partition_has_keys() {
+        let keyed: BTreeSet<PartitionId> = Record::start().with(|history| {
+            let universe = &history.universe;
+            universe.keys().map(|key| universe.partition_of(key)).collect()
+        });
+        assert_eq!(keyed, (0..CHAOS_PARTITION_COUNT).map(PartitionId).collect());
+    }
 
     #[test]
     fn nonsense_is_a_violation_and_nobody_knows_what_came_of_it() {

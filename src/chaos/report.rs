@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::check::{Gap, Gaps};
+use super::check::{Gap, Gaps, Standstill};
 use super::counters::Counters;
 use super::fault::FaultClass;
 use super::nemesis::Event;
 use crate::base::cast::u64_from;
+use crate::base::ids::PartitionId;
 use crate::base::time::{NS_PER_MS, NS_PER_S};
 use crate::sim::checker::Violation;
 use crate::sim::history::{Action, History, Outcome};
@@ -19,14 +20,20 @@ pub struct Report {
     pub seed: u64,
     /// How many nodes there were.
     pub node_count: usize,
+    /// How many clients.
+    pub client_count: u32,
+    /// Where sequencers stood, as `serve` was told it.
+    pub sequencer: String,
     /// What was done to the cluster.
     pub faults: BTreeMap<FaultClass, FaultRow>,
     /// What the clients asked, by its name.
     pub operations: BTreeMap<&'static str, OperationRow>,
     /// From the beginning of the load to its end.
     pub load: Gap,
-    /// The longest time without an acknowledged write, and the longest of one partition.
-    pub longest_gaps: (Gap, Gap),
+    /// The longest times without an acknowledged write of the cluster.
+    pub standstill: Standstill,
+    /// The same of each partition that has keys.
+    pub standstills: BTreeMap<PartitionId, Standstill>,
     /// Stamped commands that the proxies lost.
     pub lost_count: u64,
     /// Connections between members that were made.
@@ -115,15 +122,37 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |ns: u64| ns / NS_PER_MS;
-        let seconds = |ns: u64| format!("{}.{}", ns / NS_PER_S, ns / (NS_PER_S / 10) % 10);
         writeln!(
             f,
-            "seed {}, {} nodes, {} s of load",
+            "seed {}, {} nodes, sequencer {}, {} s of load by {} clients",
             self.seed,
             self.node_count,
-            seconds(self.load.ns())
+            self.sequencer,
+            seconds(self.load.ns()),
+            self.client_count
         )?;
+        self.write_faults(f)?;
+        self.write_operations(f)?;
+        self.write_standstills(f)?;
+        writeln!(f)?;
+        for (what, count) in [
+            ("operations", self.operation_count()),
+            ("states of keys that were checked", u64_from(self.observation_count)),
+            ("connections between members, through proxies", self.connection_count),
+            ("stamped commands that were lost on the way", self.lost_count),
+        ] {
+            writeln!(f, "{what:<50} {count:>9}")?;
+        }
+        for (what, count) in &self.counters {
+            writeln!(f, "{what:<50} {count:>9}")?;
+        }
+        writeln!(f, "{:<50} {:>9}", "violations", self.violations.len())?;
+        self.violations.iter().try_for_each(|violation| writeln!(f, "  {violation}"))
+    }
+}
+
+impl Report {
+    fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "\n{:<10} {:>6} {:>8} {:>14} {:>16} {:>16}",
@@ -136,34 +165,48 @@ impl fmt::Display for Report {
                 class.name(),
                 row.count,
                 seconds(row.lasted_ns),
-                ms(row.recovery_ns_max),
-                ms(row.gap_ns_max),
-                ms(row.partition_gap_ns_max)
+                row.recovery_ns_max / NS_PER_MS,
+                row.gap_ns_max / NS_PER_MS,
+                row.partition_gap_ns_max / NS_PER_MS
             )?;
         }
+        Ok(())
+    }
+
+    fn write_operations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\n{:<10} {:>9} {:>9} {:>9} {:>9}",
-            "operation", "done", "refused", "failed", "unknown"
+            "\n{:<10} {:>9} {:>16} {:>10} {:>16}",
+            "operation", "done", "condition false", "no effect", "outcome unknown"
         )?;
         for (name, row) in &self.operations {
             let OperationRow { done, refused, failed, unknown } = row;
-            writeln!(f, "{name:<10} {done:>9} {refused:>9} {failed:>9} {unknown:>9}")?;
+            writeln!(f, "{name:<10} {done:>9} {refused:>16} {failed:>10} {unknown:>16}")?;
         }
-        writeln!(f, "\n{:<60} {}", "operations", self.operation_count())?;
-        writeln!(f, "{:<60} {}", "states of keys that were checked", self.observation_count)?;
-        writeln!(f, "{:<60} {}", "connections between members", self.connection_count)?;
-        writeln!(f, "{:<60} {}", "stamped commands that were lost", self.lost_count)?;
-        for (family, value) in &self.counters {
-            writeln!(f, "{family:<60} {value}")?;
-        }
-        let (whole, of_one) = self.longest_gaps;
-        for (what, gap) in [("write", whole), ("write of a partition", of_one)] {
-            let what = format!("longest time without an acknowledged {what}");
-            let from = seconds(gap.from.since_ns(self.load.from));
-            writeln!(f, "{what:<60} {} ms (from {from} s on)", ms(gap.ns()))?;
-        }
-        writeln!(f, "{:<60} {}", "violations", u64_from(self.violations.len()))?;
-        self.violations.iter().try_for_each(|violation| writeln!(f, "  {violation}"))
+        Ok(())
     }
+
+    fn write_standstills(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\n{:<28} {:>30} {:>30}",
+            "longest without a write", "a majority was well", "a fault excuses it"
+        )?;
+        let since = |gap: Gap| {
+            let from = seconds(gap.from.since_ns(self.load.from));
+            format!("{} ms, from {from} s on", gap.ns() / NS_PER_MS)
+        };
+        let mut row = |what: String, standstill: &Standstill| {
+            let demanded = since(standstill.demanded);
+            let excused = standstill.excused.map_or_else(|| "-".to_owned(), since);
+            writeln!(f, "{what:<28} {demanded:>30} {excused:>30}")
+        };
+        row("in the whole cluster".to_owned(), &self.standstill)?;
+        let mut rows = self.standstills.iter();
+        rows.try_for_each(|(partition, found)| row(format!("in partition {partition}"), found))
+    }
+}
+
+fn seconds(ns: u64) -> String {
+    format!("{}.{}", ns / NS_PER_S, ns / (NS_PER_S / 10) % 10)
 }

@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const VERIFICATION_WAIT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a key is asked for until it is answered: a view may change once more.
-const ATTEMPT_COUNT: usize = 50;
+/// How long it may take until a node has said what all keys are: a view may change once more.
+const READ_NS_MAX: u64 = 60 * NS_PER_S;
 
 impl Nemesis<'_> {
     /// All of it; the nodes have ended afterwards.
@@ -116,17 +116,20 @@ impl Nemesis<'_> {
         for (place, address) in self.nodes.addresses().into_iter().enumerate() {
             let id = ClientId(CHAOS_CLIENT_COUNT_MAX + u32_from(place));
             let mut client = LoadClient::new(id, self.settings.seed, vec![address], self.record);
+            let by = self.record.now().after_ns(READ_NS_MAX);
             for &key in &keys {
                 let freshness = Freshness::Linearizable;
-                let is_read = (0..ATTEMPT_COUNT).any(|_| {
-                    let is_done = client.ask(Action::Get { key, freshness });
-                    is_done || !self.watch(LOOK, &[])
-                });
-                if !is_read {
-                    let name = self.nodes.name(place);
-                    let what = format!("node {name} can't say what {key} is, though all is well");
-                    self.violate(Checker::Progress, what);
-                    return false;
+                while !client.ask(Action::Get { key, freshness }) {
+                    if !self.watch(LOOK, &[]) {
+                        return false;
+                    }
+                    if self.record.now() > by {
+                        let name = self.nodes.name(place);
+                        let what =
+                            format!("node {name} can't say what {key} is, though all is well");
+                        self.violate(Checker::Progress, what);
+                        return false;
+                    }
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 mod compare;
 mod run;
+mod servers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use super::node_address::positive_duration;
 use super::{Verdict, engine};
 use crate::base::limits::{DRILL_COUNT_MAX, DRILL_MIB_MAX, DRILL_PARTITION_COUNT_MAX};
 use crate::drill::Drill;
+use crate::drill::results::Destination;
 
 /// Exit code: 0 all goals are met, 1 one is missed, 2 it couldn't be run to its end.
 #[derive(Debug, Subcommand)]
@@ -19,6 +20,14 @@ pub(super) enum DrillCommand {
         /// How often each.
         #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = count())]
         count: u32,
+        /// Where to keep the gaps as results for `bench compare`: in folders failover-kill and
+        /// failover-stop below it.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// The number of this round of several; each has a folder of its own.
+        #[arg(long, value_name = "NUMBER", requires = "out",
+              value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        round: Option<u32>,
         #[command(flatten)]
         cluster: ClusterArgs,
     },
@@ -62,14 +71,15 @@ fn count() -> clap::builder::RangedI64ValueParser<u32> {
 
 pub(super) fn run(command: &DrillCommand) -> Result<Verdict, Failure> {
     match command {
-        DrillCommand::Failover { count, cluster } => {
-            engine::drill(Drill::Failover { count: *count }, cluster)
+        DrillCommand::Failover { count, out, round, cluster } => {
+            let results = out.clone().map(|below| Destination { below, round: *round });
+            engine::drill(Drill::Failover { count: *count }, cluster, results)
         }
         DrillCommand::RollingRestart { count, cluster } => {
-            engine::drill(Drill::Restarts { count: *count }, cluster)
+            engine::drill(Drill::Restarts { count: *count }, cluster, None)
         }
         DrillCommand::CatchUp { mib, cluster } => {
-            engine::drill(Drill::CatchUp { mib: *mib }, cluster)
+            engine::drill(Drill::CatchUp { mib: *mib }, cluster, None)
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::bench::{bare_echo, disk};
 use crate::chaos::fault::FaultClass;
 use crate::chaos::network::Transport;
 use crate::chaos::{self, Settings};
+use crate::drill::results::Destination;
 use crate::drill::{self, Drill};
 use crate::node::banner::announce_ready;
 use crate::node::config::Config;
@@ -96,7 +97,11 @@ pub(super) fn chaos(args: &ChaosArgs) -> Result<Verdict, Failure> {
 }
 
 /// Has a cluster go through something, and says what its clients noticed.
-pub(super) fn drill(drill: Drill, args: &ClusterArgs) -> Result<Verdict, Failure> {
+pub(super) fn drill(
+    drill: Drill,
+    args: &ClusterArgs,
+    results: Option<Destination>,
+) -> Result<Verdict, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
     let settings = drill::Settings {
@@ -105,6 +110,7 @@ pub(super) fn drill(drill: Drill, args: &ClusterArgs) -> Result<Verdict, Failure
         cores: placement::available().numbers().iter().map(u16::to_string).collect(),
         partition_count: args.partitions,
         interval: args.every,
+        results,
     };
     let report = drill::run(&settings, drill, &mut |line| {
         let mut stdout = io::stdout().lock();

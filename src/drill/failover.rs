@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use super::machine::{Reading, Taken};
 use super::nodes::name;
 use super::report::{Distribution, Goals, Report};
-use super::{DrillError, Ground};
+use super::results::Kept;
+use super::{DrillError, Ground, Settings};
 use crate::base::time::{Monotonic, NS_PER_MS, NS_PER_S};
 
 /// How long a node is away at least.
@@ -37,15 +38,34 @@ struct Found {
 }
 
 /// Kills so many times, stops as often, and says what came of it.
-pub(super) fn run(ground: &mut Ground<'_>, count: u32) -> Result<Report, DrillError> {
+pub(super) fn run(
+    ground: &mut Ground<'_>,
+    count: u32,
+    settings: &Settings,
+) -> Result<Report, DrillError> {
     let mut report = Report::default();
-    for (fault, what, p50_ns_max) in
-        [(Fault::Kill, "kill -9", 100 * NS_PER_MS), (Fault::Stop, "SIGSTOP", 300 * NS_PER_MS)]
-    {
+    for (fault, what, scenario, p50_ns_max) in [
+        (Fault::Kill, "kill -9", "failover-kill", 100 * NS_PER_MS),
+        (Fault::Stop, "SIGSTOP", "failover-stop", 300 * NS_PER_MS),
+    ] {
+        let (started, acknowledged_before) = (ground.clock.now(), ground.load.bundled.read().0);
         let mut found = Found::default();
         for round in 0..count {
             let line = once(ground, fault, round, &mut found)?;
             ground.say(&format!("{what} {}: {line}", round + 1))?;
+        }
+        if let Some(to) = &settings.results {
+            let kept = Kept {
+                scenario,
+                settings,
+                count,
+                started: started.wall,
+                duration_ns: ground.now().since_ns(started.monotonic),
+                values: &found.gaps_ns,
+                acknowledged_count: ground.load.bundled.read().0 - acknowledged_before,
+                taken: found.taken,
+            };
+            kept.write(to, &ground.nodes.status(0)?).map_err(DrillError::Results)?;
         }
         let goals = Goals { p50_ns_max: Some(p50_ns_max), max_ns_max: Some(NS_PER_S) };
         report.add(Distribution::new(&format!("{what}: led by the victim"), found.gaps_ns, goals));

@@ -29,6 +29,7 @@
 //! | `restarts` | nodes that are restarted in good order |
 //! | `catch_up` | a node that has missed much |
 //! | `report` | what is said in the end |
+//! | `results` | the same as `bench compare` takes it |
 
 mod acks;
 mod catch_up;
@@ -38,6 +39,7 @@ mod machine;
 mod nodes;
 pub mod report;
 mod restarts;
+pub mod results;
 
 use std::fmt;
 use std::fs;
@@ -48,6 +50,7 @@ use std::time::Duration;
 use self::load::Load;
 use self::nodes::Nodes;
 use self::report::Report;
+use self::results::Destination;
 use crate::base::io_error::describe;
 use crate::base::time::Monotonic;
 use crate::client::error::ClientError;
@@ -86,6 +89,8 @@ pub struct Settings {
     pub partition_count: u32,
     /// How often each of them is written to.
     pub interval: Duration,
+    /// Where a failover's gaps are kept as results; none: they are printed only.
+    pub results: Option<Destination>,
 }
 
 /// Why a drill didn't come to its end. One line.
@@ -116,6 +121,8 @@ pub enum DrillError {
     },
     /// A client that the drill itself needs can't do its work.
     Client(ClientError),
+    /// What was measured can't be kept.
+    Results(io::Error),
     /// Nobody can be told.
     Output(io::Error),
 }
@@ -135,6 +142,7 @@ impl fmt::Display for DrillError {
             Self::Ended { node, how } => write!(f, "node {node} has ended: {how}"),
             Self::Late { what } => write!(f, "in vain it was waited until {what}"),
             Self::Client(error) => error.fmt(f),
+            Self::Results(error) => write!(f, "results can't be kept: {}", describe(error)),
             Self::Output(error) => write!(f, "cannot write to stdout: {}", describe(error)),
         }
     }
@@ -192,7 +200,7 @@ pub fn run(
     let mut ground = Ground { clock, nodes, load, tell };
     ground.load.await_first_acks()?;
     match drill {
-        Drill::Failover { count } => failover::run(&mut ground, count),
+        Drill::Failover { count } => failover::run(&mut ground, count, settings),
         Drill::Restarts { count } => restarts::run(&mut ground, count),
         Drill::CatchUp { mib } => catch_up::run(&mut ground, mib),
     }

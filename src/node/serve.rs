@@ -9,8 +9,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::banner::{Banner, announce, announce_ready};
-use super::config::Config;
 use super::config::value::{Durability, IdleMode};
+use super::config::{self, Config};
 use super::data_dir::{DataDir, DataDirError, DataDirOptions, Destination, random};
 use super::memory::maps_size_bytes_max;
 use super::metrics_endpoint::MetricsListener;
@@ -25,8 +25,8 @@ use crate::runtime::core::NodeFacts;
 use crate::runtime::executor::Idle;
 use crate::runtime::fatal::{Fatal, FatalReason, exit_on_panic};
 use crate::runtime::node_runtime::{Options, Runtime};
-use crate::runtime::peers::PeerNetwork;
 use crate::runtime::peers::secret::{Challenges, Secret};
+use crate::runtime::peers::{PeerNetwork, PeerProtocol};
 use crate::runtime::scrub::ScrubOptions;
 use crate::runtime::segment_workshop::SegmentPlace;
 use crate::runtime::shard_service::{RequestConfig, ShardService};
@@ -202,6 +202,10 @@ fn network(config: &Config, data_dir: &DataDir) -> Result<Option<Arc<PeerNetwork
         process_nonce: process_nonce()?,
         secret,
         challenges: Challenges::new(key),
+        protocol: match config.peer_protocol {
+            config::value::PeerProtocol::Frames => PeerProtocol::Frames,
+            config::value::PeerProtocol::Grpc => PeerProtocol::Grpc,
+        },
     })))
 }
 

@@ -15,6 +15,11 @@ pub trait Effects<W> {
     /// Appends to the durable log. Completion comes as [`Persisted`], in the order of the appends.
     fn persist(&mut self, record: Persist<'_>);
 
+    /// Whether the durable log has room for values of so many bytes beside what is spared for the
+    /// protocol. A member that has none takes no slots in, as if they had been lost on their way:
+    /// what else it logs, and above all the checkpoints that make room, must not wait behind them.
+    fn has_room(&mut self, size_bytes: usize) -> bool;
+
     /// Executes a slot on the state machine, with undo, and returns the encoded result: a leader,
     /// ahead of commitment. Slots come in order; no-ops are not executed.
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes;
@@ -208,4 +213,6 @@ pub enum ChunkOutcome {
     },
     /// The checkpoint is damaged, or there is no room for it.
     Failed,
+    /// Another checkpoint is coming in: this one is to be asked for again after a while.
+    Busy,
 }

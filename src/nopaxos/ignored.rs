@@ -88,6 +88,13 @@ impl Ignored {
         self.0[reason as usize]
     }
 
+    /// Adds what another member has counted.
+    pub fn add(&mut self, other: &Self) {
+        for (own, others) in self.0.iter_mut().zip(&other.0) {
+            *own += others;
+        }
+    }
+
     /// How many for each reason.
     pub fn each(&self) -> impl Iterator<Item = (IgnoreReason, u64)> + '_ {
         IgnoreReason::ALL.iter().copied().zip(self.0)
@@ -106,5 +113,11 @@ mod tests {
         assert_eq!(ignored.of(IgnoreReason::StaleView), 2);
         let seen: Vec<_> = ignored.each().filter(|(_, count)| *count > 0).collect();
         assert_eq!(seen, [(IgnoreReason::StaleView, 2)]);
+        let mut sum = Ignored::default();
+        sum.count(IgnoreReason::StaleView);
+        sum.count(IgnoreReason::Full);
+        sum.add(&ignored);
+        let seen: Vec<_> = sum.each().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(seen, [(IgnoreReason::StaleView, 3), (IgnoreReason::Full, 1)]);
     }
 }

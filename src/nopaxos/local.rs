@@ -68,6 +68,10 @@ impl<W, E: Effects<W>> World for Local<'_, W, E> {
         self.effects.persist(record);
     }
 
+    fn has_room(&mut self, size_bytes: usize) -> bool {
+        self.effects.has_room(size_bytes)
+    }
+
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes {
         self.effects.execute(index, slot)
     }

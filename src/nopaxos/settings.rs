@@ -158,4 +158,9 @@ impl Timing {
     pub(super) fn endorsement_ns(&self) -> u64 {
         4 * self.leader_timeout_ns
     }
+
+    /// A view that is left before was brief, unless timeouts are longer already.
+    pub(super) fn brief_view_ns(&self) -> u64 {
+        8 * self.leader_timeout_ns
+    }
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use bytes::{Bytes, BytesMut};
 
 use super::grpc::{GrpcConnection, StreamId};
-use super::peers::link::PeerLink;
+use super::peers::link::{Carrier, PeerLink};
 use super::uring::Key;
 use crate::base::limits::FORWARDED_PER_CONNECTION_MIN;
 use crate::base::time::Monotonic;
@@ -151,7 +151,8 @@ impl Connection {
     pub fn queued_size(&self) -> usize {
         let in_streams = match &self.protocol {
             Protocol::Grpc(grpc) => grpc.queued_bytes(),
-            Protocol::Sniffing | Protocol::Raw | Protocol::Peer(_) => 0,
+            Protocol::Peer(link) => link.queued_bytes(),
+            Protocol::Sniffing | Protocol::Raw => 0,
         };
         self.output.len() + self.sending_size + in_streams
     }
@@ -164,7 +165,8 @@ impl Connection {
                 let given_back = self.given_back.iter().map(|(_, payload)| payload.len());
                 grpc.held_bytes() + given_back.sum::<usize>()
             }
-            Protocol::Sniffing | Protocol::Raw | Protocol::Peer(_) => self.held.len(),
+            Protocol::Peer(link) => self.held.len() + link.held_bytes(),
+            Protocol::Sniffing | Protocol::Raw => self.held.len(),
         }
     }
 
@@ -220,6 +222,16 @@ impl Connection {
             Protocol::Peer(link) => Some(link),
             Protocol::Sniffing | Protocol::Raw | Protocol::Grpc(_) => None,
         }
+    }
+
+    /// Where frames are appended that go to the other side, whatever they travel in.
+    pub fn frames(&mut self) -> &mut BytesMut {
+        if let Protocol::Peer(link) = &mut self.protocol
+            && let Carrier::Grpc(lane) = &mut link.carrier
+        {
+            return lane.frames();
+        }
+        &mut self.output
     }
 
     /// Whether something should be received: frames while it is open and not stopped, and what is

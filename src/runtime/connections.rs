@@ -13,6 +13,7 @@ use super::core::Node;
 use super::deadlines::Deadlines;
 use super::grpc::StreamId;
 use super::peers::WayId;
+use super::peers::link::PeerLink;
 use super::refusal;
 use super::service::WireStatus;
 use super::uring::Key;
@@ -306,7 +307,10 @@ impl Connections {
             self.mark_dirty(key.slot);
             return;
         }
-        refusal::append(status, &mut connection.output);
+        refusal::append(status, connection.frames());
+        if let Some(lane) = connection.link().and_then(PeerLink::lane) {
+            lane.finish(status.into());
+        }
         self.give_up_link(key);
         self.end_with(key, &[], reason, metrics);
     }

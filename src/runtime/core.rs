@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 use super::clock::Clock;
 use super::doorbell::Doorbell;
 use super::peers::PeerNetwork;
+use super::peers::link::Carrier;
 use super::published::{PublishedCore, PublishedPartition};
 use super::uring;
 use crate::base::cast::{u16_from, u64_from, usize_from, usize_from_u32};
@@ -108,6 +109,17 @@ pub struct NodeFacts {
     pub partition_count: u32,
 }
 
+/// A member's connection on its way to the core that it wants.
+#[derive(Debug)]
+pub struct MemberArrival {
+    /// Its socket.
+    pub socket: OwnedFd,
+    /// The greeting that came on it.
+    pub hello: Bytes,
+    /// What its frames travel in.
+    pub carrier: Carrier,
+}
+
 /// What one core shares.
 #[derive(Debug)]
 pub struct Core {
@@ -126,7 +138,7 @@ pub struct Core {
     arrivals: ArrayQueue<OwnedFd>,
     /// Connections of members that other cores have accepted and that want this one, with the
     /// greeting that says so.
-    peer_arrivals: ArrayQueue<(OwnedFd, Bytes)>,
+    peer_arrivals: ArrayQueue<MemberArrival>,
     /// Bytes that its clients haven't read.
     pub unread_size: CachePadded<AtomicUsize>,
     /// The processor that it runs on.
@@ -311,8 +323,8 @@ impl Core {
     /// Gives it a member's connection that another core has accepted. False: it has too many that
     /// it hasn't looked at.
     #[must_use]
-    pub fn give_peer(&self, socket: OwnedFd, hello: Bytes) -> bool {
-        let is_taken = self.peer_arrivals.push((socket, hello)).is_ok();
+    pub fn give_peer(&self, arrival: MemberArrival) -> bool {
+        let is_taken = self.peer_arrivals.push(arrival).is_ok();
         if is_taken {
             self.connection_count.fetch_add(1, Ordering::Relaxed);
         }
@@ -321,7 +333,7 @@ impl Core {
 
     /// A member's connection that another core has accepted for this one, with its greeting.
     #[must_use]
-    pub fn next_peer_arrival(&self) -> Option<(OwnedFd, Bytes)> {
+    pub fn next_peer_arrival(&self) -> Option<MemberArrival> {
         self.peer_arrivals.pop()
     }
 

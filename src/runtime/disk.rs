@@ -271,8 +271,11 @@ impl Disk {
 
 /// Asks the scheduler for a long slice for the calling thread: then kernel threads that finish
 /// synced writes on this core are let in when the loop yields, and it isn't preempted in between.
-/// (Only a loop with a log asks: on a core that others use too, a long slice means a long wait for
-/// the next one.) A kernel that doesn't know how says no, and nothing is lost but some latency.
+/// A kernel that doesn't know how says no, and nothing is lost but some latency.
+///
+/// Only a loop with a log asks, of a node that is alone: on a core that others use too, who yields
+/// gives up all of its slice, and waits for as long as that is. A member that is silent for 100 ms
+/// again and again, because another process wants its core, is deposed for it.
 pub(super) fn ask_for_long_slice() -> bool {
     const SLICE_NS: u64 = 100_000_000;
     /// `struct sched_attr` as the kernel has it, version 1 (`SCHED_ATTR_SIZE_VER0`).

@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -46,6 +45,8 @@ const TURN_COMPLETION_COUNT_MAX: usize = 64;
 pub(super) const TURN_FRAME_SIZE_BYTES: usize = 8 << 10;
 /// How long accepting rests after it failed, for lack of descriptors as a rule.
 const ACCEPT_PAUSE_NS: u64 = 100 * NS_PER_MS;
+/// How long a loop stays awake for work that the kernel says is left, if there is none.
+const LEFT_WORK_NS_MAX: u64 = NS_PER_MS;
 const LISTENER: Key = Key { slot: 0, generation: 0 };
 
 /// A loop's service, and the parts of the loop that it may use.
@@ -250,18 +251,23 @@ impl<S: Service> EventLoop<S> {
         self.ring.set_eventfd_signals(true);
         let now = self.clock.monotonic();
         if let Some(deadline) = self.next_deadline() {
-            let delay_ns = deadline.since_ns(now);
-            if delay_ns == 0 {
+            if deadline <= now {
                 return Ok(false);
             }
-            self.ring.set_alarm(Duration::from_nanos(delay_ns));
+            self.ring.set_alarm(deadline, now);
         }
         self.ring.submit().map_err(|error| Fatal::new(FatalReason::Ring, error))?;
         self.ring.reap(&mut self.completions, TURN_COMPLETION_COUNT_MAX);
+        let has_work = self.ring.has_work();
+        if has_work {
+            // The kernel can say so of work that is done. The next work takes that back.
+            self.ring.set_alarm(now.after_ns(LEFT_WORK_NS_MAX), now);
+        }
         let knows_shutdown = self.shutdown_by.is_some() || self.descent.retire_by.is_some();
         let shutdown_is_news = !knows_shutdown && self.node.shutdown.load(Ordering::Acquire);
         self.observation.sleeps(now);
         let idle = self.completions.is_empty()
+            && !has_work
             && !self.connections.has_dirty()
             && self.connections.lost.is_empty()
             && !self.disk.poll_news()

@@ -123,7 +123,8 @@ async fn host<S: Service + 'static>(
 ) -> Result<(), Fatal> {
     let Assignment { mesh, idle, node, listener, helpers, .. } = assignment;
     let shard = usize::from(mesh.me().0);
-    if helpers.is_some() && !ask_for_long_slice() {
+    let is_alone = node.network.is_none();
+    if helpers.is_some() && is_alone && !ask_for_long_slice() {
         tracing::debug!(shard, "the scheduler grants no long slice");
     }
     let mut ring = Uring::new(RingSize::default())

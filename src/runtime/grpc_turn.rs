@@ -23,7 +23,7 @@ use crate::base::time::Monotonic;
 use crate::metrics::{DropReason, LoopMetrics};
 
 /// How often settling polls a connection at most; what remains is for the next turn.
-const SETTLE_POLL_COUNT_MAX: usize = 4;
+pub(super) const SETTLE_POLL_COUNT_MAX: usize = 4;
 
 impl<S: Service> EventLoop<S> {
     /// Bytes came on a gRPC connection.
@@ -58,6 +58,9 @@ impl<S: Service> EventLoop<S> {
             let allowed = self.connections.room(key).min(PASS_COUNT_MAX - self.pass.len());
             let now = self.monotonic();
             let has_unread = self.connections.poll_grpc(key, allowed, now, &mut self.messages);
+            if let Some(lane) = self.connections.take_lane(key) {
+                return self.begin_carried(key, lane);
+            }
             let taken = self.messages.len();
             for (stream, payload) in self.messages.drain(..) {
                 self.connections.count_request(key);
@@ -105,10 +108,11 @@ impl<S: Service> EventLoop<S> {
 }
 
 impl Connections {
-    /// A connection speaks gRPC; it may have begun to.
-    pub(super) fn begin_grpc(&mut self, key: Key) {
+    /// A connection speaks gRPC; it may have begun to. Other members may, if there are any.
+    pub(super) fn begin_grpc(&mut self, key: Key, takes_members: bool) {
         let begun = self.take_held(key);
-        let mut grpc = Box::new(GrpcConnection::new(!self.draining));
+        let grpc = GrpcConnection::new(!self.draining);
+        let mut grpc = Box::new(if takes_members { grpc.taking_members() } else { grpc });
         grpc.receive(&begun);
         self.of(key).recognise(Protocol::Grpc(grpc));
     }

@@ -10,6 +10,7 @@ use super::client_frame::{FrameRefusal, frame_size};
 use super::connection::{Phase, Protocol, Receive};
 use super::event_loop::EventLoop;
 use super::pass::Chunk;
+use super::peers::link::Carrier;
 use super::service::{Service, WireStatus};
 use super::sniff::{Foreign, Sniffed, sniff};
 use super::uring::Key;
@@ -40,8 +41,10 @@ impl<S: Service> EventLoop<S> {
 
     /// Goes on with a connection that was stopped: cuts what it holds.
     pub(super) fn resume(&mut self, key: Key) {
-        if matches!(self.connections.of(key).protocol, Protocol::Grpc(_)) {
-            return self.take_messages(key);
+        match self.connections.of(key).protocol {
+            Protocol::Grpc(_) => return self.take_messages(key),
+            Protocol::Peer(_) => return self.take_carried(key),
+            Protocol::Sniffing | Protocol::Raw => {}
         }
         let held = self.connections.take_held(key);
         self.pass.begin(Chunk::Held(held));
@@ -109,7 +112,7 @@ impl<S: Service> EventLoop<S> {
         if self.connections.of(key).held.is_empty() {
             match sniff(self.ring.buffers().bytes(&buffer)) {
                 Sniffed::Hello if self.peers.network().is_some() => {
-                    self.expect_greeting(key);
+                    self.expect_greeting(key, Carrier::Frames);
                     return self.consume_peer(key, buffer);
                 }
                 // Who is alone refuses a greeting as it refuses any frame that clients don't send.
@@ -118,7 +121,7 @@ impl<S: Service> EventLoop<S> {
                     return self.consume_raw(key, buffer);
                 }
                 Sniffed::Http2 => {
-                    self.connections.begin_grpc(key);
+                    self.connections.begin_grpc(key, self.peers.network().is_some());
                     return self.consume_grpc(key, buffer);
                 }
                 Sniffed::Undecided | Sniffed::Foreign(_) => {}
@@ -133,7 +136,7 @@ impl<S: Service> EventLoop<S> {
                 self.resume(key);
             }
             Sniffed::Http2 => {
-                self.connections.begin_grpc(key);
+                self.connections.begin_grpc(key, self.peers.network().is_some());
                 self.take_messages(key);
             }
             Sniffed::Foreign(foreign) => self.refuse_foreign(key, foreign),

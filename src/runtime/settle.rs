@@ -32,6 +32,7 @@ impl Connections {
         let Some(key) = self.in_slot(slot).map(|connection| connection.key) else { return };
         self.of(key).dirty = false;
         self.settle_grpc(key, now, metrics);
+        self.settle_carried(key);
         self.send(key, now, ring);
         self.recount(key);
         self.resume_if_possible(key);

@@ -27,6 +27,7 @@ use slab::Slab;
 
 use super::buffer_pool::{BUFFER_GROUP, BufferPool, ReceivedBuffer};
 use crate::base::cast::u32_from;
+use crate::base::time::Monotonic;
 use crate::storage::block::Block;
 
 /// How large a ring is.
@@ -174,7 +175,8 @@ pub struct Uring {
     backlog: VecDeque<squeue::Entry>,
     in_flight: usize,
     alarm_generation: u32,
-    alarm_armed: bool,
+    /// When the alarm goes off; `None`: it isn't set.
+    alarm_due: Option<Monotonic>,
 }
 
 impl fmt::Debug for Uring {
@@ -216,7 +218,7 @@ impl Uring {
         let registered = unsafe { memory.buffers.register(&ring.submitter()) };
         registered.map_err(UringError::from_setup)?;
         let backlog = VecDeque::new();
-        Ok(Self { ring, memory, backlog, in_flight: 0, alarm_generation: 0, alarm_armed: false })
+        Ok(Self { ring, memory, backlog, in_flight: 0, alarm_generation: 0, alarm_due: None })
     }
 
     /// Writes to `eventfd` whenever something completes while signals are on.
@@ -329,10 +331,16 @@ impl Uring {
         self.cancel(user_data(Kind::Accept, key), key);
     }
 
-    /// Sets the one alarm to go off after `delay`; an alarm set before is forgotten. To be called
-    /// at most once between two [`Uring::submit`]s.
-    pub fn set_alarm(&mut self, delay: Duration) {
-        if self.alarm_armed {
+    /// Sets the one alarm to go off at `due`. If it is set to go off before that it stays so, and
+    /// has to be set again then. To be called at most once between two [`Uring::submit`]s.
+    ///
+    /// To take an alarm back rings the eventfd, for that completes it. A loop that did so whenever
+    /// it goes to sleep would never sleep while an alarm is set.
+    pub fn set_alarm(&mut self, due: Monotonic, now: Monotonic) {
+        if self.alarm_due.is_some_and(|set| set <= due) {
+            return;
+        }
+        if self.alarm_due.replace(due).is_some() {
             let key = Key { slot: 0, generation: self.alarm_generation };
             let entry = opcode::TimeoutRemove::new(user_data(Kind::Alarm, key))
                 .build()
@@ -341,9 +349,8 @@ impl Uring {
             // SAFETY: the operation uses no memory of ours.
             unsafe { self.push(entry) }
         }
-        self.alarm_armed = true;
         self.alarm_generation = self.alarm_generation.wrapping_add(1) & GENERATION_MASK;
-        *self.memory.alarm = Timespec::from(delay);
+        *self.memory.alarm = Timespec::from(Duration::from_nanos(due.since_ns(now)));
         let key = Key { slot: 0, generation: self.alarm_generation };
         let entry = opcode::Timeout::new(&raw const *self.memory.alarm)
             .build()
@@ -382,6 +389,17 @@ impl Uring {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether the kernel has work left that the next [`Uring::submit`] does, or something is left
+    /// to submit.
+    ///
+    /// The kernel does a few dozen pieces of work in a call and leaves the others, and it rings the
+    /// eventfd for new work only if no other waits. So while this is true, nothing may ring.
+    #[must_use]
+    pub fn has_work(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
     }
 
     /// Submits, and sleeps until something completed. For loops that have nothing else to wait for.
@@ -435,7 +453,7 @@ impl Uring {
             return Some(Completion::Accepted { socket, more });
         }
         if kind == Kind::Alarm as u64 && key.generation == self.alarm_generation {
-            self.alarm_armed = false;
+            self.alarm_due = None;
             return Some(Completion::Alarm);
         }
         None
@@ -587,6 +605,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::base::time::{NS_PER_MS, NS_PER_S};
 
     const KEY: Key = Key { slot: 7, generation: 3 };
 
@@ -686,10 +705,34 @@ mod tests {
     #[test]
     fn only_the_last_alarm_goes_off() {
         let mut ring = small();
-        ring.set_alarm(Duration::from_secs(100));
+        ring.set_alarm(Monotonic(100 * NS_PER_S), Monotonic(0));
         ring.submit().expect("a working ring");
-        ring.set_alarm(Duration::from_millis(1));
+        ring.set_alarm(Monotonic(NS_PER_MS), Monotonic(0));
         assert!(matches!(&wait(&mut ring)[..], [Completion::Alarm]));
+        ring.set_alarm(Monotonic(2 * NS_PER_MS), Monotonic(NS_PER_MS));
+        assert!(matches!(&wait(&mut ring)[..], [Completion::Alarm]), "it can be set again");
+    }
+
+    /// A loop sets the alarm each time before it sleeps.
+    #[test]
+    fn alarm_that_is_set_for_the_same_time_or_a_later_one_ends_no_sleep() {
+        let mut ring = small();
+        let bell = eventfd().expect("an eventfd");
+        rustix::io::ioctl_fionbio(&bell, true).expect("a descriptor");
+        ring.register_eventfd(&bell).expect("a ring without one");
+        ring.set_eventfd_signals(true);
+        let has_rung = || rustix::io::read(&bell, &mut [0; 8]).is_ok();
+        for (due_s, now_s) in [(100, 0), (100, 1), (200, 2), (100, 3)] {
+            let of = |seconds| Monotonic(seconds * NS_PER_S);
+            ring.set_alarm(of(due_s), of(now_s));
+            ring.submit().expect("a working ring");
+            assert!(!has_rung(), "{due_s} s, set after {now_s} s");
+        }
+        assert_eq!(ring.in_flight(), 1);
+        // One that is earlier takes its place, which does.
+        ring.set_alarm(Monotonic(50 * NS_PER_S), Monotonic(4 * NS_PER_S));
+        ring.submit().expect("a working ring");
+        assert!(has_rung());
     }
 
     #[test]

@@ -5,11 +5,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::Core;
 use super::partition::{Partition, PartitionView};
-use crate::base::cast::u64_from;
+use crate::base::cast::{u64_from, usize_from};
 use crate::base::limits::{
-    MAP_SIZE_BYTES_SPARE, MEMORY_SIZE_BYTES_SPARE, PAYLOAD_CHUNK_SIZE_BYTES,
-    PAYLOAD_CHUNK_SPENT_COUNT_MAX, REQUESTS_PER_SHARD_MAX, UNSYNCED_COUNT_MAX,
-    UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
+    COMMAND_SIZE_BYTES_MAX, MAP_SIZE_BYTES_SPARE, MEMORY_SIZE_BYTES_SPARE,
+    PAYLOAD_CHUNK_SIZE_BYTES, PAYLOAD_CHUNK_SPENT_COUNT_MAX, REQUESTS_PER_SHARD_MAX,
+    UNSYNCED_COUNT_MAX, UNSYNCED_PARTITION_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX,
 };
 use crate::map::hasher::KeyHash;
 use crate::map::operation::{Command, Operation};
@@ -123,7 +123,7 @@ impl Core {
             || view.unsynced_size_bytes + replica.results_size_bytes() + size_bytes
                 > UNSYNCED_PARTITION_SIZE_BYTES_MAX
             || self.unsynced_size_bytes + self.results_size_bytes + size_bytes
-                > UNSYNCED_SIZE_BYTES_MAX
+                > self.unsynced_size_bytes_max()
             || self.awaiting.len() >= REQUESTS_PER_SHARD_MAX
         {
             return Err(Refused::Unsynced);
@@ -137,6 +137,17 @@ impl Core {
             return Err(Refused::LogFull);
         }
         Ok(())
+    }
+
+    /// Bytes of slots that may be stamped and not stable. Where others log them too they are no
+    /// more than a quarter of the log: a member that has as many of a view that came to nothing
+    /// must have room for those of the next before it can let them go.
+    fn unsynced_size_bytes_max(&self) -> usize {
+        if !self.config.is_replicated() {
+            return UNSYNCED_SIZE_BYTES_MAX;
+        }
+        let share = usize_from(self.log.space().size_bytes_max / 4);
+        share.clamp(COMMAND_SIZE_BYTES_MAX, UNSYNCED_SIZE_BYTES_MAX)
     }
 
     /// Whether the map has room for what a command may add to it. A put that finds room in memory

@@ -55,6 +55,8 @@ pub(super) struct Checkpoints {
     /// The state of the log's books for which it was asked who keeps a segment that it wants back:
     /// whoever that is has its checkpoint due, or under way.
     pin_asked_at: Option<u64>,
+    /// Whoever it was had nothing to write, or can't now.
+    is_declined: bool,
     /// The state of the log's books that members were told of last.
     truncated_at: u64,
     /// Memory of chunks that were written.
@@ -124,6 +126,14 @@ impl Checkpoints {
         self.damaged.insert(partition);
     }
 
+    /// A partition has changed: one that could not take a checkpoint may be able to now.
+    #[inline]
+    pub(super) fn on_change(&mut self) {
+        if std::mem::take(&mut self.is_declined) {
+            self.pin_asked_at = None;
+        }
+    }
+
     /// A file is begun: it takes the place of one of that name which no recovery needed, and is not
     /// to be removed as that one.
     pub(super) fn on_begun(&mut self, id: CheckpointId) {
@@ -182,8 +192,11 @@ impl Shard {
                 }
             }
             CheckpointProgress::Finished(id) => {
-                if let Some(under_way) = under_way.filter(|found| found.encoder.id() == id) {
-                    assert_eq!(under_way.stage, Stage::Finishing, "it was asked to finish");
+                // One that was given up while it was made durable may have been begun anew.
+                let is_it = |found: &&mut UnderWay| {
+                    found.encoder.id() == id && found.stage == Stage::Finishing
+                };
+                if let Some(under_way) = under_way.filter(is_it) {
                     under_way.stage = Stage::Durable;
                     let duration_ns = now.since_ns(under_way.begun_at);
                     self.core.checkpoint_metrics.checkpoint_last_ns = duration_ns;
@@ -331,6 +344,7 @@ impl Shard {
         if self.partitions[place].view.map.has_released_checkpoint() {
             // What is left of the last one is freed little by little: its turn comes again.
             self.core.checkpoints.due.push_back(partition);
+            self.sweep_later(place);
             return;
         }
         self.core.checkpoints.rests_until = None;
@@ -341,12 +355,15 @@ impl Shard {
         let recorded = self.core.log.state().partition(partition).map(|state| state.checkpoint);
         let is_new = recorded.is_none_or(|recorded| index > recorded)
             || self.core.checkpoints.damaged.contains(&partition);
-        if replica.status() != Status::Normal || index == Index(0) || !is_new {
-            // Between two views what is executed may yet be undone; and what is recorded lets
-            // nothing go by being recorded again: slots after it keep the segments, and become
-            // stable when the group has a quorum. Its next write asks again, and so does a log that
-            // wants a segment back.
-            self.core.checkpoints.pin_asked_at = None;
+        // Between two views what isn't stable may yet be undone. What is stable needs no view (K3
+        // asks for one): a log that is full of it would have no room for the view that comes.
+        let may_last = replica.status() == Status::Normal || index <= replica.sync_point();
+        if !may_last || index == Index(0) || !is_new {
+            // What is recorded lets nothing go by being recorded again: slots after it keep the
+            // segments, and become stable when the group has a quorum. Once any partition has
+            // changed it is asked again who keeps what the log wants back: to ask at once would be
+            // to ask for ever.
+            self.core.checkpoints.is_declined = true;
             return;
         }
         let (chain, timestamp) = replica.log().at(index).expect("what is executed is in the log");
@@ -425,6 +442,9 @@ impl Shard {
         let id = CheckpointId { partition, index };
         self.core.checkpoints.on_recorded(id, former.unwrap_or_default(), durability);
         self.core.log.append(&Record::CheckpointDone { partition, index, size_bytes, digest });
+        if !std::mem::replace(&mut view.changed, true) {
+            self.core.changed.push_back(partition);
+        }
         if durability == Durability::None && !view.group.is_alone() {
             member.keep_after(index);
         }
@@ -445,11 +465,17 @@ impl Shard {
         if under_way.stage == Stage::Walking && view.map.checkpoint_index().is_some() {
             view.map.abort_checkpoint(&mut self.core.arena);
             // What was kept for it is freed little by little.
-            if !std::mem::replace(&mut view.sweeping, true) {
-                self.core.sweeping.push_back(partition);
-            }
+            self.sweep_later(place);
         }
         self.require_checkpoint(partition);
+    }
+
+    /// Frees what a partition's map doesn't need any more, though nobody writes to it.
+    fn sweep_later(&mut self, place: usize) {
+        let view = &mut self.partitions[place].view;
+        if !std::mem::replace(&mut view.sweeping, true) {
+            self.core.sweeping.push_back(view.group.partition());
+        }
     }
 }
 

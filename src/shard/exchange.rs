@@ -86,7 +86,9 @@ impl Exchange {
 
     /// Whether there is something to do though nothing happens.
     pub(super) fn is_due(&self) -> bool {
-        let goes_on = |receiving: &Receiving| receiving.is_asked && receiving.chunks_in_flight == 0;
+        let goes_on = |receiving: &Receiving| {
+            receiving.is_asked && receiving.chunks_in_flight == 0 && !receiving.is_finishing
+        };
         !self.outcomes.is_empty() || self.receiving.as_ref().is_some_and(goes_on)
     }
 
@@ -114,6 +116,7 @@ impl Shard {
         {
             self.send_part(answer, effects);
         }
+        self.give_receiving_up();
         self.receive(effects);
         while let Some((partition, outcome)) = self.core.exchange.outcomes.pop_front() {
             let now = self.core.now;
@@ -171,6 +174,17 @@ impl Shard {
         let place = self.place(read.partition);
         let mut world = World::new(&mut self.partitions[place].view, &mut self.core, effects);
         world.send(read.to, with_chunk(read.reply, answer.part));
+    }
+
+    /// Ends what is coming in once its member waits for it no longer, in another view for instance:
+    /// nothing more of it will come, and meanwhile no other checkpoint could come in or be taken.
+    fn give_receiving_up(&mut self) {
+        let Some(receiving) = &self.core.exchange.receiving else { return };
+        let place = self.place(receiving.partition);
+        let is_awaited = self.partitions[place].member.replica().is_receiving();
+        if !is_awaited && !receiving.is_finishing {
+            self.core.discard_receiving();
+        }
     }
 
     /// Goes on with the checkpoint that comes in.
@@ -307,16 +321,18 @@ impl Core {
 
     /// Keeps a part of a checkpoint that another member has sent.
     pub(super) fn keep_part(&mut self, partition: PartitionId, part: &CheckpointPart) {
+        let receiving = self.exchange.receiving.as_ref();
+        if receiving.is_some_and(|found| found.partition != partition) {
+            // Each of many that are to come in would end the one before it, and none be whole.
+            self.exchange.outcomes.push_back((partition, ChunkOutcome::Busy));
+            return;
+        }
         let is_other = |found: &Receiving| {
             let id = found.receiver.id();
-            found.partition != partition || id.is_some_and(|id| id.index != part.index)
+            id.is_some_and(|id| id.index != part.index)
         };
-        if part.number == 0 && self.exchange.receiving.as_ref().is_some_and(is_other) {
-            let other = self.exchange.receiving.as_ref().map(|found| found.partition);
+        if part.number == 0 && receiving.is_some_and(is_other) {
             self.discard_receiving();
-            if let Some(other) = other.filter(|other| *other != partition) {
-                self.exchange.outcomes.push_back((other, ChunkOutcome::Failed));
-            }
         }
         let (salt, hasher) = (self.config.checkpoint_salt, self.hasher);
         let arena = &mut self.arena;
@@ -328,8 +344,7 @@ impl Core {
             is_asked: false,
             is_finishing: false,
         });
-        let is_taken = receiving.partition == partition && !receiving.is_finishing;
-        if is_taken && receiving.receiver.on_part(part).is_ok() {
+        if !receiving.is_finishing && receiving.receiver.on_part(part).is_ok() {
             receiving.is_asked = true;
         } else {
             self.exchange.outcomes.push_back((partition, ChunkOutcome::Failed));

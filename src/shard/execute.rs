@@ -4,6 +4,7 @@
 use super::partition::{Asker, PartitionView, Waiter};
 use super::reads::WaitingRead;
 use super::{Awaiting, Core, Effects};
+use crate::base::cast::u64_from;
 use crate::base::chain::Chain;
 use crate::base::ids::{AppendId, Index, MemberId, PartitionId, TermId};
 use crate::base::limits::SWEEP_COUNT_MAX;
@@ -51,6 +52,7 @@ impl<'a, E: Effects> World<'a, E> {
 
     /// The partition is to be shown anew.
     fn mark_changed(&mut self) {
+        self.core.checkpoints.on_change();
         if !std::mem::replace(&mut self.view.changed, true) {
             self.core.changed.push_back(self.view.group.partition());
         }
@@ -178,6 +180,10 @@ impl Core {
 }
 
 impl<E: Effects> nopaxos::Effects<Waiter> for World<'_, E> {
+    fn has_room(&mut self, size_bytes: usize) -> bool {
+        self.core.log.ask_for_room(u64_from(size_bytes))
+    }
+
     fn persist(&mut self, record: Persist<'_>) {
         let partition = self.view.group.partition();
         if let Persist::Adopt { term, base, kept, chain: Chain(chain) } = record

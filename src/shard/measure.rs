@@ -7,7 +7,7 @@ use crate::base::ids::{Index, PartitionId, TermId};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::{IgnoredMetrics, MemberGauges, ServiceMetrics, ShardGauges};
 use crate::nopaxos::replica::Replica;
-use crate::nopaxos::{IgnoreReason, Status};
+use crate::nopaxos::{Ignored, Status};
 
 /// How a partition stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,13 +61,11 @@ impl Shard {
 
     /// What other members said in vain.
     fn ignored(&self) -> IgnoredMetrics {
-        let mut counts = [0; IgnoreReason::ALL.len()];
+        let mut sum = Ignored::default();
         for Partition { member, .. } in &self.partitions {
-            for (sum, (_, count)) in counts.iter_mut().zip(member.ignored().each()) {
-                *sum += count;
-            }
+            sum.add(member.ignored());
         }
-        let mut counts = counts.into_iter().chain(self.core.peer_drops);
+        let mut counts = sum.each().map(|(_, count)| count).chain(self.core.peer_drops);
         let mut ignored = IgnoredMetrics::default();
         ignored.fill(&mut || counts.next().expect("there is a row for each reason"));
         assert!(counts.next().is_none(), "there is a reason for each row");

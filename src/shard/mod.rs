@@ -322,7 +322,9 @@ impl Shard {
         let exchanges = core.exchange.is_due() && !core.closing;
         let goes_on = self.keeps_somebody_waiting() || !core.sweeping.is_empty() || exchanges;
         let at_once = goes_on.then_some(core.now.monotonic);
-        let checkpoint = core.checkpoints.next_deadline().filter(|_| !core.closing);
+        // What is due waits until the writer has the one that comes in from another member.
+        let may_write = !core.closing && !core.exchange.is_receiving();
+        let checkpoint = core.checkpoints.next_deadline().filter(|_| may_write);
         let tick = core.tick_due.filter(|_| !core.closing);
         let log = core.log.next_deadline();
         let timer = core.timers.next().filter(|_| !core.closing);

@@ -5,7 +5,9 @@
 
 use super::fault::Fault;
 use crate::base::cast::{low_u32, u16_from, u64_from, usize_from};
-use crate::base::limits::{SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX};
+use crate::base::limits::{
+    LOG_SEGMENT_COUNT_MIN, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX,
+};
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_MS, NS_PER_S, NS_PER_US};
 use crate::storage::wal::Durability;
@@ -37,6 +39,9 @@ pub struct Swarm {
     pub network: NetworkWeather,
     /// How the disks do.
     pub disk: DiskWeather,
+    /// How long nodes stand still at most, again and again until all that clients asked has come to
+    /// its end, because others are at work on their machines; 0: they don't.
+    pub standstill_ns_max: u64,
     /// How far wall clocks are off at most.
     pub clock_skew_ns_max: u64,
     /// How often what is still whole is read and checked; 0: never.
@@ -127,6 +132,9 @@ impl Swarm {
             resend_percent: *pick(&mut prng, &[0, 50]),
         };
         let is_remote = node_count > 1 && Prng::new(seed, "sequencer").one_in(3);
+        let mut overload = Prng::new(seed, "overload");
+        let is_overloaded = node_count > 1 && overload.one_in(16);
+        let standstill_ns_max = *pick(&mut overload, &[100, 300]) * NS_PER_MS;
         let mut swarm = Self {
             shard_counts,
             partition_count,
@@ -140,15 +148,33 @@ impl Swarm {
             workload: workload(&mut prng, active_ns),
             network,
             disk,
+            standstill_ns_max: if is_overloaded { standstill_ns_max } else { 0 },
             clock_skew_ns_max: *pick(&mut prng, &[1, 500, 3_600_000]) * NS_PER_MS,
             scrub_interval_ns: *pick(&mut prng, &[0, 1_000]) * NS_PER_MS,
             faults: faults(&mut prng, node_count, durability, active_ns),
         };
+        let mut prng = Prng::new(seed, "heavy");
+        if prng.one_in(if node_count == 1 { 3 } else { 10 }) {
+            swarm.make_heavy(&mut prng);
+        }
         if !is_remote {
             // A leader that stamps itself lacks no command.
             swarm.faults.retain(|(fault, _)| *fault != Fault::LostCommand);
         }
         swarm
+    }
+
+    /// Long values, so that a checkpoint is more than a member sends at once, or that a lone node's
+    /// log is as small for them as it may be. (A member of a group may have to log what it adopts
+    /// while nothing lets it go of what it has: so small a log can be too small for that.)
+    fn make_heavy(&mut self, prng: &mut Prng) {
+        if self.node_count() == 1 {
+            self.segment_count_max = LOG_SEGMENT_COUNT_MIN;
+        }
+        self.checkpoint_interval_size_bytes = *pick(prng, &[64, 512]) << 10;
+        self.workload.key_count = 40;
+        self.workload.value_size_bytes_max = 60_000;
+        self.workload.read_percent = 20;
     }
 
     /// How many nodes there are.

@@ -61,7 +61,10 @@ pub(super) struct Supply {
     prepared: VecDeque<SegmentId>,
     /// The segment that the host is preparing.
     preparing: Option<SegmentWanted>,
-    failed_at: Option<Monotonic>,
+    /// The last one that was asked for couldn't be made ready.
+    has_failed: bool,
+    /// When another one may be asked for after that, until then.
+    retry_at: Option<Monotonic>,
     /// Files whose segments count no more.
     free: VecDeque<FreeSegment>,
     /// Files that become free when the batch is durable.
@@ -90,7 +93,8 @@ impl Supply {
             segment_count_max: log_size_bytes_max / segment_size_bytes,
             prepared: prepared.into(),
             preparing: None,
-            failed_at: None,
+            has_failed: false,
+            retry_at: None,
             free: VecDeque::new(),
             releasing: VecDeque::new(),
             releasing_void: VecDeque::new(),
@@ -128,10 +132,11 @@ impl Supply {
         (first, filling): (SegmentId, SegmentId),
         would_release: impl FnOnce() -> bool,
     ) -> Option<SegmentWanted> {
-        let waits = self.failed_at.is_some_and(|at| now.since_ns(at) < PREPARE_RETRY_NS);
-        if self.preparing.is_some() || waits {
+        if self.preparing.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
+        // Whatever is decided now: it is decided again with each turn, and needs no other one.
+        self.retry_at = None;
         let segment = match self.prepared.back().copied().or(writing) {
             Some(last) if last > filling => return None,
             Some(last) => last.next(),
@@ -149,7 +154,7 @@ impl Supply {
 
     pub(super) fn on_prepared(&mut self, segment: SegmentId) {
         let prepared = self.take_preparing(segment);
-        self.failed_at = None;
+        (self.has_failed, self.retry_at) = (false, None);
         self.prepared.push_back(prepared.segment);
         self.changes_count += 1;
     }
@@ -159,7 +164,7 @@ impl Supply {
         if let Some(free) = self.take_preparing(segment).from {
             self.free.push_front(free);
         }
-        self.failed_at = Some(now);
+        (self.has_failed, self.retry_at) = (true, Some(now.after_ns(PREPARE_RETRY_NS)));
     }
 
     fn take_preparing(&mut self, segment: SegmentId) -> SegmentWanted {
@@ -170,9 +175,8 @@ impl Supply {
     }
 
     /// When [`Supply::wants`] should be asked again after a failure.
-    pub(super) fn next_deadline(&self) -> Option<Monotonic> {
-        let waits = self.failed_at.filter(|_| self.preparing.is_none());
-        waits.map(|at| at.after_ns(PREPARE_RETRY_NS))
+    pub(super) const fn next_deadline(&self) -> Option<Monotonic> {
+        self.retry_at
     }
 
     /// A snapshot that ends with `batch` doesn't count the segment any more.
@@ -244,12 +248,12 @@ impl Supply {
         let ready = self.prepared.iter().filter(|&&prepared| prepared > filling).count()
             + self.free.len()
             + usize::from(self.preparing.is_some_and(|wanted| wanted.from.is_some()));
-        let makeable = match (self.failed_at, self.disk_size_bytes) {
-            (Some(_), _) => 0,
-            (None, Some(left)) => {
+        let makeable = match (self.has_failed, self.disk_size_bytes) {
+            (true, _) => 0,
+            (false, Some(left)) => {
                 left.saturating_sub(self.reserved_size_bytes) / self.segment_size_bytes
             }
-            (None, None) => self.segment_count_max,
+            (false, None) => self.segment_count_max,
         };
         allowed.min(u64_from(ready) + freed + makeable)
     }

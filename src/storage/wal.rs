@@ -101,8 +101,9 @@ pub struct Wal {
     damaged: Vec<SegmentId>,
     /// So is a checkpoint that the last snapshot names.
     checkpoint_is_damaged: bool,
-    /// Clients are refused for want of room: nothing is kept that isn't needed.
+    /// Somebody lacks room, and how much was asked for: nothing is kept that isn't needed.
     gives_way: bool,
+    wanted_size_bytes: u64,
     /// The last batch of what the log begins with: a snapshot, the boot's opening, what is lost.
     opening_end: BatchId,
     /// Counts the segments that were left and have become complete since.
@@ -159,6 +160,7 @@ impl Wal {
             damaged: start.damaged,
             checkpoint_is_damaged: false,
             gives_way: false,
+            wanted_size_bytes: 0,
             completed_count: 0,
             opening_end: first_batch.previous(),
             state: ShardSnapshot {
@@ -388,10 +390,8 @@ impl Wal {
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let may_write = self.in_flight.len() < self.config.writes_in_flight
             && self.gathering.front().is_some_and(|batch| self.has_segment_for(batch));
-        let gathered = self
-            .gathering_since
-            .filter(|_| may_write)
-            .map(|since| since.after_ns(ASYNC_INTERVAL_NS));
+        let since = self.gathering_since.filter(|_| may_write);
+        let gathered = since.map(|since| since.after_ns(ASYNC_INTERVAL_NS));
         let proof_pending =
             self.proof_owed && self.gathering.is_empty() && self.in_flight.is_empty();
         let proof = proof_pending.then(|| self.last_write_at.after_ns(PROOF_DELAY_NS));

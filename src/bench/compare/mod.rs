@@ -4,7 +4,9 @@
 //! side is held against the n-th of the other, which were measured one after the other. What is
 //! said of them is [`mod@judge`]'s; [`statistics`] has the mathematics.
 
+pub mod distribution;
 pub mod judge;
+pub mod page;
 pub mod run_folder;
 pub mod statistics;
 pub mod table;
@@ -214,15 +216,16 @@ fn settings_differences(a: &Summary, b: &Summary) -> Vec<String> {
         let value = |of: &Summary| of.settings.get(name).unwrap_or(&none).clone();
         (name.clone(), value(a), value(b))
     });
-    let node = |of: &Summary| match &of.server {
-        Some(Server { durability, idle, cores, partition_count: count, .. }) => {
-            format!("durability {durability}, idle {idle}, cores {cores:?}, {count} partitions")
+    let of_node = |of: &Summary| match &of.server {
+        Some(Server { durability, idle, cores, partition_count, .. }) => {
+            [durability.clone(), idle.clone(), format!("{cores:?}"), partition_count.to_string()]
         }
-        None => "it didn't say".to_owned(),
+        None => std::array::from_fn(|_| "it didn't say".to_owned()),
     };
-    let node = [("node".to_owned(), node(a), node(b))];
+    let node = ["durability", "idle", "cores", "partitions"].into_iter();
+    let node = node.zip(of_node(a).into_iter().zip(of_node(b)));
     settings
-        .chain(node)
+        .chain(node.map(|(name, (a, b))| (format!("node's {name}"), a, b)))
         .filter(|(_, a, b)| a != b)
         .map(|(name, a, b)| format!("{name}: {a} | {b}"))
         .collect()

@@ -44,6 +44,10 @@ pub enum ResultsError {
     Empty(PathBuf),
     /// No folder of results has this name, nor is of this commit.
     Unknown(String, PathBuf),
+    /// A line of a log of latencies can't be read.
+    Log(PathBuf, usize),
+    /// So many sides are more than a page can tell apart.
+    Sides(usize, usize),
 }
 
 impl fmt::Display for ResultsError {
@@ -57,6 +61,12 @@ impl fmt::Display for ResultsError {
             Self::Empty(path) => write!(f, "{} has no results", path.display()),
             Self::Unknown(name, below) => {
                 write!(f, "{name:?} is no folder, and {} has no results of it", below.display())
+            }
+            Self::Log(path, line) => {
+                write!(f, "{}: line {line} isn't one of a log of histograms", path.display())
+            }
+            Self::Sides(count, max) => {
+                write!(f, "a page shows at most {max} results side by side, not {count}")
             }
         }
     }

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use super::run_folder::ResultsError;
 use super::*;
 use crate::base::prng::Prng;
+use crate::base::time::{NS_PER_S, Timestamp};
 use crate::bench::mix::Kind;
 use crate::bench::recorder::{Counts, Interval, place};
 use crate::bench::report::{Report, latencies};
@@ -48,19 +49,22 @@ fn about(round: u32, rate: &str) -> About {
 }
 
 /// A folder with `rounds` rounds; `factor` is its slowness in percent.
-fn run(below: &Path, name: &str, rounds: u32, factor: u64, rate: &str) -> RunFolder {
+pub(super) fn run(below: &Path, name: &str, rounds: u32, factor: u64, rate: &str) -> RunFolder {
     let folder = below.join(name);
     write_environment(&folder, &environment(name)).expect("written");
     for round in 1..=rounds {
         let report = report(u64::from(round) + factor * 1_000, 20_000, factor);
         let result = ResultFolder::create(&folder, "get-1", Some(round)).expect("made");
+        let mut log = result.interval_log(Timestamp(NS_PER_S)).expect("a file");
+        log.add(&report.total);
+        log.finish().expect("written");
         let summary = Summary::of(&report, about(round, rate));
         result.write(&report.total.all_ns(), &summary).expect("written");
     }
     RunFolder::read(&folder).expect("its own")
 }
 
-fn options() -> CompareOptions {
+pub(super) fn options() -> CompareOptions {
     CompareOptions { thresholds: Thresholds::default(), metrics: None, allow_different: false }
 }
 

@@ -137,6 +137,20 @@ fn reads_and_refusals_are_no_acknowledged_writes() {
 }
 
 #[test]
+fn what_a_fault_excuses_is_told_apart_from_what_nothing_does() {
+    let (gaps, load) = gaps_of(&[10, 15, 60, 95]);
+    let longest = |events: &[Event]| Stretches::of(events, load).longest(&gaps.whole);
+    let gap = |from, to| Gap { from: ms(from), to: ms(to) };
+    let nothing = longest(&[event(FaultClass::Kill, 20, 50)]);
+    assert_eq!(nothing, Standstill { demanded: gap(15, 60), excused: None });
+    let part = longest(&[event(FaultClass::Blackout, 20, 50)]);
+    assert_eq!(part, Standstill { demanded: gap(60, 95), excused: Some(gap(20, 50)) });
+    // It goes on after the load has ended.
+    let last = longest(&[event(FaultClass::Blackout, 61, 120)]);
+    assert_eq!(last, Standstill { demanded: gap(15, 60), excused: Some(gap(61, 95)) });
+}
+
+#[test]
 fn stall_is_found_unless_a_fault_excuses_it() {
     let (gaps, load) = gaps_of(&[10, 15, 60, 95]);
     let limit = 40 * NS_PER_MS;

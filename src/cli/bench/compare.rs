@@ -1,5 +1,6 @@
 //! `bench compare`: is the second result slower than the first?
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::Args;
 use super::super::Verdict;
 use super::super::failure::Failure;
 use crate::bench::compare::judge::Thresholds;
+use crate::bench::compare::page::Page;
 use crate::bench::compare::run_folder::RunFolder;
 use crate::bench::compare::{CompareOptions, Comparison, compare};
 
@@ -47,6 +49,9 @@ pub(in crate::cli) struct BenchCompareArgs {
     /// Print JSON, one object a line for each comparison.
     #[arg(long)]
     json: bool,
+    /// Also write a page with charts for a browser: one file, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &BenchCompareArgs) -> Result<Verdict, Failure> {
@@ -58,15 +63,24 @@ pub(super) fn run(args: &BenchCompareArgs) -> Result<Verdict, Failure> {
         metrics: args.metrics.clone(),
         allow_different: args.allow_different,
     };
-    let first = find(&args.first)?;
+    let mut sides = vec![find(&args.first)?];
+    let mut comparisons = Vec::new();
     let mut verdict = Verdict::Done;
     for (place, name) in args.others.iter().enumerate() {
-        let comparison = compare(&first, &find(name)?, &options)
+        let other = find(name)?;
+        let comparison = compare(&sides[0], &other, &options)
             .map_err(|e| Failure::new(format!("{} and {name}: {e}", args.first)))?;
         print(&comparison, args.json, place > 0)?;
         if args.fail_on.is_some_and(|percent| comparison.is_slower_by(percent)) {
             verdict = Verdict::Negative;
         }
+        sides.push(other);
+        comparisons.push(comparison);
+    }
+    if let Some(file) = &args.html {
+        let page = Page::read(&sides, &comparisons).map_err(|e| Failure::new(e.to_string()))?;
+        let written = fs::write(file, page.to_string());
+        written.map_err(|e| Failure::new(format!("cannot write {}: {e}", file.display())))?;
     }
     Ok(verdict)
 }

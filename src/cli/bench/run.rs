@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -11,15 +10,17 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::super::failure::Failure;
-use super::super::node_address::NodeAddress;
 use super::super::{Verdict, engine};
+use super::servers::ServerArgs;
 use super::{count, duration};
 use crate::base::cast::{u64_from, usize_from};
 use crate::base::limits::{
-    CONNECTION_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX, VALUE_SIZE_BYTES_MAX,
+    CONNECTION_COUNT_MAX, ENTRY_STREAM_COUNT_MAX, KEY_SIZE_BYTES_MAX, REQUESTS_PER_CONNECTION_MAX,
+    VALUE_SIZE_BYTES_MAX,
 };
 use crate::base::time::{NS_PER_US, Timestamp};
 use crate::bench::content::CONTENT_SIZE_BYTES_MIN;
+use crate::bench::dialect::{Dialect, etcd};
 use crate::bench::encode::digit_count;
 use crate::bench::keys::KeyChoice;
 use crate::bench::load::{LoadOptions, Pace};
@@ -30,9 +31,8 @@ use crate::bench::results::{IntervalLog, ResultFolder, utc, write_environment};
 use crate::bench::schedule::{Arrivals, float};
 use crate::bench::slo::{Search, Slo};
 use crate::bench::summary::{About, Server, Summary};
-use crate::bench::surroundings::{Build, Environment, Steal};
+use crate::bench::surroundings::{Environment, Steal};
 use crate::bench::workload::Workload;
-use crate::client::Client;
 use crate::node::config::quantity::{format_size, parse_duration, parse_size};
 
 /// Different keys of a load: what is known of each takes 16 bytes of memory.
@@ -41,8 +41,6 @@ const KEY_COUNT_MAX: usize = 100_000_000;
 const DEPTH_OPEN_DEFAULT: usize = 64;
 /// Requests a second that can be asked for.
 const RATE_MAX: u64 = 100_000_000;
-/// How long a node may take to say what it is.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where a search for the highest rate begins.
 const FIRST_RATE: f64 = 1_000.0;
 /// The skew of the Yahoo! Cloud Serving Benchmark.
@@ -54,7 +52,7 @@ const THETA_DEFAULT: f64 = 0.99;
 #[command(group(ArgGroup::new("pace").required(true).args(["rate", "closed_loop", "find_max"])))]
 pub(in crate::cli) struct BenchRunArgs {
     #[command(flatten)]
-    address: NodeAddress,
+    servers: ServerArgs,
     /// Requests a second: latencies count from when each was meant to be sent.
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(1..=RATE_MAX))]
     rate: Option<u64>,
@@ -68,7 +66,7 @@ pub(in crate::cli) struct BenchRunArgs {
     /// How requests follow each other at a fixed rate.
     #[arg(long, value_enum, default_value_t = ArrivalsArg::Constant)]
     arrivals: ArrivalsArg,
-    /// Connections.
+    /// Clients, each with a connection (with `--to-leaders` one to each node).
     #[arg(
         long,
         value_name = "COUNT",
@@ -76,7 +74,8 @@ pub(in crate::cli) struct BenchRunArgs {
         value_parser = count::<CONNECTION_COUNT_MAX>
     )]
     connections: usize,
-    /// Requests under way on each connection, at most [default: 1 in a closed loop, else 64].
+    /// Requests under way of each client, at most [default: 1 in a closed loop, else 64; of
+    /// YCSB E 64 of all connections together].
     #[arg(long, value_name = "COUNT", value_parser = count::<REQUESTS_PER_CONNECTION_MAX>)]
     depth: Option<usize>,
     /// How long to measure.
@@ -187,7 +186,7 @@ enum YcsbArg {
     C,
     /// 95 % reads of the latest, 5 % inserts.
     D,
-    /// 95 % scans, 5 % inserts, zipfian.
+    /// 95 % scans, 5 % inserts, zipfian; a core answers 64 scans at once and refuses more.
     E,
     /// Half reads, half reads followed by a write, zipfian.
     F,
@@ -298,22 +297,12 @@ impl Keeper {
     /// Looks at the machine and the node, and makes the folder: before the load, so that a run
     /// isn't in vain.
     fn prepare(args: &BenchRunArgs, out: &Path) -> Result<Self, Failure> {
-        let first = args.address.node.split(',').next().unwrap_or_default();
         // What isn't a node of ours doesn't answer this; an echo sends it back.
-        let status = Client::connect(first, STATUS_TIMEOUT).and_then(|mut node| node.status(false));
-        let status = status.ok();
-        let build = status
-            .as_ref()
-            .map(|status| Build { version: status.version.clone(), commit: status.commit.clone() });
-        let data_dir = status.as_ref().map(|status| PathBuf::from(&status.data_directory));
-        let environment = Environment::of_this_machine(build.clone(), data_dir.as_deref());
-        let server = status.zip(build).map(|(status, build)| Server {
-            build,
-            durability: status.durability,
-            idle: status.idle,
-            cores: status.shards.iter().map(|shard| shard.core).collect(),
-            partition_count: status.partition_count,
-        });
+        let status = if args.servers.is_ours() { args.servers.status(false).ok() } else { None };
+        let server = status.as_ref().map(Server::of);
+        let data_dir = status.map(|status| PathBuf::from(status.data_directory));
+        let build = server.as_ref().map(|server| server.build.clone());
+        let environment = Environment::of_this_machine(build, data_dir.as_deref());
         let kept = write_environment(out, &environment)
             .and_then(|()| ResultFolder::create(out, &args.scenario, args.round));
         let folder = kept.map_err(|e| cannot_keep(out, &e))?;
@@ -383,6 +372,8 @@ impl BenchRunArgs {
                  use longer ones, or --no-verify"
             )));
         }
+        let dialect = self.servers.dialect()?;
+        self.check_dialect(dialect)?;
         // Inserted keys have numbers above these; ten digits more than enough of them.
         let digits = digit_count(self.first_key + u64_from(self.keys) * 10);
         if *key_sizes.start() < digits {
@@ -394,13 +385,21 @@ impl BenchRunArgs {
             Some(rate) => Pace::Open { arrivals: self.arrivals.into(), rate },
             None => Pace::Closed,
         };
-        let depth_default = if pace == Pace::Closed { 1 } else { DEPTH_OPEN_DEFAULT };
+        let depth_default = match (pace, self.ycsb) {
+            (Pace::Closed, _) => 1,
+            // A core refuses more streamed answers at once.
+            (_, Some(YcsbArg::E)) => (ENTRY_STREAM_COUNT_MAX / self.connections).max(1),
+            _ => DEPTH_OPEN_DEFAULT,
+        };
         let (mix, key_choice) = match self.ycsb {
             Some(ycsb) => Ycsb::from(ycsb).parts(),
             None => (Mix::of_puts(self.puts), self.distribution),
         };
+        let nodes = self.servers.nodes()?;
         Ok(LoadOptions {
-            nodes: self.nodes()?,
+            leaders: self.servers.leaders(&nodes)?,
+            nodes,
+            dialect,
             cores: self.cores.clone(),
             spin: self.spin,
             connection_count: self.connections,
@@ -424,13 +423,16 @@ impl BenchRunArgs {
         })
     }
 
-    fn nodes(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let resolve = |node: &str| {
-            let unknown = || Failure::new(format!("--node {node:?}: expected HOST:PORT"));
-            let mut addresses = node.to_socket_addrs().map_err(|_| unknown())?;
-            addresses.next().ok_or_else(unknown)
-        };
-        self.address.node.split(',').map(resolve).collect()
+    /// Refuses what can't be said.
+    fn check_dialect(&self, dialect: Dialect) -> Result<(), Failure> {
+        if !self.servers.is_ours() && matches!(self.ycsb, Some(YcsbArg::E)) {
+            return Err(Failure::new("--ycsb e: only a node is asked for ranges of keys"));
+        }
+        if dialect == Dialect::Etcd && *self.value_size.0.end() > etcd::VALUE_SIZE_BYTES_MAX {
+            let max = format_size(u64_from(etcd::VALUE_SIZE_BYTES_MAX));
+            return Err(Failure::new(format!("--value-size: at most {max} for etcd")));
+        }
+        Ok(())
     }
 }
 

@@ -22,14 +22,14 @@ use self::error::{ConfigError, Origin};
 use self::members::Members;
 use self::setting::{ALL_CORES, Setting};
 use self::source::{Sources, Typed, TypedValue};
-use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax};
+use self::value::{Cores, Durability, IdleMode, LogFormat, LogLevel, MemoryMax, PeerProtocol};
 use super::placement;
 use crate::base::cast;
 use crate::base::limits::{
-    CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_MAX,
-    MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_MAX,
-    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN, SPIN_NS_MAX,
-    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, LOG_SEGMENT_COUNT_MIN, LOG_SEGMENT_COUNT_MIN_REPLICATED,
+    LOG_SIZE_BYTES_MAX, MEMBER_COUNT_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX,
+    SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
+    SPIN_NS_MAX, VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 
 /// A segment's size is a whole number of these: the unit in which segments are zero-filled.
@@ -71,6 +71,8 @@ pub struct Config {
     pub secret_file: Option<PathBuf>,
     /// Whether members on other machines needn't prove who they are.
     pub insecure_peers: bool,
+    /// What this node speaks to members that it dials.
+    pub peer_protocol: PeerProtocol,
     /// Whether an empty data directory takes the place of the one that the member had.
     pub replace: bool,
     /// The longest value that is accepted.
@@ -79,7 +81,8 @@ pub struct Config {
     pub memory_max: MemoryMax,
     /// The size of a log segment.
     pub segment_size_bytes: usize,
-    /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them.
+    /// The size of all log segments together: at least [`LOG_SEGMENT_COUNT_MIN`] of them on each
+    /// core, and [`LOG_SEGMENT_COUNT_MIN_REPLICATED`] of a member.
     pub log_size_bytes_max: u64,
     /// Bytes that a shard logs between checkpoints of all its partitions, if they are small.
     pub checkpoint_interval_size_bytes: u64,
@@ -163,6 +166,7 @@ impl Config {
             sequencer_offset: check.one(Setting::Sequencer, parse_sequencer),
             secret_file: check.optional(Setting::SecretFile, parse_path),
             insecure_peers: check.one(Setting::InsecurePeers, parse_bool),
+            peer_protocol: check.one(Setting::PeerProtocol, PeerProtocol::parse),
             replace: check.one(Setting::Replace, parse_bool),
             value_size_bytes_max: check.one(Setting::MaxValue, |text| {
                 parse_size(text, 1, cast::u64_from(VALUE_SIZE_BYTES_MAX))
@@ -218,6 +222,7 @@ struct UncheckedConfig {
     sequencer_offset: Option<u8>,
     secret_file: Option<PathBuf>,
     insecure_peers: Option<bool>,
+    peer_protocol: Option<PeerProtocol>,
     replace: Option<bool>,
     value_size_bytes_max: Option<u64>,
     memory_max: Option<MemoryMax>,
@@ -250,6 +255,7 @@ impl UncheckedConfig {
             sequencer_offset: self.sequencer_offset?,
             secret_file: self.secret_file,
             insecure_peers: self.insecure_peers?,
+            peer_protocol: self.peer_protocol?,
             replace: self.replace?,
             value_size_bytes_max: cast::usize_from(self.value_size_bytes_max?),
             memory_max: self.memory_max?,
@@ -404,7 +410,10 @@ impl Check<'_> {
             return;
         };
         let core_count = config.cores.as_ref().map_or(1, |cores| cast::u64_from(cores.count()));
-        let count = LOG_SEGMENT_COUNT_MIN * core_count;
+        let is_member = config.members.as_ref().is_some_and(|members| !members.is_empty());
+        let count_min =
+            if is_member { LOG_SEGMENT_COUNT_MIN_REPLICATED } else { LOG_SEGMENT_COUNT_MIN };
+        let count = count_min * core_count;
         let needed = segment.saturating_mul(count);
         if log < needed {
             let value = self.typed.value(Setting::LogMax).expect("`log-max` has a default");

@@ -10,12 +10,12 @@ use super::quantity::{format_duration, format_size};
 use crate::base::cast;
 use crate::base::limits::{
     CHECKPOINT_INTERVAL_SIZE_BYTES_DEFAULT, CHECKPOINT_INTERVAL_SIZE_BYTES_MIN, CORE_NUMBER_COUNT,
-    LOG_SEGMENT_COUNT_MIN, LOG_SIZE_BYTES_DEFAULT, LOG_SIZE_BYTES_MAX, MEMBER_COUNT_MAX,
-    MEMBER_NAME_SIZE_BYTES_MAX, MEMORY_PERCENT_DEFAULT, MEMORY_SIZE_BYTES_MAX,
-    MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_DEFAULT, SCRUB_INTERVAL_MAX,
-    SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_MIN,
-    SPIN_NS_DEFAULT, SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT, VALUE_SIZE_BYTES_MAX,
-    WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
+    LOG_SEGMENT_COUNT_MIN, LOG_SEGMENT_COUNT_MIN_REPLICATED, LOG_SIZE_BYTES_DEFAULT,
+    LOG_SIZE_BYTES_MAX, MEMBER_COUNT_MAX, MEMBER_NAME_SIZE_BYTES_MAX, MEMORY_PERCENT_DEFAULT,
+    MEMORY_SIZE_BYTES_MAX, MEMORY_SIZE_BYTES_MIN, PARTITION_COUNT_MAX, SCRUB_INTERVAL_DEFAULT,
+    SCRUB_INTERVAL_MAX, SCRUB_INTERVAL_MIN, SEGMENT_SIZE_BYTES_DEFAULT, SEGMENT_SIZE_BYTES_MAX,
+    SEGMENT_SIZE_BYTES_MIN, SPIN_NS_DEFAULT, SPIN_NS_MAX, VALUE_SIZE_BYTES_DEFAULT,
+    VALUE_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_DEFAULT, WRITES_IN_FLIGHT_MAX,
 };
 
 /// What an environment variable of p2pmap begins with.
@@ -56,6 +56,8 @@ pub enum Setting {
     SecretFile,
     /// Whether members on other machines needn't prove who they are.
     InsecurePeers,
+    /// What this node speaks to members that it dials.
+    PeerProtocol,
     /// Whether an empty data directory takes the place of the one that the member had.
     Replace,
     /// The longest value.
@@ -98,7 +100,7 @@ pub enum Form {
 
 impl Setting {
     /// All settings, in the order in which they are printed.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Listen,
         Self::MetricsListen,
         Self::DataDir,
@@ -115,6 +117,7 @@ impl Setting {
         Self::Sequencer,
         Self::SecretFile,
         Self::InsecurePeers,
+        Self::PeerProtocol,
         Self::Replace,
         Self::MaxValue,
         Self::MemoryMax,
@@ -153,6 +156,7 @@ impl Setting {
             Self::Sequencer => "sequencer",
             Self::SecretFile => "secret-file",
             Self::InsecurePeers => "insecure-peers",
+            Self::PeerProtocol => "peer-protocol",
             Self::MaxValue => "max-value",
             Self::MemoryMax => "memory-max",
             Self::SegmentSize => "segment-size",
@@ -196,6 +200,7 @@ impl Setting {
             | Self::NodeId
             | Self::Sequencer
             | Self::SecretFile
+            | Self::PeerProtocol
             | Self::MaxValue
             | Self::MemoryMax
             | Self::SegmentSize
@@ -236,6 +241,7 @@ impl Setting {
                 return None;
             }
             Self::Sequencer => "leader".to_owned(),
+            Self::PeerProtocol => "frames".to_owned(),
             Self::Cluster => "p2pmap".to_owned(),
             Self::NodeId => "node-1".to_owned(),
             Self::MaxValue => format_size(cast::u64_from(VALUE_SIZE_BYTES_DEFAULT)),
@@ -272,6 +278,7 @@ impl Setting {
                 MEMBER_COUNT_MAX - 1
             ),
             Self::SecretFile => "the path of a file".to_owned(),
+            Self::PeerProtocol => "frames or grpc".to_owned(),
             Self::Cores => {
                 let last = CORE_NUMBER_COUNT - 1;
                 format!("{ALL_CORES}, or core numbers from 0 to {last}, e.g. 0 or 0,2-3")
@@ -300,7 +307,8 @@ impl Setting {
                 )
             ),
             Self::LogMax => format!(
-                "a size from {LOG_SEGMENT_COUNT_MIN} × segment-size to {}, e.g. 64GiB",
+                "a size from {LOG_SEGMENT_COUNT_MIN} × segment-size a core (of a member \
+                 {LOG_SEGMENT_COUNT_MIN_REPLICATED} ×) to {}, e.g. 64GiB",
                 format_size(LOG_SIZE_BYTES_MAX)
             ),
             Self::CheckpointInterval => {
@@ -358,6 +366,10 @@ impl Setting {
                 "Accept members on other machines without a secret: whoever reaches the port can \
                  pretend to be one"
             }
+            Self::PeerProtocol => {
+                "What members that this one dials are spoken to in: raw frames, or the same inside \
+                 of gRPC; who dials it chooses for itself"
+            }
             Self::MaxValue => "Longest value that is accepted",
             Self::MemoryMax => {
                 "Memory for the maps, as a size or a share of what the process may have; at this \
@@ -390,6 +402,7 @@ impl Setting {
             Self::ReplicationFactor => "COUNT",
             Self::Sequencer => "leader|offset:N",
             Self::SecretFile => "FILE",
+            Self::PeerProtocol => "frames|grpc",
             Self::Durability => "sync|async|none",
             Self::Idle => "spin|park",
             Self::SpinFor | Self::ScrubInterval => "DURATION",

@@ -94,8 +94,9 @@ fn each_setting_is_read_from_the_file() {
          durability = \"sync\"\nidle = \"spin\"\nspin-for = \"1ms\"\npartitions = 128\n\
          cluster = \"c\"\nnode-id = \"n\"\nmembers = [\"m=127.0.0.1:8\", \"n=[::1]:7\"]\n\
          replication-factor = 2\nsequencer = \"offset:1\"\nsecret-file = \"/s\"\n\
-         insecure-peers = true\nreplace = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
-         segment-size = \"8MiB\"\nlog-max = \"32MiB\"\ncheckpoint-interval = \"2MiB\"\n\
+         insecure-peers = true\npeer-protocol = \"grpc\"\n\
+         replace = true\nmax-value = \"1KiB\"\nmemory-max = \"1GiB\"\n\
+         segment-size = \"8MiB\"\nlog-max = \"128MiB\"\ncheckpoint-interval = \"2MiB\"\n\
          writes-in-flight = 4\nallow-cow = true\nlog-format = \"json\"\n\
          log-level = \"trace\"\n",
     );
@@ -116,11 +117,12 @@ fn each_setting_is_read_from_the_file() {
         sequencer_offset: 1,
         secret_file: Some("/s".into()),
         insecure_peers: true,
+        peer_protocol: PeerProtocol::Grpc,
         replace: true,
         value_size_bytes_max: 1_024,
         memory_max: MemoryMax::Bytes(1 << 30),
         segment_size_bytes: 8 << 20,
-        log_size_bytes_max: 32 << 20,
+        log_size_bytes_max: 128 << 20,
         checkpoint_interval_size_bytes: 2 << 20,
         scrub_interval: Duration::from_secs(24 * 60 * 60),
         writes_in_flight: 4,
@@ -179,6 +181,7 @@ fn each_value_out_of_range_is_refused_by_name_value_source_and_range() {
         (Setting::Sequencer, "follower"),
         (Setting::SecretFile, ""),
         (Setting::InsecurePeers, "no"),
+        (Setting::PeerProtocol, "http"),
         (Setting::Replace, "yes"),
         (Setting::MaxValue, "3MiB"),
         (Setting::MemoryMax, "15MiB"),
@@ -266,6 +269,20 @@ fn log_too_small_for_its_segments_is_refused() {
         let start = format!("log-max = \"511MiB\" (file FILE:2): too small for {told}; expected ");
         assert!(lines[0].starts_with(&start), "{}", lines[0]);
     }
+}
+
+#[test]
+fn log_of_a_member_needs_more_segments_than_that_of_a_node_alone() {
+    let loads = |members: &str, log: &str| {
+        let text = format!(
+            "cores = \"0\"\nsegment-size = \"8MiB\"\nlog-max = \"{log}\"\n\
+             node-id = \"a\"\n{members}"
+        );
+        Config::load(&with_file(&text).0).is_ok()
+    };
+    let members = "members = \"a=127.0.0.1:1,b=127.0.0.1:2,c=127.0.0.1:3\"\n";
+    assert!(loads("", "32MiB") && !loads("", "31MiB"));
+    assert!(loads(members, "128MiB") && !loads(members, "127MiB"));
 }
 
 #[test]

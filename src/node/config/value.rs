@@ -68,6 +68,15 @@ words!(
     }
 );
 words!(
+    /// What a member speaks to others that it dials.
+    PeerProtocol {
+        /// Raw frames.
+        Frames = "frames",
+        /// The same inside of gRPC.
+        Grpc = "grpc",
+    }
+);
+words!(
     /// How log lines look.
     LogFormat {
         /// For people.

@@ -41,6 +41,9 @@ impl Replica {
             return self.on_recover(from, member, attempt, world).map(|()| None);
         }
         self.check_life(from, incarnation, world)?;
+        if is_of_whole_member(&message) {
+            self.note_whole(from);
+        }
         if self.status == Status::Recovering {
             return self.take_recovering(from, message, world).map(|()| None);
         }
@@ -51,8 +54,9 @@ impl Replica {
         }
         if term > self.view {
             if let Message::ViewChangeRequest { .. } | Message::ViewChange { .. } = message {
+                let has_left = matches!(message, Message::ViewChange { .. });
                 self.note_vote(from, message, world)?;
-                self.on_endorsement(from, term, world);
+                self.on_endorsement(from, (term, has_left), world);
                 return Ok(None);
             }
             if !proves_that_its_view_began(&message) {
@@ -172,6 +176,16 @@ impl Replica {
                 Status::ViewChange | Status::Recovering => Message::ViewChangeRequest { term },
             },
         );
+    }
+}
+
+/// Whether a member that recovers doesn't send such a message.
+fn is_of_whole_member(message: &Message) -> bool {
+    match message {
+        Message::ViewChange { .. } => true,
+        // Of a group that is new as well.
+        Message::RecoverResponse { .. } => false,
+        _ => proves_that_its_view_began(message),
     }
 }
 

@@ -1,9 +1,15 @@
 //! Who wants which view (3.4). To *endorse* a view is to ask all members for it: it promises
 //! nothing and needs no write. Endorsed by a quorum, it is moved to. A single member's wish is
 //! followed only when it is the leader's or the sequencer's own, or doesn't end: so one flapping
-//! member deposes nobody, and one that is stuck in a higher view isn't left there.
+//! member deposes nobody, and one that is stuck in a higher view isn't left there. Nothing here
+//! matters for safety: a member may move to any higher view at any time.
+//!
+//! Timeouts grow. Where hosts stand still for longer than a leader may be silent, every view would
+//! be left soon after it was adopted, and nothing be written. So a view that is left soon makes the
+//! next one's timeouts half as long again, up to a bound, and a view that lasts makes them shorter.
 
 use super::*;
+use crate::base::limits::BRIEF_VIEW_COUNT_MAX;
 
 /// What is known of the members' wishes.
 #[derive(Debug)]
@@ -15,11 +21,20 @@ pub(super) struct Election {
     mine: Option<Endorsed>,
     /// View changes in a row that came to nothing.
     attempts_count: u32,
+    /// When the present view was adopted, or the last one that was.
+    adopted: Monotonic,
+    /// Of the views adopted lately, those that were left soon: what members do takes longer than
+    /// the timeouts allow for.
+    brief_count: u32,
     leader_heard: Monotonic,
     sequencer_heard: Monotonic,
     jitter_ns: u64,
     /// A leader that nobody hears: it says nothing and stamps nothing (T4).
     pub(super) is_isolated: bool,
+    /// Something of what this member lacks to be part of a view has come since it was looked last.
+    has_progressed: bool,
+    /// Members that have lost what they held and were not part of a view since.
+    recovering: MemberSet,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,10 +59,14 @@ impl Election {
             seen: vec![Seen::default(); count],
             mine: None,
             attempts_count: 0,
+            adopted: Monotonic(0),
+            brief_count: 0,
             leader_heard: Monotonic(0),
             sequencer_heard: Monotonic(0),
             jitter_ns: 0,
             is_isolated: false,
+            has_progressed: false,
+            recovering: MemberSet::default(),
         }
     }
 }
@@ -110,10 +129,13 @@ impl Replica {
         }
     }
 
-    /// The first term from `term` on whose leader and sequencer aren't suspected.
+    /// The first term from `term` on whose leader and sequencer aren't suspected. A member that
+    /// recovers is there, but votes and stamps nothing: its terms would end by T2.
     fn next_led_by_others(&self, term: TermId) -> TermId {
         let is_suspect = |member: MemberId| {
-            member != self.group.me() && !self.peers[usize::from(member.0)].is_connected
+            let is_connected = self.peers[usize::from(member.0)].is_connected;
+            let recovers = self.election.recovering.contains(member);
+            member != self.group.me() && (!is_connected || recovers)
         };
         let count = crate::base::cast::u64_from(self.group.count());
         (0..count)
@@ -202,8 +224,17 @@ impl Replica {
         }
     }
 
-    /// A member asks for a view above the present one.
-    pub(super) fn on_endorsement(&mut self, from: MemberId, term: TermId, world: &mut impl World) {
+    /// A member asks for a view above the present one; `has_left`: it has voted in it.
+    ///
+    /// A vote shows that a quorum wanted the view, or that it began: if that lasts, and this member
+    /// has not heard of it from a quorum itself, it isn't joined with one but through the voter. It
+    /// moves all the same, or those that only the voter joins would stay behind for ever.
+    pub(super) fn on_endorsement(
+        &mut self,
+        from: MemberId,
+        (term, has_left): (TermId, bool),
+        world: &mut impl World,
+    ) {
         let (now, lasting_ns) = (world.now(), self.settings.timing.endorsement_ns());
         let view = self.view;
         let seen = &mut self.election.seen[usize::from(from.0)];
@@ -216,7 +247,8 @@ impl Replica {
         let until = Some(now.after_ns(lasting_ns));
         let is_silent = self.status == Status::Normal
             && !self.is_leading()
-            && now.since_ns(self.election.leader_heard) > self.settings.timing.leader_timeout_ns;
+            && now.since_ns(self.election.leader_heard)
+                > self.patient_ns(self.settings.timing.leader_timeout_ns, now);
         let is_its_own =
             self.status == Status::Normal && (from == self.leader() || from == self.sequencer());
         if is_its_own {
@@ -225,6 +257,10 @@ impl Replica {
         } else if now.since_ns(since) >= lasting_ns {
             mark!("endorse-lasting-wish");
             self.endorse(wanted, until, world);
+            if has_left && term > self.view {
+                mark!("follow-lasting-votes");
+                self.move_to(term, world);
+            }
         } else if is_silent {
             self.endorse_for_silence(world);
         }
@@ -309,13 +345,44 @@ impl Replica {
         }
         let jitter_ns = self.settings.timing.leader_timeout_jitter_ns;
         self.election.jitter_ns = self.prng.below(jitter_ns.max(1));
-        self.timeouts.set(Timeout::Silence, world.now().after_ns(self.silence_ns()));
+        let now = world.now();
+        self.timeouts.set(Timeout::Silence, now.after_ns(self.silence_ns(now)));
     }
 
-    fn silence_ns(&self) -> u64 {
+    fn silence_ns(&self, now: Monotonic) -> u64 {
         let timing = self.settings.timing;
         // With heartbeats unchanged views are quiet, and their host says that they are alive.
-        timing.leader_timeout_ns + self.election.jitter_ns
+        self.patient_ns(timing.leader_timeout_ns + self.election.jitter_ns, now)
+    }
+
+    /// A timeout, longer after views that were left soon. Hosts that stand still for longer than
+    /// any fixed one would depose each of their leaders before it has done anything. What was added
+    /// goes again while a view lasts.
+    fn patient_ns(&self, timeout_ns: u64, now: Monotonic) -> u64 {
+        longer(timeout_ns, self.brief_count(now))
+    }
+
+    /// Brief views that still count: the longer the timeouts, the longer a view has to last.
+    fn brief_count(&self, now: Monotonic) -> u32 {
+        let mut left_ns = now.since_ns(self.election.adopted);
+        let mut count = self.election.brief_count;
+        while count > 0 {
+            let period_ns = longer(self.settings.timing.brief_view_ns(), count);
+            if left_ns < period_ns {
+                break;
+            }
+            left_ns -= period_ns;
+            count -= 1;
+        }
+        count
+    }
+
+    /// The present view, which was adopted, is about to be left.
+    pub(super) fn note_view_left(&mut self, now: Monotonic) {
+        let brief_ns = longer(self.settings.timing.brief_view_ns(), self.election.brief_count);
+        let is_brief = now.since_ns(self.election.adopted) < brief_ns;
+        let count = self.brief_count(now) + u32::from(is_brief);
+        self.election.brief_count = count.min(BRIEF_VIEW_COUNT_MAX);
     }
 
     /// Somebody may have been silent for too long (T1, T4).
@@ -323,7 +390,8 @@ impl Replica {
         if self.status != Status::Normal {
             return;
         }
-        let (now, silence_ns) = (world.now(), self.silence_ns());
+        let now = world.now();
+        let silence_ns = self.silence_ns(now);
         if self.is_leading() && self.heard_count(now) + 1 < self.group.quorum_count() {
             if !self.election.is_isolated {
                 mark!("leader-unheard");
@@ -364,7 +432,7 @@ impl Replica {
 
     /// How many others were heard lately.
     fn heard_count(&self, now: Monotonic) -> usize {
-        let silence_ns = self.silence_ns();
+        let silence_ns = self.silence_ns(now);
         let is_heard =
             |member: &MemberId| now.since_ns(self.peers[usize::from(member.0)].heard) < silence_ns;
         self.group.others().filter(is_heard).count()
@@ -409,6 +477,14 @@ impl Replica {
         if self.status != Status::ViewChange {
             return;
         }
+        if self.adoption.is_some() && self.take_progress() {
+            // The view was started, or is being merged, and what this member lacks is on its way:
+            // to ask for another view would end the one in which others are at work, and lose what
+            // has come.
+            mark!("view-change-goes-on");
+            self.arm_view_change(world);
+            return;
+        }
         mark!("view-change-timeout");
         self.election.attempts_count += 1;
         let term = self.next_led_by_others(self.view.next());
@@ -418,22 +494,35 @@ impl Replica {
         }
     }
 
+    /// Something of what this member lacks has come.
+    pub(super) fn note_progress(&mut self) {
+        self.election.has_progressed = true;
+    }
+
+    /// Whether anything has come since this was asked last, or it isn't the leader's fault.
+    pub(super) fn take_progress(&mut self) -> bool {
+        let waits_for_room = self.adoption.as_ref().is_some_and(Adoption::waits_for_room);
+        std::mem::take(&mut self.election.has_progressed) || waits_for_room
+    }
+
     /// Waits for a view to be adopted: longer each time.
     pub(super) fn arm_view_change(&mut self, world: &mut impl World) {
         if self.group.is_alone() {
             return;
         }
-        let timing = self.settings.timing;
-        let mut timeout_ns = timing.view_change_timeout_ns;
+        let (timing, now) = (self.settings.timing, world.now());
+        // What was added goes while a view lasts, not while there is none.
+        let mut timeout_ns = longer(timing.view_change_timeout_ns, self.election.brief_count);
         for _ in 0..self.election.attempts_count.min(16) {
             timeout_ns = (timeout_ns * 3 / 2).min(timing.view_change_timeout_ns_max);
         }
         timeout_ns += self.prng.below((timeout_ns / 8).max(1));
-        self.timeouts.set(Timeout::ViewChange, world.now().after_ns(timeout_ns));
+        self.timeouts.set(Timeout::ViewChange, now.after_ns(timeout_ns));
     }
 
     /// A view was adopted: nobody is waited for any more.
     pub(super) fn settle_election(&mut self, now: Monotonic) {
+        self.election.adopted = now;
         self.election.attempts_count = 0;
         self.election.is_isolated = false;
         self.election.mine = None;
@@ -443,6 +532,16 @@ impl Replica {
         for peer in &mut self.peers {
             peer.heard = now;
         }
+    }
+
+    /// A member has lost what it held.
+    pub(super) fn note_recovering(&mut self, member: MemberId) {
+        self.election.recovering.insert(member);
+    }
+
+    /// A member is part of a view, or votes for one.
+    pub(super) fn note_whole(&mut self, member: MemberId) {
+        self.election.recovering.remove(member);
     }
 
     /// What an earlier life of a member wished counts no longer.
@@ -470,7 +569,74 @@ impl Replica {
     }
 }
 
+/// Half as long again, so many times.
+fn longer(ns: u64, times: u32) -> u64 {
+    (0..times).fold(ns, |ns, _| ns * 3 / 2)
+}
+
 /// A planted bug: a restarted leader or sequencer goes on in its old term.
 fn stamps_on() -> bool {
     crate::base::mutant::is(crate::base::mutant::Mutant::StampAfterRestart)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::PartitionId;
+    use crate::base::time::NS_PER_MS;
+
+    fn ms(ms: u64) -> Monotonic {
+        Monotonic(ms * NS_PER_MS)
+    }
+
+    fn replica() -> Replica {
+        let members = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let group = Group::new(PartitionId(0), members, "a");
+        Replica::new(group, Settings::default(), Restored::default(), 1)
+    }
+
+    #[test]
+    fn views_that_are_left_soon_make_timeouts_longer_up_to_a_bound() {
+        let mut replica = replica();
+        for expected in [100, 150, 225, 337, 506, 759, 759, 759] {
+            replica.settle_election(ms(0));
+            assert_eq!(replica.patient_ns(100 * NS_PER_MS, ms(1)) / NS_PER_MS, expected);
+            replica.note_view_left(ms(1_000));
+        }
+    }
+
+    #[test]
+    fn view_that_lasts_makes_timeouts_as_short_as_they_were() {
+        let mut replica = replica();
+        for _ in 0..3 {
+            replica.settle_election(ms(0));
+            replica.note_view_left(ms(500));
+        }
+        replica.settle_election(ms(10_000));
+        // It has to last the longer the longer they are: 4,050 ms, then 2,700 ms, then 1,800 ms.
+        for (at, expected) in [
+            (14_000, 337),
+            (14_100, 225),
+            (16_700, 225),
+            (16_800, 150),
+            (18_500, 150),
+            (18_600, 100),
+        ] {
+            assert_eq!(replica.patient_ns(100 * NS_PER_MS, ms(at)) / NS_PER_MS, expected, "{at}");
+        }
+        // And a leader that dies after that costs nothing.
+        replica.note_view_left(ms(18_600));
+        replica.settle_election(ms(18_700));
+        assert_eq!(replica.brief_count(ms(18_700)), 0);
+    }
+
+    #[test]
+    fn lasting_views_leave_timeouts_as_they_are() {
+        let mut replica = replica();
+        for view in 0..20 {
+            replica.settle_election(ms(view * 2_000));
+            replica.note_view_left(ms(view * 2_000 + 1_300));
+            assert_eq!(replica.brief_count(ms(view * 2_000 + 1_300)), 0);
+        }
+    }
 }

@@ -30,7 +30,10 @@ impl Replica {
                 self.stash.take_command(message_id);
                 self.append(self.no_op(index), world);
                 self.gap_replies.insert(index);
-            } else if let Some(command) = self.stash.take_command(message_id) {
+            } else if let Some(command) = self.stash.command(message_id)
+                && world.has_room(command.value.len())
+                && let Some(command) = self.stash.take_command(message_id)
+            {
                 let Stamped { term, message_id, timestamp, value } = command;
                 self.append(Slot { term, message_id, timestamp, value: Some(value) }, world);
             } else {
@@ -88,6 +91,8 @@ impl Replica {
         }
         let missing = self.missing(SLOT_LOOKUP_MISSING_COUNT_MAX + 1);
         if missing.is_empty() {
+            // What is here may have waited for room.
+            self.drain(world);
             return;
         }
         let timing = self.settings.timing;

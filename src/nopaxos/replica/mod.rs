@@ -6,8 +6,8 @@
 //! (durably, W2). In [`Status::Recovering`] it has lost what it had promised, and neither votes nor
 //! acknowledges anything until it has copied it from the others.
 //!
-//! Everything that leaves the member waits for the durable log (W3): an ack, a result, a response
-//! to a no-op or to a proposed sync point is sent by what follows from `on_persisted`.
+//! What leaves the member waits for the durable log (W3): acks, results, responses to no-ops and to
+//! proposed sync points are sent by what follows from `on_persisted`.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -112,6 +112,7 @@ pub struct Restored {
 pub(super) trait World {
     fn now(&self) -> Monotonic;
     fn persist(&mut self, record: Persist<'_>);
+    fn has_room(&mut self, size_bytes: usize) -> bool;
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes;
     fn apply(&mut self, index: Index, slot: &Slot);
     fn undo_to(&mut self, index: Index);
@@ -134,7 +135,6 @@ pub(super) trait World {
 /// How a member stands with another one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Peer {
-    /// There is a connection to it.
     is_connected: bool,
     /// When it was heard in the present view (T4).
     heard: Monotonic,
@@ -503,7 +503,9 @@ impl Replica {
             }
             Status::Normal => self.ack_later(world),
             Status::ViewChange => {
-                self.repeat_vote(Some(member), world);
+                if member == self.leader() {
+                    self.send_vote(member, world);
+                }
                 self.resume_fetch(member, world);
             }
             Status::Recovering => self.repeat_recover(member, world),

@@ -51,8 +51,6 @@ pub(super) struct Recovery {
     copying: Option<TermId>,
     /// Which write says that it was copied.
     copied_write: Option<u64>,
-    /// Anything has come since the last look.
-    has_progressed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -256,10 +254,12 @@ impl Replica {
         if from != member {
             let is_raised = self.raise(member, attempt.incarnation, world);
             if is_raised {
+                self.note_recovering(member);
                 self.persist_lives(world);
             }
             return is_raised.then_some(()).ok_or(IgnoreReason::Duplicate);
         }
+        self.note_recovering(member);
         if attempt.incarnation == Incarnation(0) {
             // It asks which life it is: the crash vector has told it when the connection began.
             let term = if self.status == Status::Recovering { TermId(0) } else { self.view };
@@ -396,11 +396,12 @@ impl Replica {
     }
 
     pub(super) fn on_recover_timeout(&mut self, world: &mut impl World) {
+        let has_progressed = self.take_progress();
         let Some(recovery) = &mut self.recovery else { return };
         if recovery.copied_write.is_some() {
             return;
         }
-        if recovery.copying.is_some() && std::mem::take(&mut recovery.has_progressed) {
+        if recovery.copying.is_some() && has_progressed {
             let due = world.now().after_ns(recovery.delay_ns);
             self.timeouts.set(Timeout::Recover, due);
             return;
@@ -493,7 +494,7 @@ impl Replica {
         }
         mark!("recovery-copies");
         recovery.copying = Some(term);
-        recovery.has_progressed = true;
+        self.note_progress();
         self.view = term;
         // The own stable prefix may reach into the term; it is kept.
         let last = log.last.plus(answer.message_id.0);
@@ -528,13 +529,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Something that was asked for has come.
-    pub(super) fn note_recovery_progress(&mut self) {
-        if let Some(recovery) = &mut self.recovery {
-            recovery.has_progressed = true;
-        }
-    }
-
     /// The view's log is here: what the leader has appended since follows it, and then the note
     /// that nothing is lost any more.
     pub(super) fn finish_recovery_copy(&mut self, appended: Vec<Slot>, world: &mut impl World) {
@@ -562,6 +556,10 @@ impl Replica {
         self.prepared = self.log.last();
         self.enter_normal(world);
         self.recovery = None;
+        // It may lead again.
+        for member in self.group.others() {
+            world.send(member, Message::Ping { term: self.view });
+        }
         if self.sequencer() == self.group.me() {
             self.on_leader_restarted(world);
         }

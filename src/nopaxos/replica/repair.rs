@@ -279,6 +279,10 @@ impl Replica {
     }
 
     pub(super) fn on_chunk_outcome(&mut self, outcome: ChunkOutcome, world: &mut impl World) {
+        if outcome != ChunkOutcome::Failed {
+            // If it was busy with another one, then that gets on.
+            self.note_progress();
+        }
         let Some(transfer) = &mut self.transfer else { return };
         match outcome {
             ChunkOutcome::Kept => {
@@ -291,6 +295,10 @@ impl Replica {
             }
             ChunkOutcome::Failed => {
                 mark!("checkpoint-failed");
+                self.transfer = None;
+            }
+            ChunkOutcome::Busy => {
+                mark!("checkpoint-waits");
                 self.transfer = None;
             }
             ChunkOutcome::Complete { chain, timestamp } => {
@@ -323,10 +331,26 @@ impl Replica {
     }
 
     pub(super) fn on_chunk_timeout(&mut self, world: &mut impl World) {
-        if self.transfer.as_ref().is_some_and(|transfer| !transfer.is_being_kept) {
-            mark!("checkpoint-resumed");
-            self.ask_for_chunk(world);
+        let delay_ns_max = self.settings.timing.repair_retry_ns_max;
+        let Some(transfer) = &self.transfer else { return };
+        if transfer.is_being_kept {
+            return;
         }
+        if transfer.delay_ns >= delay_ns_max {
+            // Whoever began to give it may not have it any more. What asked for it asks again, and
+            // gets the newest one.
+            mark!("checkpoint-given-up");
+            self.transfer = None;
+            return;
+        }
+        mark!("checkpoint-resumed");
+        self.ask_for_chunk(world);
+    }
+
+    /// Whether a checkpoint is coming in.
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        self.transfer.is_some()
     }
 
     /// Puts a checkpoint of the leader in the place of what it covers (K4).

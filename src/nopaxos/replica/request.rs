@@ -108,6 +108,11 @@ impl Replica {
             self.drain(world);
             return Err(IgnoreReason::NoOpSlot);
         }
+        if !world.has_room(command.value.len()) {
+            mark!("slot-without-room");
+            self.arm_gap(world);
+            return Err(IgnoreReason::Full);
+        }
         let Stamped { term, message_id, timestamp, value } = command;
         self.append(Slot { term, message_id, timestamp, value: Some(value) }, world);
         if !self.stash.is_empty() {

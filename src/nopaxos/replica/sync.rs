@@ -371,7 +371,14 @@ impl Replica {
     }
 
     pub(super) fn on_sync_repair_timeout(&mut self, world: &mut impl World) {
-        if self.status == Status::Normal && self.prepare.is_some() {
+        if self.status != Status::Normal || self.prepare.is_none() {
+            return;
+        }
+        if self.transfer.is_some() {
+            // A checkpoint is on its way: asked for again, it would begin again.
+            let due = world.now().after_ns(self.settings.timing.repair_retry_ns);
+            self.timeouts.set(Timeout::SyncRepair, due);
+        } else {
             self.request_sync_repair(world);
         }
     }
@@ -426,9 +433,11 @@ impl Replica {
         }
         self.drain(world);
         self.try_prepare(world);
-        let goes_on = self.prepare.as_ref().is_some_and(|open| {
-            open.asked.is_empty() || open.received_size_bytes >= REPAIR_SIZE_BYTES_MAX
-        });
+        // What there is no room for is asked for again after a while only.
+        let goes_on = world.has_room(1)
+            && self.prepare.as_ref().is_some_and(|open| {
+                open.asked.is_empty() || open.received_size_bytes >= REPAIR_SIZE_BYTES_MAX
+            });
         if goes_on {
             if let Some(open) = &mut self.prepare {
                 open.delay_ns = self.settings.timing.repair_retry_ns;

@@ -1,7 +1,8 @@
 //! View changes (`NOPaxos`, view changes; 3.4): promise, vote, merge, start.
 //!
-//! 1. Endorsed by a quorum a member *moves*; shown that a higher view has begun it *jumps*. Either
-//!    way it promises the view durably (W1) and then votes with what its log holds.
+//! 1. Endorsed by a quorum a member *moves*; shown that a higher view has begun it *jumps*; shown
+//!    for a while by somebody's votes that it was left behind it moves as well (E3). Each way it
+//!    promises the view durably (W1) and then votes with what its log holds.
 //! 2. The leader of the view freezes a quorum of votes, once (M1), and merges their logs.
 //! 3. It fetches what it lacks, adopts the result durably (W2), and starts the view.
 //! 4. The others adopt the same log: `adoption`.
@@ -31,6 +32,9 @@ impl Replica {
     /// are.
     fn leave_for(&mut self, term: TermId, world: &mut impl World) {
         invariant!(self, "I8", term > self.view, "a view goes back");
+        if self.status == Status::Normal {
+            self.note_view_left(world.now());
+        }
         self.leave(world);
         for vote in &mut self.votes {
             vote.take_if(|(of, _)| *of < term);
@@ -103,23 +107,24 @@ impl Replica {
         self.vote = Some((vote.clone(), self.log.chain()));
         if self.leader() == self.group.me() {
             self.votes[usize::from(self.group.me().0)] = Some((self.view, vote));
+            self.arm_view_change_retry(world);
             self.merge_votes(world);
         } else {
-            self.repeat_vote(None, world);
+            self.send_vote(self.leader(), world);
             self.arm_view_change_retry(world);
         }
     }
 
-    /// Sends the vote to the leader of the view, if that is `to` or nobody is named.
-    pub(super) fn repeat_vote(&mut self, to: Option<MemberId>, world: &mut impl World) {
-        let leader = self.leader();
+    /// Sends the vote to the leader of the view, which counts it, or to another member: that is
+    /// shown that the view was left for which it may still be part of.
+    pub(super) fn send_vote(&mut self, to: MemberId, world: &mut impl World) {
         let Some((vote, chain)) = &self.vote else { return };
-        if to.is_some_and(|to| to != leader) || self.adoption.is_some() || self.is_adopting() {
+        if to == self.group.me() || self.adoption.is_some() || self.is_adopting() {
             return;
         }
         let Vote { last_normal, base, first, last, no_ops, .. } = vote.clone();
         let log = LogSummary { first, last, no_ops, chain: *chain };
-        world.send(leader, Message::ViewChange { term: self.view, last_normal, base, log });
+        world.send(to, Message::ViewChange { term: self.view, last_normal, base, log });
     }
 
     fn arm_view_change_retry(&mut self, world: &mut impl World) {
@@ -130,8 +135,11 @@ impl Replica {
     /// Votes and started views are repeated.
     pub(super) fn on_view_change_retry_timeout(&mut self, world: &mut impl World) {
         match self.status {
-            Status::ViewChange if self.leader() != self.group.me() => {
-                self.repeat_vote(None, world);
+            Status::ViewChange if self.vote.is_some() => {
+                // To all: who hears this member and not those with whom it was a quorum follows.
+                for member in self.group.others() {
+                    self.send_vote(member, world);
+                }
                 self.arm_view_change_retry(world);
             }
             Status::Normal if self.is_leading() => {

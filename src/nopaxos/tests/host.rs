@@ -74,6 +74,8 @@ pub(super) struct Host {
     /// Bytes of the checkpoint that is coming in.
     pub(super) incoming: Vec<u8>,
     pub(super) received: Option<Snapshot>,
+    /// The log has no room for values.
+    pub(super) is_full: bool,
     /// When the disk is done with what it has.
     pub(super) busy_until: u64,
 }
@@ -114,6 +116,10 @@ impl Effects<u64> for Host {
     fn persist(&mut self, record: Persist<'_>) {
         self.disk.append(Record::of(record, self.received));
         self.appended_count += 1;
+    }
+
+    fn has_room(&mut self, _size_bytes: usize) -> bool {
+        !self.is_full
     }
 
     fn execute(&mut self, index: Index, slot: &Slot) -> ResultBytes {

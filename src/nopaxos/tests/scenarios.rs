@@ -61,7 +61,9 @@
 
 mod clients;
 mod recovery;
+mod room;
 mod table;
+mod transfers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -494,6 +496,27 @@ fn s14_term_ends_without_a_view_when_nobody_else_has_the_slots() {
         for (op, index) in ops.into_iter().zip(1..) {
             assert_eq!(cluster.observer.stable_value(index), Some(Some(op)));
         }
+    }
+}
+
+/// Only D hears the two others of a quorum: B and E see one wish beside their own, however long
+/// that lasts. D's votes show them that a quorum wanted the view.
+#[test]
+fn quorum_that_only_one_of_its_members_joins_begins_a_view() {
+    for seed in SEEDS {
+        let mut cluster = Cluster::started(seed, 5, 0);
+        cluster.submit_all(5);
+        cluster.cut(B, E);
+        cluster.crash(A, 0);
+        cluster.crash(C, 0);
+        cluster.run_until(|cluster| {
+            let view = |id| cluster.member(id).replica().view();
+            let is_normal = |id: &MemberId| {
+                cluster.member(*id).replica().status() == Status::Normal && view(*id) == view(D)
+            };
+            view(D) > TermId(1) && [B, D, E].iter().all(is_normal)
+        });
+        cluster.finish();
     }
 }
 

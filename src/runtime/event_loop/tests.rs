@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::*;
 use crate::base::ids::{BatchId, Origin, SegmentId};
@@ -82,7 +83,7 @@ fn event_loop(service: Script) -> (EventLoop<Script>, SocketAddr) {
 }
 
 fn event_loop_with(service: Script, helpers: Option<Helpers>) -> (EventLoop<Script>, SocketAddr) {
-    let node = Arc::new(Node::new(1, 100).expect("a node"));
+    let node = Arc::new(Node::new(1, 1_000).expect("a node"));
     let (mut listeners, address) = listen(([127, 0, 0, 1], 0).into(), 1).expect("a port");
     let ring = Uring::new(RingSize::default()).expect("a ring");
     let disk = Disk::new(Arc::clone(&node), helpers);
@@ -242,4 +243,55 @@ fn shutdown_waits_for_what_is_in_flight() {
     while event_loop.turn().expect("a working loop") != Turn::Finished {}
     let answer = reader.join().expect("a reader").expect("a clean end");
     assert_eq!(answer, b"\x00\x00\x00\x00\x01!");
+}
+
+/// Sleeps as the executor's task does, at most so long. Returns whether it was woken.
+fn park(event_loop: &mut EventLoop<Script>, at_most: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    let may_sleep = event_loop.prepare_to_sleep().expect("a working loop");
+    let bell = &event_loop.node.cores[0].eventfd;
+    let at_most = Timespec::try_from(at_most).expect("a short time");
+    let woken = !may_sleep
+        || poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(&at_most)).expect("a poll") > 0;
+    if may_sleep && woken {
+        rustix::io::read(bell, &mut [0; 8]).expect("a bell");
+    }
+    event_loop.wake();
+    woken
+}
+
+/// The kernel does twenty pieces of the work that it left to us at a time, and rings for one only
+/// if no other waits. When many connections are shut, that work is to find that there is nothing to
+/// receive: nothing completes, though more of it waits.
+#[test]
+fn loop_does_not_sleep_while_the_kernel_has_work_left_for_it() {
+    const COUNT: usize = 400;
+    let (mut event_loop, address) = event_loop(Script::default());
+    let node = Arc::clone(&event_loop.node);
+    event_loop.ring.register_eventfd(&node.cores[0].eventfd).expect("a ring without one");
+    // A length that is refused: an answer, and the connection is shut.
+    let shut = || {
+        let mut client = TcpStream::connect(address).expect("a connection");
+        client.write_all(b"\x00\xff\xff\xff\xff").expect("a prefix sent");
+        client
+    };
+    let clients: Vec<TcpStream> = (0..COUNT).map(|_| shut()).collect();
+    turn_until(&mut event_loop, "all refusals", |event_loop| {
+        event_loop.metrics.drops.of(DropReason::FrameTooLong) == u64_from(COUNT)
+            && event_loop.connections.queued_size() == 0
+    });
+    // The peers acknowledge the end, all at once.
+    for client in &clients {
+        rustix::net::sockopt::set_tcp_quickack(client, true).expect("a connection");
+    }
+    while park(&mut event_loop, Duration::ZERO) {
+        event_loop.turn().expect("a working loop");
+    }
+    let accepted = u64_from(COUNT) + 1;
+    let _client = TcpStream::connect(address).expect("a connection");
+    while event_loop.metrics.connections_accepted_count < accepted {
+        assert!(park(&mut event_loop, Duration::from_secs(5)), "asleep beside a new connection");
+        event_loop.turn().expect("a working loop");
+    }
 }

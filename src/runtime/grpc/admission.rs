@@ -4,8 +4,10 @@
 //! `te: trailers` is not asked for: it was meant to uncover proxies that drop trailers, HTTP/2
 //! libraries refuse any other value, and clients exist that leave it out.
 
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method as HttpMethod, Request, Response, StatusCode};
+use std::net::SocketAddr;
+
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
+use http::{Method as HttpMethod, Request, Response, StatusCode, Version};
 
 use super::status::{GrpcCode, GrpcStatus};
 use crate::base::time::{NS_PER_MS, NS_PER_S, NS_PER_US};
@@ -16,7 +18,10 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
-/// The methods that are served.
+/// The members' method.
+const LANE: &str = "/p2pmap.v1.MemberService/Connect";
+
+/// The methods that clients call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     /// `atomix.map.P2PMapService/Connect`.
@@ -27,7 +32,16 @@ pub(super) enum Method {
     HealthWatch,
 }
 
-/// A request that was admitted.
+/// What an admitted request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// A client's call.
+    Call(Admission),
+    /// `p2pmap.v1.MemberService/Connect`: all of the connection for one lane between members.
+    Lane,
+}
+
+/// A client's call that was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Admission {
     pub(super) method: Method,
@@ -45,14 +59,15 @@ pub(super) enum Refusal {
 }
 
 /// Checks a request's headers.
-pub(super) fn admit<B>(request: &Request<B>) -> Result<Admission, Refusal> {
+pub(super) fn admit<B>(request: &Request<B>) -> Result<Admitted, Refusal> {
     if request.method() != HttpMethod::POST {
         return Err(Refusal::Http(StatusCode::METHOD_NOT_ALLOWED));
     }
     if !is_grpc(request.headers()) {
         return Err(Refusal::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
-    let method = method(request.uri().path()).map_err(Refusal::Status)?;
+    let path = request.uri().path();
+    let method = if path == LANE { None } else { Some(method(path).map_err(Refusal::Status)?) };
     if request.headers().get(GRPC_ENCODING).is_some_and(|encoding| encoding != IDENTITY) {
         let text = "compressed messages are not supported; send `grpc-encoding: identity`";
         return Err(Refusal::Status(GrpcStatus::new(GrpcCode::Unimplemented, text)));
@@ -64,7 +79,24 @@ pub(super) fn admit<B>(request: &Request<B>) -> Result<Admission, Refusal> {
             Refusal::Status(GrpcStatus::new(GrpcCode::Internal, text))
         })?),
     };
-    Ok(Admission { method, timeout_ns })
+    Ok(match method {
+        Some(method) => Admitted::Call(Admission { method, timeout_ns }),
+        None => Admitted::Lane,
+    })
+}
+
+/// The request with which a member asks another one for a lane.
+pub(super) fn lane_request(authority: SocketAddr) -> Request<()> {
+    let request = Request::post(format!("http://{authority}{LANE}"))
+        .version(Version::HTTP_2)
+        .header(CONTENT_TYPE, CONTENT_TYPE_GRPC)
+        .header(TE, "trailers");
+    request.body(()).expect("an address makes an URI")
+}
+
+/// Whether a response is one of gRPC at all.
+pub(super) fn is_grpc_response<B>(response: &Response<B>) -> bool {
+    response.status() == StatusCode::OK && is_grpc(response.headers())
 }
 
 /// The headers that begin a response with messages.
@@ -151,10 +183,18 @@ mod tests {
 
     #[test]
     fn the_three_methods_are_admitted() {
-        let admitted = |path| admit(&request(path, &[])).map(|admission| admission.method);
-        assert_eq!(admitted(CONNECT), Ok(Method::Connect));
-        assert_eq!(admitted("/grpc.health.v1.Health/Check"), Ok(Method::HealthCheck));
-        assert_eq!(admitted("/grpc.health.v1.Health/Watch"), Ok(Method::HealthWatch));
+        let call = |method| Ok(Admitted::Call(Admission { method, timeout_ns: None }));
+        let admitted = |path| admit(&request(path, &[]));
+        assert_eq!(admitted(CONNECT), call(Method::Connect));
+        assert_eq!(admitted("/grpc.health.v1.Health/Check"), call(Method::HealthCheck));
+        assert_eq!(admitted("/grpc.health.v1.Health/Watch"), call(Method::HealthWatch));
+    }
+
+    #[test]
+    fn the_request_of_a_member_is_admitted_as_such() {
+        let request = lane_request("[::1]:5678".parse().unwrap());
+        assert_eq!(admit(&request), Ok(Admitted::Lane));
+        assert_eq!(request.uri().authority().unwrap().as_str(), "[::1]:5678");
     }
 
     #[test]

@@ -1,22 +1,21 @@
 //! A gRPC connection: see the room's own words in [`super`].
 
-use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
 use h2::server::{self, SendResponse};
+use h2::{RecvStream, SendStream};
 use http::Request;
 
-use super::admission::{self, Admission, Method};
+use super::admission::{self, Admission, Admitted, Method};
 use super::call::{Call, Taken};
-use super::duplex::{Duplex, Pipe};
+use super::duplex::Duplex;
 use super::keepalive::Keepalive;
+use super::lane::GrpcLane;
 use super::status::{GrpcCode, GrpcStatus};
 use super::wake::WakeFlag;
 use super::{CloseReason, ConnectionState, StreamId};
@@ -49,7 +48,7 @@ const PASS_COUNT_MAX: usize = 8;
 pub struct GrpcConnection {
     transport: Transport,
     /// Shared with h2, which owns the other handle.
-    pipe: Rc<RefCell<Pipe>>,
+    duplex: Duplex,
     /// The pipe's output while h2 isn't running.
     output: BytesMut,
     /// h2 has something to do.
@@ -73,6 +72,10 @@ pub struct GrpcConnection {
     unread_count: u64,
     serving: bool,
     draining: bool,
+    /// Whether there are other members, who may call.
+    takes_members: bool,
+    /// The call of one that has come, until [`GrpcConnection::take_lane`].
+    lane: Option<(RecvStream, SendStream<Bytes>)>,
 }
 
 enum Transport {
@@ -86,7 +89,6 @@ impl GrpcConnection {
     #[must_use]
     pub fn new(serving: bool) -> Self {
         let duplex = Duplex::default();
-        let pipe = Rc::clone(&duplex.0);
         let handshake = server::Builder::new()
             .initial_window_size(GRPC_STREAM_WINDOW_SIZE_BYTES)
             .initial_connection_window_size(GRPC_CONNECTION_WINDOW_SIZE_BYTES)
@@ -96,10 +98,10 @@ impl GrpcConnection {
             .max_concurrent_reset_streams(GRPC_RESET_COUNT_MAX)
             .max_pending_accept_reset_streams(GRPC_RESET_COUNT_MAX)
             .max_send_buffer_size(GRPC_OUTPUT_SIZE_BYTES)
-            .handshake(duplex);
+            .handshake(duplex.clone());
         Self {
             transport: Transport::Handshake(Box::new(handshake)),
-            pipe,
+            duplex,
             output: BytesMut::new(),
             wake: WakeFlag::raised(),
             touched: false,
@@ -113,7 +115,16 @@ impl GrpcConnection {
             unread_count: 0,
             serving,
             draining: false,
+            takes_members: false,
+            lane: None,
         }
+    }
+
+    /// The same, of a node that has other members.
+    #[must_use]
+    pub fn taking_members(mut self) -> Self {
+        self.takes_members = true;
+        self
     }
 
     /// Bytes came from the socket.
@@ -123,13 +134,13 @@ impl GrpcConnection {
             Transport::Open(_, keepalive) => keepalive.hear(),
             Transport::Closed(_) => return,
         }
-        self.pipe.borrow_mut().input.extend_from_slice(bytes);
+        self.duplex.pipe().input.extend_from_slice(bytes);
         self.wake.raise();
     }
 
     /// No more bytes will come from the socket.
     pub fn received_eof(&mut self) {
-        self.pipe.borrow_mut().input_ended = true;
+        self.duplex.pipe().input_ended = true;
         self.wake.raise();
     }
 
@@ -137,7 +148,7 @@ impl GrpcConnection {
     /// client leaves its own answers unread.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
-        self.pipe.borrow().input.len() < GRPC_INPUT_SIZE_BYTES_MAX
+        self.duplex.pipe().input.len() < GRPC_INPUT_SIZE_BYTES_MAX
     }
 
     /// Moves everything as far as it goes. Messages of `Connect` streams are appended to
@@ -147,11 +158,11 @@ impl GrpcConnection {
         now: Monotonic,
         messages: &mut Vec<(StreamId, Bytes)>,
     ) -> ConnectionState {
-        mem::swap(&mut self.pipe.borrow_mut().output, &mut self.output);
+        mem::swap(&mut self.duplex.pipe().output, &mut self.output);
         let waker = self.wake.waker();
         let cx = &mut Context::from_waker(&waker);
         self.touched = false;
-        if self.pipe.borrow().output_blocked {
+        if self.duplex.pipe().output_blocked {
             self.wake.raise();
         }
         self.expire(now, cx);
@@ -168,7 +179,7 @@ impl GrpcConnection {
                 break;
             }
         }
-        mem::swap(&mut self.pipe.borrow_mut().output, &mut self.output);
+        mem::swap(&mut self.duplex.pipe().output, &mut self.output);
         self.state()
     }
 
@@ -179,7 +190,7 @@ impl GrpcConnection {
         self.touched
             || self.wake.is_raised()
             || (self.held_back && output_size < GRPC_OUTPUT_SIZE_BYTES)
-            || (self.pipe.borrow().output_blocked && output_size < GRPC_OUTPUT_SIZE_BYTES_MAX)
+            || (self.duplex.pipe().output_blocked && output_size < GRPC_OUTPUT_SIZE_BYTES_MAX)
     }
 
     /// Where the replies of a stream go: whole encoded frames, prefix and payload. `None` when the
@@ -300,14 +311,27 @@ impl GrpcConnection {
     /// Whether a poll with an allowance might hand out messages without further bytes.
     #[must_use]
     pub fn has_unread(&self) -> bool {
-        self.calls.iter().any(|call| call.feeds_shard() && call.has_unread())
+        self.lane.is_some() || self.calls.iter().any(|call| call.feeds_shard() && call.has_unread())
+    }
+
+    /// The lane that it has become, if another member has called: nothing is left here then.
+    #[must_use]
+    pub fn take_lane(&mut self) -> Option<GrpcLane> {
+        let call = self.lane.take()?;
+        let over = Transport::Closed(CloseReason::Finished);
+        let Transport::Open(connection, _) = mem::replace(&mut self.transport, over) else {
+            return None;
+        };
+        let wake = mem::replace(&mut self.wake, WakeFlag::raised());
+        let output = mem::take(&mut self.output);
+        Some(GrpcLane::accepted(connection, call, (self.duplex.clone(), wake, output)))
     }
 
     /// Bytes that came and aren't messages yet.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         let held = self.calls.iter().map(|call| call.pending_len() + call.partial_len());
-        self.pipe.borrow().input.len() + held.sum::<usize>()
+        self.duplex.pipe().input.len() + held.sum::<usize>()
     }
 
     /// How many streams were reset since the last call because their replies stayed unread.
@@ -366,7 +390,7 @@ impl GrpcConnection {
 
     /// Lets h2 read and write and report new streams.
     fn drive(&mut self, now: Monotonic, cx: &mut Context<'_>) {
-        self.pipe.borrow_mut().output_blocked = false;
+        self.duplex.pipe().output_blocked = false;
         if let Transport::Handshake(handshake) = &mut self.transport {
             match Pin::new(handshake.as_mut()).poll(cx) {
                 Poll::Pending => return,
@@ -382,7 +406,7 @@ impl GrpcConnection {
                 Poll::Ready(None) => self.close(CloseReason::Finished),
             }
         }
-        if !self.pipe.borrow().output_blocked {
+        if !self.duplex.pipe().output_blocked {
             // h2 got no more than the client's windows take, and has written it.
             self.handed_size_bytes = 0;
         }
@@ -411,7 +435,9 @@ impl GrpcConnection {
         now: Monotonic,
     ) {
         match admission::admit(&request) {
-            Ok(Admission { method, timeout_ns }) => {
+            Ok(Admitted::Lane) => self.accept_lane(request.into_body(), respond),
+            Ok(Admitted::Call(_)) if self.lane.is_some() => refuse_beside_lane(&mut respond),
+            Ok(Admitted::Call(Admission { method, timeout_ns })) => {
                 let Some(mut call) = Call::open(method, request.into_body(), respond) else {
                     return;
                 };
@@ -427,6 +453,24 @@ impl GrpcConnection {
                 let _ = respond.send_response(refusal.response(), true);
             }
         }
+    }
+
+    /// Another member calls.
+    fn accept_lane(&mut self, frames: RecvStream, mut respond: SendResponse<Bytes>) {
+        let status = if !self.takes_members {
+            GrpcStatus::new(GrpcCode::Unimplemented, "this node has no other members")
+        } else if self.draining {
+            leaving()
+        } else if self.lane.is_some() || !self.calls.is_empty() || self.in_flight_count > 0 {
+            return refuse_beside_lane(&mut respond);
+        } else {
+            // An error means that the member has reset the call already.
+            if let Ok(sending) = respond.send_response(admission::response(), false) {
+                self.lane = Some((frames, sending));
+            }
+            return;
+        };
+        let _ = respond.send_response(admission::response_with_status_only(&status), true);
     }
 
     /// Takes messages from the calls and gives windows back.
@@ -468,7 +512,7 @@ impl GrpcConnection {
 
     /// Hands replies to h2 and ends streams.
     fn write(&mut self, now: Monotonic) {
-        let output_size = self.pipe.borrow().output.len();
+        let output_size = self.duplex.pipe().output.len();
         self.held_back = false;
         for place in self.round() {
             let call = &mut self.calls[place];
@@ -510,6 +554,14 @@ impl fmt::Debug for GrpcConnection {
             .field("queued_bytes", &self.queued_bytes())
             .finish_non_exhaustive()
     }
+}
+
+/// A lane between members is all that its connection is for.
+pub(super) fn refuse_beside_lane(respond: &mut SendResponse<Bytes>) {
+    let text = "the call of a member is the only one of its connection";
+    let status = GrpcStatus::new(GrpcCode::FailedPrecondition, text);
+    // An error means that the other side has reset the call already.
+    let _ = respond.send_response(admission::response_with_status_only(&status), true);
 }
 
 fn leaving() -> GrpcStatus {

@@ -4,10 +4,9 @@
 //! Neither direction registers a waker: bytes arrive, and room is made, only between two polls of
 //! the connection, and whoever does either has to poll again.
 
-use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
@@ -28,9 +27,17 @@ pub(super) struct Pipe {
     pub(super) output_blocked: bool,
 }
 
-/// h2's handle on a [`Pipe`].
+/// A handle on a [`Pipe`]: h2 has one, whoever drives h2 the other. The lock is never waited for:
+/// it is there because both move to another core together when a member's call does.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Duplex(pub(super) Rc<RefCell<Pipe>>);
+pub(super) struct Duplex(Arc<Mutex<Pipe>>);
+
+impl Duplex {
+    /// The buffers, while neither h2 nor who drives it has them.
+    pub(super) fn pipe(&self) -> MutexGuard<'_, Pipe> {
+        self.0.try_lock().expect("both handles are one thread's, which uses one at a time")
+    }
+}
 
 impl AsyncRead for Duplex {
     fn poll_read(
@@ -38,7 +45,7 @@ impl AsyncRead for Duplex {
         _: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut pipe = self.0.borrow_mut();
+        let mut pipe = self.pipe();
         if pipe.input.is_empty() && !pipe.input_ended {
             return Poll::Pending;
         }
@@ -63,7 +70,7 @@ impl AsyncWrite for Duplex {
         _: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut pipe = self.0.borrow_mut();
+        let mut pipe = self.pipe();
         let room = GRPC_OUTPUT_SIZE_BYTES_MAX.saturating_sub(pipe.output.len());
         if room == 0 {
             pipe.output_blocked = true;

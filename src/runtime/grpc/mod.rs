@@ -13,6 +13,9 @@
 //! socket ◄─ output ── Pipe.output ◄─ h2 ◄─ Call.replies ◄──────── reply_buffer ◄────── shard
 //! ```
 //!
+//! A member's call takes all of its connection, which becomes a [`GrpcLane`]: the same object at
+//! both ends, with frames going in and out instead of messages.
+//!
 //! Flow control, from the client: h2's window for a stream is given back when the bytes have become
 //! messages; while none are allowed, or too much is unanswered, it is not. To the client: encoded
 //! replies stay in the stream's own buffer, and h2 gets only what the client's window and a small
@@ -25,12 +28,14 @@ mod connection;
 mod duplex;
 mod health;
 mod keepalive;
+mod lane;
 mod status;
 mod wake;
 
 use std::fmt;
 
 pub use connection::GrpcConnection;
+pub use lane::{GrpcLane, LaneEnd, LaneError};
 pub use status::{GrpcCode, GrpcStatus};
 
 /// A stream of an HTTP/2 connection. Never used twice on one connection.

@@ -107,6 +107,31 @@ impl From<&WireStatus> for GrpcStatus {
     }
 }
 
+/// The status in trailers that another server has sent, for people; `None`: there is none.
+pub(super) fn told(headers: &HeaderMap) -> Option<String> {
+    let code = headers.get(GRPC_STATUS)?.to_str().unwrap_or("unreadable");
+    let message = headers.get(GRPC_MESSAGE).map_or(String::new(), percent_decoded);
+    Some(format!("status {code}: {message}"))
+}
+
+/// What [`percent_encoded`] has made; what it can't have made stays as it is.
+fn percent_decoded(value: &HeaderValue) -> String {
+    let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut rest, mut decoded) = (value.as_bytes(), Vec::new());
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if let (b'%', [high, low, after @ ..]) = (first, after)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(high << 4 | low);
+            rest = after;
+        } else {
+            decoded.push(first);
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
 /// gRPC's encoding of `grpc-message`: printable ASCII but `%` stands for itself, other bytes as
 /// `%XX`.
 fn percent_encoded(text: &str) -> String {
@@ -145,6 +170,17 @@ mod tests {
         assert_eq!(encoded, "%C3%BC".repeat(GRPC_STATUS_MESSAGE_SIZE_BYTES_MAX / 2));
         let text = format!("x{text}");
         assert!(percent_encoded(&text).ends_with("%BC"));
+    }
+
+    #[test]
+    fn status_of_another_server_is_read_as_it_was_meant() {
+        let status = GrpcStatus::new(GrpcCode::NotFound, "100 %\r\nü");
+        assert_eq!(told(&status.trailers()).as_deref(), Some("status 5: 100 %\r\nü"));
+        assert_eq!(told(&GrpcStatus::OK.trailers()).as_deref(), Some("status 0: "));
+        assert_eq!(told(&HeaderMap::new()), None);
+        for text in ["%", "a%2", "%zz"] {
+            assert_eq!(percent_decoded(&HeaderValue::from_static(text)), text);
+        }
     }
 
     #[test]

@@ -139,6 +139,9 @@ impl<S: Service> EventLoop<S> {
 
     /// Bytes of another member.
     pub(in crate::runtime) fn consume_peer(&mut self, key: Key, buffer: ReceivedBuffer) {
+        if self.connections.of(key).link().is_some_and(|link| link.lane().is_some()) {
+            return self.consume_carried(key, buffer);
+        }
         let fits = self.connections.hold(key, self.ring.buffers().bytes(&buffer));
         self.ring.buffers_mut().give_back(buffer);
         if !fits {
@@ -153,7 +156,7 @@ impl<S: Service> EventLoop<S> {
             match next_frame(&mut held) {
                 Ok(Some((header, payload))) => {
                     self.turn_frames += 1 + payload.len() / TURN_FRAME_SIZE_BYTES;
-                    self.take_frame(key, header, payload);
+                    self.take_frame(key, header.flag, payload);
                 }
                 Ok(None) => break,
                 Err(error) => self.refuse_malformed(key, &error.to_string()),
@@ -166,13 +169,13 @@ impl<S: Service> EventLoop<S> {
         self.connections.recount_held(key);
     }
 
-    fn take_frame(&mut self, key: Key, header: FrameHeader, payload: Bytes) {
+    pub(super) fn take_frame(&mut self, key: Key, flag: Flag, payload: Bytes) {
         let Some(link) = self.connections.of(key).link() else { return };
         if !link.is_open() {
-            return self.take_greeting(key, header.flag, payload);
+            return self.take_greeting(key, flag, payload);
         }
         let Some(way) = link.way else { return };
-        match header.flag {
+        match flag {
             Flag::Message => self.take_message(key, way, payload),
             Flag::Ping => self.take_ping(key, &payload),
             Flag::Hello => self.take_fresh_greeting(key, way, &payload),
@@ -196,7 +199,7 @@ impl<S: Service> EventLoop<S> {
                 let connection = self.connections.of(key);
                 // Who asks and reads no answer is told no more.
                 if connection.queued_size() < PEER_QUEUE_SIZE_BYTES_MAX {
-                    Ping::Answer(number).encode(&mut connection.output);
+                    Ping::Answer(number).encode(connection.frames());
                     self.connections.mark_dirty(key.slot);
                 }
             }
@@ -267,7 +270,7 @@ impl Connections {
         }
         if link.is_open() && link.asks_by() <= now {
             link.asked_at = now;
-            Ping::Ask(now.0).encode(&mut connection.output);
+            Ping::Ask(now.0).encode(connection.frames());
         }
     }
 
@@ -282,14 +285,14 @@ impl Connections {
             metrics.member_overflows_count += 1;
             return None;
         }
-        let needs_buffer = connection.output.capacity() == 0;
+        let needs_buffer = connection.frames().capacity() == 0;
         self.mark_dirty(key.slot);
         let spare = if needs_buffer { self.spare.pop() } else { None };
-        let connection = self.of(key);
+        let frames = self.of(key).frames();
         if let Some(spare) = spare {
-            connection.output = spare;
+            *frames = spare;
         }
-        Some(&mut connection.output)
+        Some(frames)
     }
 
     /// Cuts the connections to other members: the node goes down and needs them no more.

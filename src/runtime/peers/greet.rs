@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::link::{PeerLink, Stage};
+use super::link::{Carrier, PeerLink, Stage};
 use super::secret::Asked;
-use super::{PeerNetwork, WayId};
+use super::{PeerNetwork, PeerProtocol, WayId};
 use crate::base::ids::{Incarnation, NodeId, PartitionId, ShardId};
 use crate::base::limits::{HELLO_SIZE_BYTES_MAX, PEER_GREETING_NS_MAX, PEER_QUEUE_SIZE_BYTES_MAX};
 use crate::base::shards::ShardMap;
 use crate::metrics::DropReason;
 use crate::runtime::connection::{Phase, Protocol};
+use crate::runtime::core::MemberArrival;
 use crate::runtime::event_loop::{EventLoop, output};
+use crate::runtime::grpc::GrpcLane;
 use crate::runtime::refusal;
 use crate::runtime::service::{Service, WireStatus};
 use crate::runtime::uring::Key;
@@ -28,11 +30,12 @@ const DIFFERENT: &str = "both have different ones";
 const ONE_SIDED: &str = "only one of both has one";
 
 impl<S: Service> EventLoop<S> {
-    /// Somebody has dialled who speaks as a member.
-    pub(in crate::runtime) fn expect_greeting(&mut self, key: Key) {
+    /// Somebody has dialled who speaks as a member, in frames that travel in this.
+    pub(in crate::runtime) fn expect_greeting(&mut self, key: Key, carrier: Carrier) {
         let now = self.now.monotonic;
         let connection = self.connections.of(key);
-        connection.protocol = Protocol::Peer(Box::new(PeerLink::new(None, Stage::Expecting, now)));
+        let link = PeerLink::new(None, Stage::Expecting, now).carried_by(carrier);
+        connection.protocol = Protocol::Peer(Box::new(link));
         connection.phase_by = Some(now.after_ns(PEER_GREETING_NS_MAX));
         // The deadline that is set says when its protocol must be known, which is later.
         self.connections.mark_dirty(key.slot);
@@ -41,6 +44,12 @@ impl<S: Service> EventLoop<S> {
     /// A connection that was dialled is there: says who we are.
     pub(super) fn greet(&mut self, key: Key, way: WayId) {
         let Some(network) = self.peers.network().cloned() else { return };
+        if network.protocol == PeerProtocol::Grpc
+            && let Some(link) = self.connections.of(key).link()
+        {
+            let address = network.addresses[usize::from(way.node.0)];
+            link.carrier = Carrier::Grpc(Box::new(GrpcLane::dial(address)));
+        }
         let mut hello = self.hello(&network, way, way.shard);
         hello.challenge = network.secret.as_ref().map(|_| network.challenges.next());
         self.say(key, &network, &hello);
@@ -52,7 +61,7 @@ impl<S: Service> EventLoop<S> {
         let Some(network) = self.peers.network().cloned() else { return };
         let Some(link) = self.connections.of(key).link() else { return };
         let stage = std::mem::replace(&mut link.stage, Stage::Over);
-        if let (Stage::Greeted { .. }, Flag::Message) = (&stage, flag) {
+        if let (Stage::Greeted { .. } | Stage::Answered { .. }, Flag::Message) = (&stage, flag) {
             let why = refusal::text(&payload).unwrap_or_else(|| "it doesn't say why".to_owned());
             return self.complain(key, &format!("the member refuses this one: {why}"));
         }
@@ -199,16 +208,17 @@ impl<S: Service> EventLoop<S> {
         let now = self.now.monotonic;
         let connection = self.connections.of(key);
         connection.phase_by = None;
-        if let Some(link) = connection.link() {
-            link.stage = Stage::Open;
-            (link.heard_at, link.asked_at) = (now, now);
-        }
+        let Some(link) = connection.link() else { return };
+        link.stage = Stage::Open;
+        (link.heard_at, link.asked_at) = (now, now);
+        let carrier = link.carrier.to_string();
         self.connections.mark_dirty(key.slot);
         self.metrics.member_connects_count += 1;
         let change = self.peers.opened(way, key, hello, now);
         self.follow(way.node, change);
         let shards = hello.shard_count;
-        tracing::info!(node = self.name_of(Some(way)), shards, %way, "a member is connected");
+        let node = self.name_of(Some(way));
+        tracing::info!(node, shards, %way, carrier, "a member is connected");
         self.tell_connected(key, way, hello);
     }
 
@@ -256,7 +266,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn say(&mut self, key: Key, network: &PeerNetwork, hello: &Hello) {
-        network.greeter().encode(&mut self.connections.of(key).output, hello);
+        network.greeter().encode(self.connections.of(key).frames(), hello);
         self.connections.mark_dirty(key.slot);
     }
 
@@ -287,7 +297,7 @@ impl<S: Service> EventLoop<S> {
     }
 
     /// The other side doesn't want us, or isn't who it should be.
-    fn complain(&mut self, key: Key, complaint: &str) {
+    pub(super) fn complain(&mut self, key: Key, complaint: &str) {
         let way = self.connections.of(key).link().and_then(|link| link.way);
         let is_news = way.is_none_or(|way| self.peers.complain(way.node, complaint));
         if is_news {
@@ -305,9 +315,11 @@ impl<S: Service> EventLoop<S> {
             }
             let Some(connection) = self.connections.take_out(key.slot) else { continue };
             let Protocol::Peer(link) = connection.protocol else { continue };
-            if let Stage::Leaving { to, hello } = link.stage
-                && self.node.cores[usize::from(to.0)].give_peer(connection.socket, hello)
-            {
+            let PeerLink { stage: Stage::Leaving { to, hello }, carrier, .. } = *link else {
+                continue;
+            };
+            let arrival = MemberArrival { socket: connection.socket, hello, carrier };
+            if self.node.cores[usize::from(to.0)].give_peer(arrival) {
                 self.metrics.handed_over_count += 1;
                 self.mesh.ring_later(to);
             }
@@ -317,14 +329,15 @@ impl<S: Service> EventLoop<S> {
     /// Takes in members' connections that other cores have accepted.
     pub(in crate::runtime) fn take_member_arrivals(&mut self) -> bool {
         let mut busy = false;
-        while let Some((socket, hello)) = self.core().next_peer_arrival() {
+        while let Some(arrival) = self.core().next_peer_arrival() {
+            let MemberArrival { socket, hello, carrier } = arrival;
             busy = true;
             self.counted_connections += 1;
             if self.is_going_down() {
                 continue;
             }
             let key = self.connections.insert(socket);
-            self.expect_greeting(key);
+            self.expect_greeting(key, carrier);
             self.take_greeting(key, Flag::Hello, hello);
         }
         busy

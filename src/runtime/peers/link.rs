@@ -1,11 +1,14 @@
 //! How far one connection between members has come.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::WayId;
 use crate::base::ids::ShardId;
 use crate::base::limits::{PEER_PING_INTERVAL_NS, PEER_SILENCE_NS_MAX};
 use crate::base::time::Monotonic;
+use crate::runtime::grpc::GrpcLane;
 use crate::wire::peer::hello::{Hello, Proof};
 
 /// What is known of a connection between members.
@@ -15,10 +18,30 @@ pub struct PeerLink {
     pub way: Option<WayId>,
     /// How far it has come.
     pub stage: Stage,
+    /// What its frames travel in.
+    pub carrier: Carrier,
     /// When something came last.
     pub heard_at: Monotonic,
     /// When the other side was asked last whether it is there.
     pub asked_at: Monotonic,
+}
+
+/// What frames between members travel in.
+#[derive(Debug)]
+pub enum Carrier {
+    /// Nothing: they are raw.
+    Frames,
+    /// A call of gRPC. It moves to another core with its connection.
+    Grpc(Box<GrpcLane>),
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Frames => "frames",
+            Self::Grpc(_) => "grpc",
+        })
+    }
 }
 
 /// How far a connection has come.
@@ -60,7 +83,39 @@ impl PeerLink {
     /// One that begins.
     #[must_use]
     pub const fn new(way: Option<WayId>, stage: Stage, now: Monotonic) -> Self {
-        Self { way, stage, heard_at: now, asked_at: now }
+        Self { way, stage, carrier: Carrier::Frames, heard_at: now, asked_at: now }
+    }
+
+    /// The same, whose frames travel in this.
+    #[must_use]
+    pub fn carried_by(self, carrier: Carrier) -> Self {
+        Self { carrier, ..self }
+    }
+
+    /// The call that its frames travel in, if they aren't raw.
+    pub fn lane(&mut self) -> Option<&mut GrpcLane> {
+        match &mut self.carrier {
+            Carrier::Frames => None,
+            Carrier::Grpc(lane) => Some(lane),
+        }
+    }
+
+    /// Bytes that wait in what carries its frames.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        match &self.carrier {
+            Carrier::Frames => 0,
+            Carrier::Grpc(lane) => lane.queued_bytes(),
+        }
+    }
+
+    /// Bytes that came and that what carries its frames holds.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        match &self.carrier {
+            Carrier::Frames => 0,
+            Carrier::Grpc(lane) => lane.held_bytes(),
+        }
     }
 
     /// Whether the kernel is still making it.

@@ -16,6 +16,9 @@
 //! what each knows of lives in the very turn from which on it says anything else, so that a message
 //! never comes before what its sender knew of them when it was sent (protocol, 3.6).
 //!
+//! Who dials chooses whether frames are sent raw or inside of gRPC ([`PeerProtocol`]); who accepts
+//! sees it by the first bytes. All else is the same for both.
+//!
 //! What is said to a member is appended to the connection's output like an answer to a client, and
 //! goes out with one write per turn for all partitions. What doesn't fit its bound is not said; the
 //! protocol says it again.
@@ -27,7 +30,9 @@
 //! | `secret` | how members prove themselves |
 //! | `dial` | turns: dialling, losing, frames of open connections |
 //! | `greet` | turns: greetings, and what follows from them |
+//! | `carry` | turns: connections whose frames travel inside of gRPC |
 
+mod carry;
 mod dial;
 mod greet;
 pub mod link;
@@ -63,6 +68,17 @@ pub struct PeerNetwork {
     pub secret: Option<Secret>,
     /// What others are asked to prove it.
     pub challenges: Challenges,
+    /// What this node speaks to those that it dials. Those that dial it choose for themselves.
+    pub protocol: PeerProtocol,
+}
+
+/// What a member speaks to another one that it dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerProtocol {
+    /// Raw frames.
+    Frames,
+    /// The same inside of gRPC: `p2pmap.v1.MemberService`.
+    Grpc,
 }
 
 impl PeerNetwork {

@@ -6,6 +6,7 @@ pub mod durability;
 pub mod linearizability;
 pub mod replicas;
 pub mod resources;
+pub mod rest;
 pub mod search;
 pub mod sync_prefix;
 
@@ -41,6 +42,8 @@ pub enum Checker {
     Replicas,
     /// Bounds are kept.
     Resources,
+    /// A shard that has nothing to do sleeps.
+    Rest,
     /// Everything ends.
     Progress,
     /// What is on the wire and on disk makes sense, and damage is refused.
@@ -64,6 +67,7 @@ impl fmt::Display for Checker {
             Self::ExactlyOnce => "exactly-once",
             Self::Replicas => "replicas",
             Self::Resources => "resources",
+            Self::Rest => "rest",
             Self::Progress => "progress",
             Self::Sense => "sense",
             Self::Panic => "panic",

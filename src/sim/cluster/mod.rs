@@ -386,7 +386,13 @@ impl Cluster {
         let now = world.now();
         let is_over = clients.iter().all(Client::is_done);
         let is_refused = nodes.iter().any(|node| matches!(node.activity, Activity::Refused(_)));
-        let is_settled = nodes.iter().all(Node::is_settled);
+        // On overloaded machines all must be done as well; only there is never a moment in which
+        // nothing waits for any of them.
+        let is_overloaded = world.swarm.standstill_ns_max > 0;
+        let is_settled = match is_overloaded {
+            true => nodes.iter().all(Node::is_serving),
+            false => nodes.iter().all(Node::is_settled),
+        };
         if is_over && is_refused && nodes.len() == 1 {
             // Nobody else has what was damaged.
             self.is_over = true;
@@ -398,8 +404,13 @@ impl Cluster {
             return Ok(());
         }
         if is_over && is_settled && !self.is_closing {
-            self.is_closing = true;
-            self.ask_last();
+            if is_overloaded {
+                // Then it is looked again.
+                world.swarm.standstill_ns_max = 0;
+            } else {
+                self.is_closing = true;
+                self.ask_last();
+            }
         } else if self.healed_at.is_some_and(|at| now.since_ns(at) > HEALED_NS_MAX) {
             let open = clients.iter().filter(|client| !client.is_done()).count();
             let activities: Vec<&Activity> = nodes.iter().map(|node| &node.activity).collect();

@@ -7,7 +7,7 @@ mod output;
 mod pass;
 mod peers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -15,6 +15,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 pub(super) use self::output::{Link, MeshMessage, Output};
 pub(super) use self::peers::PeerIncoming;
 use super::ConnectionId;
+use super::checker::rest::{Rest, TurnSeen};
 use super::checker::{Checker, Violation};
 use crate::base::ids::{NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
@@ -76,8 +77,11 @@ pub(super) struct ShardHost {
     own: Range<u32>,
     prefix: ResponsePrefix,
     inbox: VecDeque<Incoming>,
+    /// Connections of other nodes whose first greeting was answered.
+    answered: BTreeSet<ConnectionId>,
     /// When the next turn is.
     pub(super) next_turn: Option<Monotonic>,
+    rest: Rest,
     /// Clients' writes are refused, and nothing more is read from them.
     pub(super) is_closing: bool,
     /// What the turn found wrong with what it was given.
@@ -105,7 +109,9 @@ impl ShardHost {
             shards,
             prefix: ResponsePrefix::new(cluster, None, member, None),
             inbox: VecDeque::new(),
+            answered: BTreeSet::new(),
             next_turn: None,
+            rest: Rest::default(),
             is_closing: false,
             violation: None,
         }
@@ -143,6 +149,7 @@ impl ShardHost {
     /// # Errors
     /// If what came makes no sense.
     pub(super) fn turn(&mut self, now: Now) -> Result<(), Violation> {
+        let has_come = !self.inbox.is_empty();
         let mut frames: Vec<(Origin, Bytes)> = Vec::new();
         while let Some(incoming) = self.inbox.pop_front() {
             match incoming {
@@ -161,7 +168,11 @@ impl ShardHost {
         if self.shard.next_deadline().is_some_and(|due| due <= now.monotonic) {
             self.shard.handle(now, Input::Deadline, &mut self.output);
         }
-        self.violation.take().map_or(Ok(()), Err)
+        self.violation.take().map_or(Ok(()), Err)?;
+        let is_busy = has_come || !self.output.is_empty() || self.shard.changed_count() > 0;
+        let is_due_again = self.shard.next_deadline().is_some_and(|due| due <= now.monotonic);
+        let node = crate::sim::NodeId(self.node.0);
+        self.rest.check((node, self.me), TurnSeen { is_busy, is_due_again })
     }
 
     fn take(&mut self, now: Now, incoming: Incoming) {

@@ -115,6 +115,22 @@ impl Output {
         }
     }
 
+    /// Whether the turn has brought nothing about that anybody outside would notice.
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.values().all(|link| link.outgoing.is_empty())
+            && self.peers.iter().all(|link| link.outgoing.is_empty())
+            && self.greetings.is_empty()
+            && self.cut.is_empty()
+            && self.refused.is_none()
+            && self.messages.is_empty()
+            && self.writes.is_empty()
+            && self.segments.is_empty()
+            && self.reads.is_empty()
+            && self.scrubs.is_empty()
+            && self.damaged.is_empty()
+            && self.steps.is_empty()
+    }
+
     /// Whether nothing of another shard waits for an answer.
     pub(super) fn has_no_guests(&self) -> bool {
         self.guests.is_empty()

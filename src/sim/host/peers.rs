@@ -92,6 +92,12 @@ impl ShardHost {
 
     fn on_greeting(&mut self, now: Now, way: (ConnectionId, Side), greeting: &Greeting) {
         let (connection, side) = way;
+        if side == Side::Acceptor && self.answered.insert(connection) {
+            // Who has dialled greets once more when it has the answer: until then it may be a
+            // process that is gone, whose greeting was long on its way.
+            self.greet(now, way, greeting.node);
+            return;
+        }
         let Greeting { node, shard, shard_count, life, clock, ref partitions } = *greeting;
         let is_again = self.output.peers.iter().any(|link| link.connection == connection);
         if !is_again {
@@ -125,6 +131,7 @@ impl ShardHost {
     }
 
     fn lose_peer(&mut self, now: Now, connection: ConnectionId, refused: bool) {
+        self.answered.remove(&connection);
         let peers = &mut self.output.peers;
         let Some(place) = peers.iter().position(|link| link.connection == connection) else {
             return;

@@ -42,6 +42,8 @@ const MESH_DELAY_NS_MAX: u64 = 10 * NS_PER_US;
 const RESTART_DELAY_NS_MAX: u64 = 500 * NS_PER_MS;
 /// What a start takes before it reads the logs, at most.
 const START_DELAY_NS_MAX: u64 = 50 * NS_PER_MS;
+/// How long a node runs at a time, at most, where others use its machine, too.
+const RUN_NS_MAX: u64 = 20 * NS_PER_MS;
 /// Every so many turns of a shard its bounds are looked at.
 const TURNS_PER_CHECK: u64 = 16;
 
@@ -91,6 +93,9 @@ pub(super) struct Node {
     /// When the last message arrives, by sender and receiver: they don't overtake each other.
     mesh_arrivals: BTreeMap<(ShardId, ShardId), Monotonic>,
     paused_until: Monotonic,
+    /// When it stands still again, on a machine that others use, too.
+    runs_until: Monotonic,
+    overload: Prng,
     /// Until when a process that was told to stop waits for what is under way.
     stops_by: Monotonic,
     segment_count_max: u64,
@@ -130,6 +135,8 @@ impl Node {
             mesh_count: 0,
             mesh_arrivals: BTreeMap::new(),
             paused_until: Monotonic(0),
+            runs_until: Monotonic(0),
+            overload: Prng::new(seed, &format!("overload {id}")),
             stops_by: Monotonic(0),
             segment_count_max: swarm.segment_count_max,
             turns_count: 0,
@@ -353,6 +360,7 @@ impl Node {
             return Ok(());
         }
         self.hosts[place].next_turn = None;
+        self.wait_for_others(world);
         if self.paused_until > now {
             let until = self.paused_until;
             self.wake(place, until, world);
@@ -364,6 +372,17 @@ impl Node {
         let clock = self.clock.now(now);
         self.hosts[place].turn(clock).map_err(|violation| violation.at(now))?;
         self.after_turn(place, world)
+    }
+
+    /// On an overloaded machine a node runs for a moment, and then stands still for longer.
+    fn wait_for_others(&mut self, world: &World) {
+        let (now, standstill_ns_max) = (world.now(), world.swarm.standstill_ns_max);
+        if standstill_ns_max > 0 && now >= self.runs_until {
+            let until =
+                now.after_ns(standstill_ns_max / 8 + self.overload.below(standstill_ns_max));
+            self.pause(until);
+            self.runs_until = until.after_ns(1 + self.overload.below(RUN_NS_MAX));
+        }
     }
 
     /// Nobody is said to have lost something who hasn't.

@@ -121,7 +121,7 @@ impl Node {
         let (key, first) = (opened.log_key(shard), first_batch(opened.boot_epoch));
         let durable = DurableLog::new(key, first, found);
         let live_count = u64_from(recovered.start.state.segments.len());
-        let needed = (live_count + 2).max(LOG_SEGMENT_COUNT_MIN);
+        let needed = (live_count + 1).max(LOG_SEGMENT_COUNT_MIN);
         if self.segment_count_max < needed {
             // A node with so small a log doesn't start; whoever runs it allows it more.
             self.segment_count_max = 2 * needed;

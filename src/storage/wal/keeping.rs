@@ -61,6 +61,16 @@ impl Wal {
         }
     }
 
+    /// Whether clients' commands may fill so many bytes more. If not, segments that nobody needs,
+    /// but perhaps a peer, make way, as they do for a single command.
+    pub fn ask_for_room(&mut self, size_bytes: u64) -> bool {
+        let has_room = self.space().client_size_bytes >= size_bytes;
+        if !has_room {
+            self.wanted_size_bytes = self.wanted_size_bytes.max(size_bytes);
+        }
+        has_room
+    }
+
     /// What the filesystem has left. To be told now and then: clients are refused before there is
     /// nothing left, neither for segments nor for a checkpoint as large as the largest.
     pub fn on_disk_space(&mut self, left_size_bytes: u64) {
@@ -380,7 +390,8 @@ impl Wal {
         {
             return;
         }
-        let is_full = self.space().client_size_bytes < u64_from(COMMAND_SIZE_BYTES_MAX);
+        let wanted_size_bytes = self.wanted_size_bytes.max(u64_from(COMMAND_SIZE_BYTES_MAX));
+        let is_full = self.space().client_size_bytes < wanted_size_bytes;
         let is_damaged = !self.damaged.is_empty() || self.checkpoint_is_damaged;
         if !is_full && !is_damaged {
             return;
@@ -392,6 +403,8 @@ impl Wal {
         if is_full && helps || mends {
             self.checkpoint_is_damaged = false;
             self.gives_way = is_full;
+            // Who needs it still asks again.
+            self.wanted_size_bytes = 0;
             self.leave_segment();
             self.gives_way = false;
         }

@@ -15,6 +15,7 @@
 //! | [`error`] | what can be wrong, and what to do about it |
 //! | [`hello`], [`configuration`] | the first frame of each direction |
 //! | [`ping`] | whether the other one is there |
+//! | [`member_frame`] | frames inside of gRPC |
 //!
 //! # What is checked here
 //!
@@ -37,6 +38,7 @@ pub mod error;
 mod field;
 pub mod filter;
 pub mod hello;
+pub mod member_frame;
 pub mod ping;
 pub mod ranges;
 pub mod recovery_id;

@@ -313,3 +313,50 @@ fn member_that_has_promised_a_view_that_nobody_began_recovers() {
         cluster.finish();
     }
 }
+
+/// A client asks every millisecond for so long: the longest time in which it had no answer.
+fn standstill_ms(cluster: &mut Cluster, ms: u64) -> u64 {
+    let (mut open, mut since, mut longest) = (Vec::new(), cluster.now, 0);
+    for _ in 0..ms {
+        open.extend(cluster.submit());
+        cluster.run_for(NS_PER_MS);
+        let open_count = open.len();
+        open.retain(|op| cluster.observer.answer_of(*op).is_none());
+        if open.len() < open_count {
+            since = cluster.now;
+        }
+        longest = longest.max(cluster.now - since);
+    }
+    longest / NS_PER_MS
+}
+
+/// C has an empty disk and can't recover yet. Where leader and sequencer are two, it would be one
+/// of them in two of three terms: A and B find the third at once when they have lost each other.
+#[test]
+fn member_that_recovers_is_neither_leader_nor_sequencer_of_the_next_view() {
+    for seed in SEEDS {
+        for (lost, others) in [(A, (B, C)), (B, (A, C)), (C, (A, B))] {
+            let mut cluster = Cluster::started(seed, 3, 1);
+            cluster.submit_all(5);
+            cluster.crash(lost, 0);
+            standstill_ms(&mut cluster, 500);
+            cluster.lose_disk(lost);
+            let keeps_recovering = |message: &Message| name(message) == "RecoverResponse";
+            lose(&mut cluster, u64::MAX, move |_, _, message| keeps_recovering(message));
+            cluster.start(lost);
+            let begun = standstill_ms(&mut cluster, 1_000);
+            lose(&mut cluster, u64::MAX, move |from, to, message| {
+                keeps_recovering(message) || [(from, to), (to, from)].contains(&others)
+            });
+            cluster.run_for(400 * NS_PER_MS);
+            lose(&mut cluster, u64::MAX, move |_, _, message| keeps_recovering(message));
+            let views = cluster.observer.start_views_count();
+            let still = standstill_ms(&mut cluster, 5_000);
+            let views_count = cluster.observer.start_views_count() - views;
+            assert_eq!(views_count, 1, "seed {seed}: views with {lost} came to nothing");
+            assert!(begun < 20 && still < 100, "seed {seed}: no answer for {begun}, {still} ms");
+            assert_eq!(cluster.member(lost).replica().status(), Status::Recovering);
+            cluster.finish();
+        }
+    }
+}

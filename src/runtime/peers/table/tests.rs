@@ -21,6 +21,7 @@ fn peers_of(me: &str, shard: u16, count: u16) -> Peers {
         process_nonce: 1,
         secret: None,
         challenges: Challenges::new([0; 16]),
+        protocol: crate::runtime::peers::PeerProtocol::Frames,
     };
     Peers::new(Arc::new(network), ShardId(shard), count, START)
 }
