@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,7 @@ use super::core::{Core, Node};
 use super::disk::{Disk, DiskNews};
 use super::fatal::{Fatal, FatalReason};
 use super::grpc::StreamId;
+use super::halt;
 use super::mesh::Mesh;
 use super::observation::Observation;
 use super::pass::Pass;
@@ -230,6 +232,12 @@ impl<S: Service> EventLoop<S> {
         }
         busy |= self.descent != descent;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// A turn has panicked and `said` why: nothing is done with the loop after this.
+    pub(super) fn halt(&self, said: &str) -> Fatal {
+        let data_dir = Path::new(&self.node.facts.data_dir);
+        halt::leave(said, data_dir, || self.service.halt_dump(said))
     }
 
     /// Announces that the loop will sleep on its eventfd, and looks once more. True: it may sleep.

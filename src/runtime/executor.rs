@@ -17,6 +17,7 @@ use super::core::Node;
 use super::disk::{Disk, Helpers, ask_for_long_slice};
 use super::event_loop::{EventLoop, Turn};
 use super::fatal::{Fatal, FatalReason};
+use super::halt;
 use super::mesh::Mesh;
 use super::service::Service;
 use super::uring::{RingSize, Uring, buffered_file};
@@ -167,7 +168,10 @@ async fn drive<S: Service>(
     let mut yielded_at = Monotonic(0);
     let mut busy_at = Monotonic(0);
     loop {
-        let turn = event_loop.turn()?;
+        let turn = match halt::catch(|| event_loop.turn()) {
+            Ok(turn) => turn?,
+            Err(said) => return Err(event_loop.halt(&said)),
+        };
         let now = event_loop.monotonic();
         if !ready && event_loop.is_ready() {
             ready = true;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::halt;
+
 /// The reasons, each with an exit code of its own; 1 and 2 are left to the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -59,12 +61,16 @@ impl fmt::Display for Fatal {
 
 impl std::error::Error for Fatal {}
 
-/// Makes a panic of any thread end the whole process: never one dead shard among living ones.
+/// Makes a panic of any thread end the whole process: never one dead shard among living ones. One
+/// in a turn of a loop does so when the shard has left behind what it knows (see `runtime::halt`).
 pub fn exit_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
         tracing::error!(%panic, "a broken invariant: the process exits");
+        if halt::is_caught() {
+            return;
+        }
         std::process::exit(i32::from(FatalReason::Panic.exit_code()));
     }));
 }

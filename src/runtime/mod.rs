@@ -34,6 +34,7 @@ pub mod executor;
 pub mod fatal;
 pub mod grpc;
 pub mod grpc_turn;
+mod halt;
 mod held;
 pub mod listener;
 pub mod mesh;

@@ -24,6 +24,7 @@ use crate::shard::{PartitionState, SegmentBlocks, StableDigests};
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::halt::HaltDump;
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::storage::witness::{Life, RolledBack};
@@ -105,6 +106,11 @@ pub trait Service {
 
     /// Why the node must stop, if it must: asked in each turn.
     fn fatal(&mut self) -> Option<Fatal> {
+        None
+    }
+
+    /// What it leaves behind when it has panicked for this reason, if anything.
+    fn halt_dump(&self, _reason: &str) -> Option<HaltDump> {
         None
     }
 

@@ -25,6 +25,7 @@ use crate::shard::{
 use crate::storage::block::SegmentWrite;
 use crate::storage::carry::SegmentRead;
 use crate::storage::checkpoint::{CheckpointProgress, CheckpointStep};
+use crate::storage::halt::HaltDump;
 use crate::storage::record::LiveSegment;
 use crate::storage::wal::SegmentWanted;
 use crate::storage::witness::{Life, RolledBack};
@@ -334,6 +335,10 @@ impl Service for ShardService {
 
     fn fatal(&mut self) -> Option<Fatal> {
         self.fatal.take()
+    }
+
+    fn halt_dump(&self, reason: &str) -> Option<HaltDump> {
+        Some(self.shard.halt_dump(reason))
     }
 
     fn peer_disconnected(
