@@ -6,7 +6,8 @@
 use super::fault::Fault;
 use crate::base::cast::{low_u32, u16_from, u64_from, usize_from};
 use crate::base::limits::{
-    LOG_SEGMENT_COUNT_MIN, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX,
+    LOG_SEGMENT_COUNT_MIN, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITE_BATCH_SIZE_BYTES_MAX,
+    WRITES_IN_FLIGHT_MAX,
 };
 use crate::base::prng::Prng;
 use crate::base::time::{NS_PER_MS, NS_PER_S, NS_PER_US};
@@ -119,7 +120,6 @@ impl Swarm {
             1 => Size::alone(&mut prng),
             _ => Size::together(&mut prng, node_count),
         };
-        let segment_size_bytes = SEGMENT_SIZE_BYTES_SIMULATED_MIN;
         let disk = DiskWeather {
             latency_ns: *pick(&mut prng, &[20, 100, 500, 4_000]) * NS_PER_US,
             jitter_ns: *pick(&mut prng, &[10, 200, 2_000]) * NS_PER_US,
@@ -140,7 +140,7 @@ impl Swarm {
             partition_count,
             sequencer_offset: u8::from(is_remote),
             durability,
-            segment_size_bytes,
+            segment_size_bytes: SEGMENT_SIZE_BYTES_SIMULATED_MIN,
             segment_count_max: *pick(&mut prng, &[16, 32]),
             checkpoint_interval_size_bytes: *pick(&mut prng, &[8, 64, 1_024]) << 10,
             writes_in_flight: 1 + usize_from(prng.below(u64_from(WRITES_IN_FLIGHT_MAX))),
@@ -153,6 +153,8 @@ impl Swarm {
             scrub_interval_ns: *pick(&mut prng, &[0, 1_000]) * NS_PER_MS,
             faults: faults(&mut prng, node_count, durability, active_ns),
         };
+        let written_size_bytes_max = swarm.writes_in_flight * WRITE_BATCH_SIZE_BYTES_MAX;
+        swarm.segment_size_bytes = swarm.segment_size_bytes.max(written_size_bytes_max);
         let mut prng = Prng::new(seed, "heavy");
         if prng.one_in(if node_count == 1 { 3 } else { 10 }) {
             swarm.make_heavy(&mut prng);

@@ -123,12 +123,13 @@ impl Supply {
 
     /// What is to be prepared now, if anything is, after `writing` (or `first`, if nothing was
     /// written yet) and one ahead of `filling`. A log as large as it may be gets one segment more
-    /// if `would_release`: the snapshot with which that begins lets others go, and without it none
-    /// ever would, unless some are on their way.
+    /// if `would_release`, or if some wait for what isn't written yet, of which `issued` was the
+    /// last that is: the snapshot with which that begins lets others go, and without it none ever
+    /// would, unless some are on their way.
     pub(super) fn wants(
         &mut self,
         now: Monotonic,
-        writing: Option<SegmentId>,
+        (writing, issued): (Option<SegmentId>, BatchId),
         (first, filling): (SegmentId, SegmentId),
         would_release: impl FnOnce() -> bool,
     ) -> Option<SegmentWanted> {
@@ -144,7 +145,8 @@ impl Supply {
         };
         let from = self.free.pop_front();
         let room = (self.segment_count_max + 1).saturating_sub(self.file_count());
-        let may_exceed = || !self.is_releasing() && would_release();
+        let may_exceed =
+            || !self.is_releasing_with(issued) && (self.is_releasing() || would_release());
         if from.is_none() && (room == 0 || room == 1 && !may_exceed()) {
             return None;
         }
@@ -165,6 +167,16 @@ impl Supply {
             self.free.push_front(free);
         }
         (self.has_failed, self.retry_at) = (true, Some(now.after_ns(PREPARE_RETRY_NS)));
+    }
+
+    /// Whether no segment is ready, and none will be unless a checkpoint lets some go or the disk
+    /// gets room. `issued` is the last batch that was.
+    pub(super) fn is_exhausted(&self, issued: BatchId) -> bool {
+        let room = (self.segment_count_max + 1).saturating_sub(self.file_count());
+        let may_make = !self.has_failed && (room > 1 || room == 1 && self.is_releasing());
+        let is_coming =
+            self.preparing.is_some() || !self.free.is_empty() || self.is_releasing_with(issued);
+        self.prepared.is_empty() && !is_coming && !may_make
     }
 
     fn take_preparing(&mut self, segment: SegmentId) -> SegmentWanted {
@@ -212,6 +224,11 @@ impl Supply {
     /// Whether segments wait for a snapshot to become durable.
     pub(super) fn is_releasing(&self) -> bool {
         !self.releasing.is_empty()
+    }
+
+    /// Whether some wait for one of the batches up to `issued`.
+    fn is_releasing_with(&self, issued: BatchId) -> bool {
+        self.releasing.front().is_some_and(|(batch, _)| *batch <= issued)
     }
 
     /// The filesystem has so much left, of which a checkpoint may need some.

@@ -34,7 +34,8 @@ use crate::base::cast::{u16_from, u64_from};
 use crate::base::ids::{AppendId, BatchId, Index, PartitionId, SegmentId};
 use crate::base::limits::{
     ASYNC_INTERVAL_NS, BLOCK_HEADER_SIZE_BYTES, BLOCK_SIZE_BYTES, PROOF_DELAY_NS,
-    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITES_IN_FLIGHT_MAX,
+    SEGMENT_SIZE_BYTES_MAX, SEGMENT_SIZE_BYTES_SIMULATED_MIN, WRITE_BATCH_SIZE_BYTES_MAX,
+    WRITES_IN_FLIGHT_MAX,
 };
 use crate::base::mutant::{self, Mutant};
 use crate::base::time::Monotonic;
@@ -131,6 +132,9 @@ impl Wal {
         assert!((SEGMENT_SIZE_BYTES_SIMULATED_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
         assert!(size.is_multiple_of(BLOCK_SIZE_BYTES), "segments consist of blocks");
         assert!((1..=WRITES_IN_FLIGHT_MAX).contains(&config.writes_in_flight));
+        // Else one that isn't complete could lie before segments that are, which a start takes for
+        // a loss of what was promised.
+        assert!(size >= config.writes_in_flight * WRITE_BATCH_SIZE_BYTES_MAX);
         assert!(config.log_size_bytes_max / u64_from(size) >= SEGMENT_COUNT_MIN);
         assert!(config.boot_epoch > start.state.boot_epoch, "each boot has an epoch of its own");
         let first_batch = block::first_batch(config.boot_epoch);
@@ -364,24 +368,8 @@ impl Wal {
         // A boot that has written nothing may be filling a later segment than its first by now.
         let begun = self.gathering.front().and_then(|batch| batch.begins);
         let first = begun.unwrap_or(self.filling);
-        self.supply.wants(now, writing, (first, self.filling), would_release)
-    }
-
-    /// A segment is prepared and durably named.
-    ///
-    /// # Panics
-    /// If it wasn't asked for.
-    pub fn on_segment_prepared(&mut self, segment: SegmentId) {
-        self.supply.on_prepared(segment);
-    }
-
-    /// A segment couldn't be prepared (no space, say). It will be asked for again after a while;
-    /// until then only what is prepared or free counts as room.
-    ///
-    /// # Panics
-    /// If it wasn't asked for.
-    pub fn on_segment_failed(&mut self, segment: SegmentId, now: Monotonic) {
-        self.supply.on_failed(segment, now);
+        let written = (writing, self.issued());
+        self.supply.wants(now, written, (first, self.filling), would_release)
     }
 
     /// When [`Wal::poll_write`] or [`Wal::wants_segment`] should be called again though nothing
@@ -413,10 +401,21 @@ impl Wal {
         self.closing = true;
     }
 
-    /// Whether everything is written and proven after [`Wal::close`].
+    /// Whether everything is written and proven after [`Wal::close`]; or nothing more can be, and
+    /// nobody was promised it: the next start then finds a log that was not ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closing && self.gathering.is_empty() && self.in_flight.is_empty() && !self.proof_owed
+        let is_proven = self.gathering.is_empty() && !self.proof_owed;
+        let has_promised = self.config.durability == Durability::Async;
+        let waits =
+            |batch: &Batch| batch.begins.is_some() && self.supply.is_exhausted(self.issued());
+        let cannot_end = !has_promised && self.gathering.front().is_some_and(waits);
+        self.closing && self.in_flight.is_empty() && (is_proven || cannot_end)
+    }
+
+    /// The last batch that was handed out to be written.
+    fn issued(&self) -> BatchId {
+        self.in_flight.back().map_or(self.durable_batch, |write| write.batch)
     }
 
     // ---- gathering ----

@@ -120,7 +120,7 @@ mod tests {
             boot_epoch: BOOT,
             segment_size_bytes: SEGMENT_SIZE_BYTES_SIMULATED_MIN,
             log_size_bytes_max: 1 << 30,
-            writes_in_flight: 4,
+            writes_in_flight: 2,
             durability: Durability::Sync,
         };
         let mut start = WalStart { next_segment: SegmentId(1), ..WalStart::default() };

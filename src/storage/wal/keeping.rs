@@ -10,6 +10,7 @@ use crate::base::ids::{Index, PartitionId, SegmentId};
 use crate::base::limits::{
     CARRY_SIZE_BYTES_MAX, COMMAND_SIZE_BYTES_MAX, LOG_TARGET_SIZE_BYTES_MIN,
 };
+use crate::base::time::Monotonic;
 use crate::storage::block::{boot_of, offset_of};
 use crate::storage::slot_index::SlotIndex;
 
@@ -69,6 +70,23 @@ impl Wal {
             self.wanted_size_bytes = self.wanted_size_bytes.max(size_bytes);
         }
         has_room
+    }
+
+    /// A segment is prepared and durably named.
+    ///
+    /// # Panics
+    /// If it wasn't asked for.
+    pub fn on_segment_prepared(&mut self, segment: SegmentId) {
+        self.supply.on_prepared(segment);
+    }
+
+    /// A segment couldn't be prepared (no space, say). It will be asked for again after a while;
+    /// until then only what is prepared or free counts as room.
+    ///
+    /// # Panics
+    /// If it wasn't asked for.
+    pub fn on_segment_failed(&mut self, segment: SegmentId, now: Monotonic) {
+        self.supply.on_failed(segment, now);
     }
 
     /// What the filesystem has left. To be told now and then: clients are refused before there is

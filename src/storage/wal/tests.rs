@@ -207,6 +207,29 @@ fn segment_that_cannot_take_a_record_is_left_for_the_next_whose_snapshot_lists_i
 }
 
 #[test]
+fn log_without_room_for_its_end_is_closed_without_it_unless_something_was_promised() {
+    for (durability, is_closed) in [(Durability::Sync, true), (Durability::Async, false)] {
+        let log_size_bytes_max = SEGMENT_COUNT_MIN * u64_from(SEGMENT_SIZE_BYTES_MIN);
+        let mut wal = opened(WalConfig { log_size_bytes_max, durability, ..config() });
+        let value = vec![3; COMMAND_SIZE_BYTES_MAX];
+        let mut now = T0;
+        for index in 1..=40 {
+            now = now.after_ns(ASYNC_INTERVAL_NS);
+            wal.append(&entry(index, &value));
+            prepare(&mut wal);
+            while let Some(write) = wal.poll_write(now) {
+                wal.on_written(write);
+            }
+        }
+        assert!(wal.durable() < wal.appended(), "it is full");
+        assert!(!wal.is_closed());
+        wal.close();
+        assert!(wal.poll_write(now.after_ns(ASYNC_INTERVAL_NS)).is_none());
+        assert_eq!(wal.is_closed(), is_closed, "{durability:?}");
+    }
+}
+
+#[test]
 fn writing_waits_for_the_next_segment_and_appending_does_not() {
     let mut wal = Wal::open(config(), start());
     assert_eq!(wanted(&mut wal, T0), Some(SegmentId(1)));
@@ -286,7 +309,7 @@ fn asynchronous_writes_gather_for_their_interval() {
     assert!(wal.poll_write(deadline).is_some());
 }
 
-const WRITE_SIZE: usize = crate::base::limits::WRITE_BATCH_SIZE_BYTES_MAX;
+const WRITE_SIZE: usize = WRITE_BATCH_SIZE_BYTES_MAX;
 
 #[test]
 fn mode_none_writes_nothing_and_keeps_nobody_waiting() {
