@@ -213,9 +213,13 @@ impl<S: Service> EventLoop<S> {
         (link.heard_at, link.asked_at) = (now, now);
         let carrier = link.carrier.to_string();
         self.connections.mark_dirty(key.slot);
-        self.metrics.member_connects_count += 1;
         let change = self.peers.opened(way, key, hello, now);
+        let is_refused = change.cut.contains(&key);
         self.follow(way.node, change);
+        if is_refused {
+            return;
+        }
+        self.metrics.member_connects_count += 1;
         let shards = hello.shard_count;
         let node = self.name_of(Some(way));
         tracing::info!(node, shards, %way, carrier, "a member is connected");

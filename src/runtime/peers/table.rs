@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{PeerNetwork, WayId};
-use crate::base::ids::{NodeId, PartitionId, ShardId};
+use crate::base::ids::{BootEpoch, NodeId, PartitionId, ShardId};
 use crate::base::limits::{PEER_BACKOFF_NS_MAX, PEER_BACKOFF_NS_MIN};
 use crate::base::prng::Prng;
 use crate::base::shards::ShardMap;
@@ -58,6 +58,7 @@ struct Way {
     opened_at: Monotonic,
     /// Of the process at the other end.
     process_nonce: u64,
+    boot_epoch: BootEpoch,
     /// The shard was told that this process is gone.
     is_gone: bool,
 }
@@ -216,12 +217,18 @@ impl Peers {
         self.reckon();
     }
 
-    /// A connection is there: both sides have said who they are.
+    /// A connection is there: both sides have said who they are. It is among those to be cut if it
+    /// is of an earlier boot than one that is there.
     pub fn opened(&mut self, id: WayId, key: Key, hello: &Hello, now: Monotonic) -> Change {
         let mut change = Change::default();
         let dials = self.network.as_ref().is_some_and(|network| network.dials(id.node));
         let Some((node, place)) = self.place_mut(id) else { return change };
-        let former = node.ways[place][place_of(id.lane)].line;
+        let Way { line: former, boot_epoch, .. } = node.ways[place][place_of(id.lane)];
+        if matches!(former, Line::Open(other) if other != key) && hello.boot_epoch < boot_epoch {
+            // The last words of a process that is gone were long on their way.
+            change.cut.push(key);
+            return change;
+        }
         match former {
             Line::Dialling(other) | Line::Open(other) if other != key => change.cut.push(other),
             Line::Idle | Line::Due(_) | Line::Dialling(_) | Line::Open(_) => {}
@@ -239,6 +246,7 @@ impl Peers {
         way.line = Line::Open(key);
         way.opened_at = now;
         way.process_nonce = hello.process_nonce;
+        way.boot_epoch = hello.boot_epoch;
         way.is_gone = false;
         node.complaint = None;
         let [protocol, bulk] = &node.ways[place];
@@ -329,6 +337,7 @@ impl Peers {
             backoff_ns: PEER_BACKOFF_NS_MIN,
             opened_at: now,
             process_nonce: 0,
+            boot_epoch: BootEpoch(0),
             is_gone: false,
         };
         let ways = (first..=last).map(|shard| {

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::ShardHost;
-use crate::base::ids::{NodeId, PartitionId};
+use crate::base::ids::{BootEpoch, NodeId, PartitionId};
 use crate::base::shards::ShardMap;
 use crate::base::time::Now;
 use crate::shard::Input;
@@ -33,6 +33,7 @@ pub(in crate::sim) struct PeerLink {
     pub(in crate::sim) connection: ConnectionId,
     pub(in crate::sim) side: Side,
     pub(in crate::sim) node: NodeId,
+    boot_epoch: BootEpoch,
     shard_count: u16,
     partitions: std::ops::Range<u32>,
     /// What is to be sent.
@@ -107,17 +108,25 @@ impl ShardHost {
             let overlaps =
                 |other: &std::ops::Range<u32>| other.start < all.end && all.start < other.end;
             let peers = self.output.peers.iter();
-            let older: Vec<ConnectionId> = peers
+            let older: Vec<(ConnectionId, BootEpoch)> = peers
                 .filter(|link| link.node == node)
                 .filter(|link| link.shard_count != shard_count || overlaps(&link.partitions))
-                .map(|link| link.connection)
+                .map(|link| (link.connection, link.boot_epoch))
                 .collect();
-            for connection in older {
+            let boot_epoch = life.boot_epoch;
+            if older.iter().any(|(_, other)| boot_epoch < *other) {
+                // This one is: the last words of a process that is gone were long on their way.
+                self.output.cut.push(connection);
+                return;
+            }
+            for (connection, _) in older {
                 self.cut_peer(now, connection);
             }
             self.greet(now, way, node);
             let outgoing = BytesMut::new();
-            let link = PeerLink { connection, side, node, shard_count, partitions: all, outgoing };
+            let partitions = all;
+            let link =
+                PeerLink { connection, side, node, boot_epoch, shard_count, partitions, outgoing };
             self.output.peers.push(link);
         }
         let input = Input::PeerConnected { node, life, clock, partitions };

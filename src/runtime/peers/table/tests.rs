@@ -108,6 +108,25 @@ fn later_connection_takes_the_place_of_an_earlier_one() {
     assert!(peers.is_current(protocol, key(1)));
 }
 
+/// What it said last was long on its way. Were it believed, the present process would seem to have
+/// a disk that went back in time.
+#[test]
+fn process_of_an_earlier_boot_takes_nobodys_place_until_that_connection_is_gone() {
+    let mut peers = peers_of("b", 0, 1);
+    let protocol = way(0, 0, Lane::Protocol);
+    let of_boot =
+        |boot| Hello { boot_epoch: BootEpoch(boot), ..hello(0, 10 - boot, Lane::Protocol) };
+    let _ = peers.opened(protocol, key(0), &of_boot(2), START);
+    let change = peers.opened(protocol, key(1), &of_boot(1), START);
+    assert_eq!(change, Change { cut: vec![key(1)], gone: Vec::new() });
+    assert!(peers.is_current(protocol, key(0)) && !peers.is_current(protocol, key(1)));
+    assert_eq!(peers.lost(protocol, key(1), START), Change::default(), "it never was the one");
+    let _ = peers.lost(protocol, key(0), START);
+    // A disk that did go back in time.
+    assert_eq!(peers.opened(protocol, key(2), &of_boot(1), START), Change::default());
+    assert!(peers.is_current(protocol, key(2)));
+}
+
 #[test]
 fn lost_connection_takes_its_other_lane_along_and_is_dialled_later_and_later() {
     let mut peers = peers_of("a", 0, 1);
