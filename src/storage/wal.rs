@@ -132,8 +132,7 @@ impl Wal {
         assert!((SEGMENT_SIZE_BYTES_SIMULATED_MIN..=SEGMENT_SIZE_BYTES_MAX).contains(&size));
         assert!(size.is_multiple_of(BLOCK_SIZE_BYTES), "segments consist of blocks");
         assert!((1..=WRITES_IN_FLIGHT_MAX).contains(&config.writes_in_flight));
-        // Else one that isn't complete could lie before segments that are, which a start takes for
-        // a loss of what was promised.
+        // Else one under way could lie before whole segments, which a start takes for a loss.
         assert!(size >= config.writes_in_flight * WRITE_BATCH_SIZE_BYTES_MAX);
         assert!(config.log_size_bytes_max / u64_from(size) >= SEGMENT_COUNT_MIN);
         assert!(config.boot_epoch > start.state.boot_epoch, "each boot has an epoch of its own");
