@@ -104,7 +104,7 @@ fn note(partitions: &mut BTreeMap<PartitionId, Standing>, record: &Record<'_>) {
 mod tests {
     use super::*;
     use crate::base::ids::{BootEpoch, MessageId, SegmentId, ShardId, TermId};
-    use crate::base::limits::SEGMENT_SIZE_BYTES_SIMULATED_MIN;
+    use crate::base::limits::{WRITE_BATCH_SIZE_BYTES_MAX, WRITES_IN_FLIGHT_MAX};
     use crate::base::time::{Monotonic, Timestamp};
     use crate::storage::block::first_batch;
     use crate::storage::record::Entry;
@@ -118,9 +118,9 @@ mod tests {
         let config = WalConfig {
             key: KEY,
             boot_epoch: BOOT,
-            segment_size_bytes: SEGMENT_SIZE_BYTES_SIMULATED_MIN,
+            segment_size_bytes: WRITES_IN_FLIGHT_MAX * WRITE_BATCH_SIZE_BYTES_MAX,
             log_size_bytes_max: 1 << 30,
-            writes_in_flight: 2,
+            writes_in_flight: WRITES_IN_FLIGHT_MAX,
             durability: Durability::Sync,
         };
         let mut start = WalStart { next_segment: SegmentId(1), ..WalStart::default() };
