@@ -17,7 +17,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 33] = [
+const REGRESSIONS: [(usize, u64, &str); 34] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -43,6 +43,7 @@ const REGRESSIONS: [(usize, u64, &str); 33] = [
     (3, 1_022_120, "a disk went back in time, and the member was lost again before it recovered"),
     (3, 1_069_586, "the same, and a majority was lost with it"),
     (7, 1_028_005, "the last greeting of a process that was gone accused the present one"),
+    (7, 1_022_297, "the same, when the present one was gone as well"),
     (1, 1_026_771, "segments waited for a snapshot that waited for a segment"),
     (1, 1_036_852, "a log without room for its end was never closed"),
     (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),

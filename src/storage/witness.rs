@@ -11,10 +11,11 @@
 //! It is remembered in memory only: a member that restarts has seen nothing. So this catches what
 //! some living peer can know, not everything.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::wal::Standing;
-use crate::base::ids::{BootEpoch, Index, PartitionId, TermId};
+use crate::base::ids::{BootEpoch, Index, NodeId, PartitionId, TermId};
 use crate::base::mutant::{self, Mutant};
 
 /// What a member says of its process.
@@ -24,6 +25,32 @@ pub struct Life {
     pub boot_epoch: BootEpoch,
     /// Drawn anew by each process.
     pub nonce: u64,
+}
+
+/// The latest boot of each other node that a shard has heard of, to tell a disk that went back in
+/// time from the last words of a process that is gone and was long on its way.
+///
+/// Who greets says the boot of its process in answer to a greeting of ours. An earlier boot than the
+/// latest is believed only of an answer to what was said when that one was known already: its
+/// process lived on after the later one.
+#[derive(Debug, Default)]
+pub struct LatestBoots(BTreeMap<NodeId, BootEpoch>);
+
+impl LatestBoots {
+    /// The latest boot of a node: to be kept with what is said to it.
+    #[must_use]
+    pub fn of(&self, node: NodeId) -> BootEpoch {
+        self.0.get(&node).copied().unwrap_or_default()
+    }
+
+    /// A node says which boot it is in answer to what was said when `known` was its latest one.
+    /// False: the process may be gone, so what it says proves nothing.
+    pub fn on_answer(&mut self, node: NodeId, boot: BootEpoch, known: BootEpoch) -> bool {
+        let latest = self.0.entry(node).or_default();
+        let counts = boot >= *latest || known >= *latest;
+        *latest = boot.max(*latest);
+        counts
+    }
 }
 
 /// In which way a member's disk isn't the one that it was.
@@ -211,6 +238,22 @@ mod tests {
         );
         assert_eq!(hello(&mut witness, (6, 2), (0, 0)), None);
         assert_ne!(hello(&mut witness, (5, 1), (0, 0)), None);
+    }
+
+    #[test]
+    fn earlier_boot_counts_only_in_answer_to_what_was_said_after_the_later_one_was_known() {
+        const A: NodeId = NodeId(0);
+        let mut boots = LatestBoots::default();
+        let first = boots.of(A);
+        assert!(boots.on_answer(A, BootEpoch(1), first), "the first that is heard of it");
+        let (before, also_before) = (boots.of(A), boots.of(A));
+        assert!(boots.on_answer(A, BootEpoch(2), before));
+        assert!(!boots.on_answer(A, BootEpoch(1), also_before), "it may be gone since");
+        let after = boots.of(A);
+        assert_eq!(after, BootEpoch(2));
+        assert!(boots.on_answer(A, BootEpoch(1), after), "its disk went back in time");
+        assert!(boots.on_answer(A, BootEpoch(2), after), "two processes of one disk");
+        assert_eq!(boots.of(NodeId(1)), BootEpoch(0), "another node is another matter");
     }
 
     #[test]

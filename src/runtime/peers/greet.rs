@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::link::{Carrier, PeerLink, Stage};
 use super::secret::Asked;
 use super::{PeerNetwork, PeerProtocol, WayId};
-use crate::base::ids::{Incarnation, NodeId, PartitionId, ShardId};
+use crate::base::ids::{BootEpoch, Incarnation, NodeId, PartitionId, ShardId};
 use crate::base::limits::{HELLO_SIZE_BYTES_MAX, PEER_GREETING_NS_MAX, PEER_QUEUE_SIZE_BYTES_MAX};
 use crate::base::shards::ShardMap;
 use crate::metrics::DropReason;
@@ -53,7 +53,8 @@ impl<S: Service> EventLoop<S> {
         let mut hello = self.hello(&network, way, way.shard);
         hello.challenge = network.secret.as_ref().map(|_| network.challenges.next());
         self.say(key, &network, &hello);
-        self.set_stage(key, Stage::Greeted { hello: Box::new(hello) });
+        let known = self.peers.latest_boot(way.node);
+        self.set_stage(key, Stage::Greeted { hello: Box::new(hello), known });
     }
 
     /// What came on a connection that isn't open yet.
@@ -77,9 +78,11 @@ impl<S: Service> EventLoop<S> {
         }
         match stage {
             Stage::Expecting => self.on_dialled(key, &network, hello, payload),
-            Stage::Greeted { hello: own } => self.on_answered(key, &network, &own, &hello),
-            Stage::Answered { theirs, challenge } => {
-                self.on_once_more(key, &network, (&theirs, challenge), &hello);
+            Stage::Greeted { hello: own, known } => {
+                self.on_answered(key, &network, (&own, known), &hello);
+            }
+            Stage::Answered { theirs, challenge, known } => {
+                self.on_once_more(key, &network, (&theirs, challenge, known), &hello);
             }
             Stage::Connecting { .. } | Stage::Leaving { .. } | Stage::Open | Stage::Over => {
                 self.refuse_malformed(key, "a greeting out of turn");
@@ -118,12 +121,18 @@ impl<S: Service> EventLoop<S> {
             (None, Some(_)) => return self.refuse_secret(key, node, ONE_SIDED),
         }
         self.say(key, network, &answer);
-        let challenge = answer.challenge;
-        self.set_stage(key, Stage::Answered { theirs: Box::new(hello), challenge });
+        let (challenge, known) = (answer.challenge, self.peers.latest_boot(node));
+        self.set_stage(key, Stage::Answered { theirs: Box::new(hello), challenge, known });
     }
 
     /// The greeting of the one that we have dialled.
-    fn on_answered(&mut self, key: Key, network: &PeerNetwork, own: &Hello, hello: &Hello) {
+    fn on_answered(
+        &mut self,
+        key: Key,
+        network: &PeerNetwork,
+        (own, known): (&Hello, BootEpoch),
+        hello: &Hello,
+    ) {
         let Some(way) = self.connections.of(key).link().and_then(|link| link.way) else { return };
         if hello.member != way.node {
             let found = network.cluster.name(hello.member);
@@ -143,6 +152,9 @@ impl<S: Service> EventLoop<S> {
             }
             _ => return self.refuse_secret(key, way.node, ONE_SIDED),
         };
+        if !self.peers.on_answer(hello, known) {
+            return self.cut_last_words(key, way, hello);
+        }
         let now = self.now.monotonic;
         if let Some(change) = self.peers.learn_shards(way.node, hello.shard_count, now) {
             // This connection is among those that are cut: others are dialled at once.
@@ -163,7 +175,7 @@ impl<S: Service> EventLoop<S> {
         &mut self,
         key: Key,
         network: &PeerNetwork,
-        (theirs, challenge): (&Hello, Option<Proof>),
+        (theirs, challenge, known): (&Hello, Option<Proof>, BootEpoch),
         hello: &Hello,
     ) {
         let Some(way) = self.connections.of(key).link().and_then(|link| link.way) else { return };
@@ -180,6 +192,9 @@ impl<S: Service> EventLoop<S> {
         }
         if !hello.is_once_more(theirs) || hello.shard != self.mesh.me() {
             return self.refuse_malformed(key, "two greetings that differ");
+        }
+        if !self.peers.on_answer(hello, known) {
+            return self.cut_last_words(key, way, hello);
         }
         let now = self.now.monotonic;
         if let Some(change) = self.peers.learn_shards(way.node, hello.shard_count, now) {
@@ -214,16 +229,20 @@ impl<S: Service> EventLoop<S> {
         let carrier = link.carrier.to_string();
         self.connections.mark_dirty(key.slot);
         let change = self.peers.opened(way, key, hello, now);
-        let is_refused = change.cut.contains(&key);
         self.follow(way.node, change);
-        if is_refused {
-            return;
-        }
         self.metrics.member_connects_count += 1;
         let shards = hello.shard_count;
         let node = self.name_of(Some(way));
         tracing::info!(node, shards, %way, carrier, "a member is connected");
         self.tell_connected(key, way, hello);
+    }
+
+    /// What a process said that may be gone by now, since a later one of its node was heard of
+    /// meanwhile. If it isn't it comes again.
+    fn cut_last_words(&mut self, key: Key, way: WayId, hello: &Hello) {
+        let (node, boot) = (self.name_of(Some(way)), hello.boot_epoch);
+        tracing::info!(node, %boot, %way, "cut a connection of an earlier boot of a member");
+        self.connections.cut(key, DropReason::MemberReplaced, &mut self.metrics);
     }
 
     fn tell_connected(&mut self, key: Key, way: WayId, hello: &Hello) {

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::WayId;
-use crate::base::ids::ShardId;
+use crate::base::ids::{BootEpoch, ShardId};
 use crate::base::limits::{PEER_PING_INTERVAL_NS, PEER_SILENCE_NS_MAX};
 use crate::base::time::Monotonic;
 use crate::runtime::grpc::GrpcLane;
@@ -56,6 +56,8 @@ pub enum Stage {
     Greeted {
         /// What we said.
         hello: Box<Hello>,
+        /// The latest boot of the other side's node at that moment.
+        known: BootEpoch,
     },
     /// Somebody has dialled: who it is, comes next.
     Expecting,
@@ -72,6 +74,8 @@ pub enum Stage {
         theirs: Box<Hello>,
         /// What it was asked.
         challenge: Option<Proof>,
+        /// The latest boot of its node at that moment.
+        known: BootEpoch,
     },
     /// Messages go both ways.
     Open,

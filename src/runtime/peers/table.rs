@@ -13,6 +13,7 @@ use crate::base::prng::Prng;
 use crate::base::shards::ShardMap;
 use crate::base::time::Monotonic;
 use crate::runtime::uring::Key;
+use crate::storage::witness::LatestBoots;
 use crate::wire::peer::hello::{Hello, Lane};
 
 /// A connection that lived so long was a good one: the next one is dialled soon.
@@ -28,6 +29,7 @@ pub struct Peers {
     prng: Option<Prng>,
     /// The other nodes, by their ids.
     nodes: Vec<Option<PeerNode>>,
+    boots: LatestBoots,
     /// When the first of all lines is due.
     next_due: Option<Monotonic>,
     connected_count: usize,
@@ -58,7 +60,6 @@ struct Way {
     opened_at: Monotonic,
     /// Of the process at the other end.
     process_nonce: u64,
-    boot_epoch: BootEpoch,
     /// The shard was told that this process is gone.
     is_gone: bool,
 }
@@ -103,6 +104,7 @@ impl Peers {
             own,
             prng: Some(Prng::new(network.process_nonce, &salt)),
             nodes: network.cluster.nodes().map(|_| None).collect(),
+            boots: LatestBoots::default(),
             next_due: None,
             connected_count: 0,
             network: Some(Arc::clone(&network)),
@@ -217,18 +219,24 @@ impl Peers {
         self.reckon();
     }
 
-    /// A connection is there: both sides have said who they are. It is among those to be cut if it
-    /// is of an earlier boot than one that is there.
+    /// The latest boot of a node that was heard of: to be kept with what is said to it.
+    #[must_use]
+    pub fn latest_boot(&self, node: NodeId) -> BootEpoch {
+        self.boots.of(node)
+    }
+
+    /// A node has answered what was said to it when `known` was its latest boot. False: it may be
+    /// the last words of a process that is gone, and counts for nothing.
+    pub fn on_answer(&mut self, hello: &Hello, known: BootEpoch) -> bool {
+        self.boots.on_answer(hello.member, hello.boot_epoch, known)
+    }
+
+    /// A connection is there: both sides have said who they are.
     pub fn opened(&mut self, id: WayId, key: Key, hello: &Hello, now: Monotonic) -> Change {
         let mut change = Change::default();
         let dials = self.network.as_ref().is_some_and(|network| network.dials(id.node));
         let Some((node, place)) = self.place_mut(id) else { return change };
-        let Way { line: former, boot_epoch, .. } = node.ways[place][place_of(id.lane)];
-        if matches!(former, Line::Open(other) if other != key) && hello.boot_epoch < boot_epoch {
-            // The last words of a process that is gone were long on their way.
-            change.cut.push(key);
-            return change;
-        }
+        let former = node.ways[place][place_of(id.lane)].line;
         match former {
             Line::Dialling(other) | Line::Open(other) if other != key => change.cut.push(other),
             Line::Idle | Line::Due(_) | Line::Dialling(_) | Line::Open(_) => {}
@@ -246,7 +254,6 @@ impl Peers {
         way.line = Line::Open(key);
         way.opened_at = now;
         way.process_nonce = hello.process_nonce;
-        way.boot_epoch = hello.boot_epoch;
         way.is_gone = false;
         node.complaint = None;
         let [protocol, bulk] = &node.ways[place];
@@ -337,7 +344,6 @@ impl Peers {
             backoff_ns: PEER_BACKOFF_NS_MIN,
             opened_at: now,
             process_nonce: 0,
-            boot_epoch: BootEpoch(0),
             is_gone: false,
         };
         let ways = (first..=last).map(|shard| {

@@ -7,7 +7,7 @@ mod output;
 mod pass;
 mod peers;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -17,14 +17,14 @@ pub(super) use self::peers::PeerIncoming;
 use super::ConnectionId;
 use super::checker::rest::{Rest, TurnSeen};
 use super::checker::{Checker, Violation};
-use crate::base::ids::{NodeId, Origin, PartitionId, SegmentId, ShardId};
+use crate::base::ids::{BootEpoch, NodeId, Origin, PartitionId, SegmentId, ShardId};
 use crate::base::limits::PASS_COUNT_MAX;
 use crate::base::shards::ShardMap;
 use crate::base::time::{Monotonic, Now};
 use crate::shard::{Input, SegmentBlocks, Shard};
 use crate::storage::block::SegmentWrite;
 use crate::storage::checkpoint::CheckpointProgress;
-use crate::storage::witness::Life;
+use crate::storage::witness::{LatestBoots, Life};
 use crate::wire::frame;
 use crate::wire::response::ResponsePrefix;
 use crate::wire::route::Router;
@@ -77,8 +77,10 @@ pub(super) struct ShardHost {
     own: Range<u32>,
     prefix: ResponsePrefix,
     inbox: VecDeque<Incoming>,
-    /// Connections of other nodes whose first greeting was answered.
-    answered: BTreeSet<ConnectionId>,
+    boots: LatestBoots,
+    /// Connections to other nodes on which was greeted, with the latest boot of the node at that
+    /// moment.
+    greeted: BTreeMap<ConnectionId, BootEpoch>,
     /// When the next turn is.
     pub(super) next_turn: Option<Monotonic>,
     rest: Rest,
@@ -109,7 +111,8 @@ impl ShardHost {
             shards,
             prefix: ResponsePrefix::new(cluster, None, member, None),
             inbox: VecDeque::new(),
-            answered: BTreeSet::new(),
+            boots: LatestBoots::default(),
+            greeted: BTreeMap::new(),
             next_turn: None,
             rest: Rest::default(),
             is_closing: false,

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::ShardHost;
-use crate::base::ids::{BootEpoch, NodeId, PartitionId};
+use crate::base::ids::{NodeId, PartitionId};
 use crate::base::shards::ShardMap;
 use crate::base::time::Now;
 use crate::shard::Input;
@@ -33,7 +33,6 @@ pub(in crate::sim) struct PeerLink {
     pub(in crate::sim) connection: ConnectionId,
     pub(in crate::sim) side: Side,
     pub(in crate::sim) node: NodeId,
-    boot_epoch: BootEpoch,
     shard_count: u16,
     partitions: std::ops::Range<u32>,
     /// What is to be sent.
@@ -88,45 +87,44 @@ impl ShardHost {
             partitions: self.shard.greeting(to),
         };
         let (connection, side) = way;
+        self.greeted.entry(connection).or_insert_with(|| self.boots.of(to));
         self.output.greetings.push((connection, side, greeting.encode()));
     }
 
     fn on_greeting(&mut self, now: Now, way: (ConnectionId, Side), greeting: &Greeting) {
         let (connection, side) = way;
-        if side == Side::Acceptor && self.answered.insert(connection) {
+        let Some(known) = self.greeted.get(&connection) else {
             // Who has dialled greets once more when it has the answer: until then it may be a
             // process that is gone, whose greeting was long on its way.
             self.greet(now, way, greeting.node);
             return;
-        }
+        };
         let Greeting { node, shard, shard_count, life, clock, ref partitions } = *greeting;
         let is_again = self.output.peers.iter().any(|link| link.connection == connection);
         if !is_again {
+            if !self.boots.on_answer(node, life.boot_epoch, *known) {
+                self.output.cut.push(connection);
+                self.greeted.remove(&connection);
+                return;
+            }
             let shards = ShardMap::new(self.shards.partition_count(), shard_count);
             let all = shards.partitions_of(shard);
             // An older connection with the same end is none any more: perhaps another life's.
             let overlaps =
                 |other: &std::ops::Range<u32>| other.start < all.end && all.start < other.end;
             let peers = self.output.peers.iter();
-            let older: Vec<(ConnectionId, BootEpoch)> = peers
+            let older: Vec<ConnectionId> = peers
                 .filter(|link| link.node == node)
                 .filter(|link| link.shard_count != shard_count || overlaps(&link.partitions))
-                .map(|link| (link.connection, link.boot_epoch))
+                .map(|link| link.connection)
                 .collect();
-            let boot_epoch = life.boot_epoch;
-            if older.iter().any(|(_, other)| boot_epoch < *other) {
-                // This one is: the last words of a process that is gone were long on their way.
-                self.output.cut.push(connection);
-                return;
-            }
-            for (connection, _) in older {
+            for connection in older {
                 self.cut_peer(now, connection);
             }
             self.greet(now, way, node);
             let outgoing = BytesMut::new();
             let partitions = all;
-            let link =
-                PeerLink { connection, side, node, boot_epoch, shard_count, partitions, outgoing };
+            let link = PeerLink { connection, side, node, shard_count, partitions, outgoing };
             self.output.peers.push(link);
         }
         let input = Input::PeerConnected { node, life, clock, partitions };
@@ -140,7 +138,7 @@ impl ShardHost {
     }
 
     fn lose_peer(&mut self, now: Now, connection: ConnectionId, refused: bool) {
-        self.answered.remove(&connection);
+        self.greeted.remove(&connection);
         let peers = &mut self.output.peers;
         let Some(place) = peers.iter().position(|link| link.connection == connection) else {
             return;

@@ -111,20 +111,18 @@ fn later_connection_takes_the_place_of_an_earlier_one() {
 /// What it said last was long on its way. Were it believed, the present process would seem to have
 /// a disk that went back in time.
 #[test]
-fn process_of_an_earlier_boot_takes_nobodys_place_until_that_connection_is_gone() {
+fn answer_of_an_earlier_boot_counts_only_if_the_later_one_was_known_when_it_was_asked_for() {
     let mut peers = peers_of("b", 0, 1);
-    let protocol = way(0, 0, Lane::Protocol);
-    let of_boot =
-        |boot| Hello { boot_epoch: BootEpoch(boot), ..hello(0, 10 - boot, Lane::Protocol) };
-    let _ = peers.opened(protocol, key(0), &of_boot(2), START);
-    let change = peers.opened(protocol, key(1), &of_boot(1), START);
-    assert_eq!(change, Change { cut: vec![key(1)], gone: Vec::new() });
-    assert!(peers.is_current(protocol, key(0)) && !peers.is_current(protocol, key(1)));
-    assert_eq!(peers.lost(protocol, key(1), START), Change::default(), "it never was the one");
-    let _ = peers.lost(protocol, key(0), START);
+    let of_boot = |boot| Hello { boot_epoch: BootEpoch(boot), ..hello(0, boot, Lane::Protocol) };
+    let early = peers.latest_boot(NodeId(0));
+    assert!(peers.on_answer(&of_boot(2), early));
+    assert!(!peers.on_answer(&of_boot(1), early));
+    // It has more shards than was assumed, and is forgotten but for its boots.
+    assert!(peers.learn_shards(NodeId(0), 2, START).is_some());
+    assert!(!peers.on_answer(&of_boot(1), early));
     // A disk that did go back in time.
-    assert_eq!(peers.opened(protocol, key(2), &of_boot(1), START), Change::default());
-    assert!(peers.is_current(protocol, key(2)));
+    let late = peers.latest_boot(NodeId(0));
+    assert!(peers.on_answer(&of_boot(1), late));
 }
 
 #[test]
