@@ -55,8 +55,8 @@ pub(super) struct Checkpoints {
     /// The state of the log's books for which it was asked who keeps a segment that it wants back:
     /// whoever that is has its checkpoint due, or under way.
     pin_asked_at: Option<u64>,
-    /// Whoever it was had nothing to write, or can't now.
-    is_declined: bool,
+    /// Who had nothing to write, or can't now.
+    declined: Vec<PartitionId>,
     /// The state of the log's books that members were told of last.
     truncated_at: u64,
     /// Memory of chunks that were written.
@@ -129,7 +129,7 @@ impl Checkpoints {
     /// A partition has changed: one that could not take a checkpoint may be able to now.
     #[inline]
     pub(super) fn on_change(&mut self) {
-        if std::mem::take(&mut self.is_declined) {
+        if !self.declined.is_empty() {
             self.pin_asked_at = None;
         }
     }
@@ -280,6 +280,7 @@ impl Shard {
         let changes = self.core.log.changes_count();
         if self.core.checkpoints.pin_asked_at != Some(changes) {
             self.core.checkpoints.pin_asked_at = Some(changes);
+            self.ask_declined();
             if let Some(pinned) = self.core.log.pinned() {
                 self.require_checkpoint(pinned.partition);
             }
@@ -294,6 +295,34 @@ impl Shard {
         while let Some(partition) = self.core.checkpoints_wanted.pop_front() {
             self.require_checkpoint(partition);
         }
+    }
+
+    /// Those that could not take a checkpoint, and can now, keep segments no less than others do.
+    fn ask_declined(&mut self) {
+        let mut declined = std::mem::take(&mut self.core.checkpoints.declined);
+        declined.retain(|&partition| {
+            let place = self.place(partition);
+            let is_able = self.checkpointable(place).is_some();
+            if is_able {
+                self.core.log.carry_whole(partition, false);
+            }
+            !is_able
+        });
+        self.core.checkpoints.declined = declined;
+    }
+
+    /// Up to which slot a partition can take a checkpoint now that lets anything go.
+    fn checkpointable(&self, place: usize) -> Option<Index> {
+        let Partition { member, view } = &self.partitions[place];
+        let (partition, replica) = (view.group.partition(), member.replica());
+        let index = replica.applied();
+        let recorded = self.core.log.state().partition(partition).map(|state| state.checkpoint);
+        let is_new = recorded.is_none_or(|recorded| index > recorded)
+            || self.core.checkpoints.damaged.contains(&partition);
+        // Between two views what isn't stable may yet be undone. What is stable needs no view (K3
+        // asks for one): a log that is full of it would have no room for the view that comes.
+        let may_last = replica.status() == Status::Normal || index <= replica.sync_point();
+        (may_last && index > Index(0) && is_new).then_some(index)
     }
 
     /// Puts a partition into the queue unless it is there already, or on its way.
@@ -348,24 +377,20 @@ impl Shard {
             return;
         }
         self.core.checkpoints.rests_until = None;
+        self.partitions[place].view.checkpoint_due = false;
+        let Some(index) = self.checkpointable(place) else {
+            // What is recorded lets nothing go by being recorded again: slots after it keep the
+            // segments, and become stable when the group has a quorum, for which this member may
+            // need room. So they are carried over. Once any partition has changed it is asked again
+            // who keeps what the log wants back: to ask at once would be to ask for ever.
+            if !self.core.checkpoints.declined.contains(&partition) {
+                self.core.checkpoints.declined.push(partition);
+            }
+            self.core.log.carry_whole(partition, true);
+            return;
+        };
         let Partition { member, view } = &mut self.partitions[place];
         let replica = member.replica();
-        view.checkpoint_due = false;
-        let index = replica.applied();
-        let recorded = self.core.log.state().partition(partition).map(|state| state.checkpoint);
-        let is_new = recorded.is_none_or(|recorded| index > recorded)
-            || self.core.checkpoints.damaged.contains(&partition);
-        // Between two views what isn't stable may yet be undone. What is stable needs no view (K3
-        // asks for one): a log that is full of it would have no room for the view that comes.
-        let may_last = replica.status() == Status::Normal || index <= replica.sync_point();
-        if !may_last || index == Index(0) || !is_new {
-            // What is recorded lets nothing go by being recorded again: slots after it keep the
-            // segments, and become stable when the group has a quorum. Once any partition has
-            // changed it is asked again who keeps what the log wants back: to ask at once would be
-            // to ask for ever.
-            self.core.checkpoints.is_declined = true;
-            return;
-        }
         let (chain, timestamp) = replica.log().at(index).expect("what is executed is in the log");
         let digest = view.map.digest().0.to_le_bytes();
         let id = CheckpointId { partition, index };

@@ -304,8 +304,9 @@ impl Ledger {
 
     /// All of the partition's slots are carried over, however many they are.
     pub(super) fn set_carried_whole(&mut self, position: usize, carry: bool) {
-        self.partitions[position].carried_whole = carry;
-        self.changes_count += 1;
+        let carried_whole = &mut self.partitions[position].carried_whole;
+        self.changes_count += u64::from(*carried_whole != carry);
+        *carried_whole = carry;
     }
 
     pub(super) fn is_carried_whole(&self, position: usize) -> bool {
@@ -339,6 +340,11 @@ impl Ledger {
     pub(super) fn size_bytes_since_checkpoint(&self, position: usize) -> u64 {
         let logged = &self.partitions[position];
         logged.total - logged.covered
+    }
+
+    /// The same of all partitions together.
+    pub(super) fn size_bytes_since_checkpoints(&self) -> u64 {
+        (0..self.partitions.len()).map(|place| self.size_bytes_since_checkpoint(place)).sum()
     }
 }
 

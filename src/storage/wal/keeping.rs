@@ -234,7 +234,7 @@ impl Wal {
     }
 
     /// The partition can't take a checkpoint now: while that is so, its slots are carried over,
-    /// however many they are.
+    /// however many they are, if the log becomes half as large by that.
     pub fn carry_whole(&mut self, partition: PartitionId, carry: bool) {
         if let Some(position) = self.state.position(partition) {
             self.ledger.set_carried_whole(position, carry);
@@ -328,7 +328,15 @@ impl Wal {
     fn is_carried(&self, position: usize) -> bool {
         let small =
             self.ledger.size_bytes_since_checkpoint(position) <= self.carry_size_bytes_max();
-        self.is_carriable(position) && (small || self.ledger.is_carried_whole(position))
+        let carried_whole = || self.ledger.is_carried_whole(position) && self.would_halve();
+        self.is_carriable(position) && (small || carried_whole())
+    }
+
+    /// Whether the log would be no more than half as large if all that it needs were carried over.
+    /// Otherwise the same slots would be written again and again.
+    fn would_halve(&self) -> bool {
+        let live_size_bytes = self.live_count() * u64_from(self.config.segment_size_bytes);
+        2 * self.ledger.size_bytes_since_checkpoints() <= live_size_bytes
     }
 
     /// Segments that count, the one being filled among them.

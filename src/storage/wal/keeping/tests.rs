@@ -312,6 +312,25 @@ fn partition_that_cannot_take_a_checkpoint_is_carried_over_whole() {
     assert_eq!(applied.0[&IDLE].len(), 12);
 }
 
+/// Otherwise it would be written again and again, and nothing be gained.
+#[test]
+fn partition_that_fills_the_log_is_not_carried_over_whole() {
+    let mut log = Log::new(SEGMENT_COUNT_MAX);
+    log.wal.carry_whole(IDLE, true);
+    while log.wal.pinned().is_none() {
+        log.entry(IDLE, 1 << 20);
+    }
+    assert_eq!(log.wal.carry_plan(), None);
+    let size_bytes = log.wal.size_bytes_since_checkpoint(IDLE);
+    while 2 * size_bytes > log.wal.live_count() * segment_size() {
+        assert_eq!(log.wal.pinned().map(|pinned| pinned.partition), Some(IDLE));
+        log.entry(PartitionId(1), 1 << 20);
+        log.checkpoint(PartitionId(1));
+    }
+    assert_eq!(log.wal.pinned(), None);
+    assert!(log.carry() > 0);
+}
+
 #[test]
 fn partition_with_a_slot_written_twice_is_not_carried_over() {
     let mut log = Log::new(SEGMENT_COUNT_MAX);
