@@ -30,8 +30,8 @@ pub struct Life {
 /// The latest boot of each other node that a shard has heard of, to tell a disk that went back in
 /// time from the last words of a process that is gone and was long on its way.
 ///
-/// Who greets says the boot of its process in answer to a greeting of ours. An earlier boot than the
-/// latest is believed only of an answer to what was said when that one was known already: its
+/// Who greets says the boot of its process in answer to a greeting of ours. An earlier boot than
+/// the latest is believed only of an answer to what was said when that one was known already: its
 /// process lived on after the later one.
 #[derive(Debug, Default)]
 pub struct LatestBoots(BTreeMap<NodeId, BootEpoch>);
