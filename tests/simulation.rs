@@ -17,7 +17,7 @@ use p2pmap::sim::swarm::Swarm;
 use p2pmap::storage::wal::Durability;
 
 /// Seeds that found a defect: of how many nodes, which, and what it was.
-const REGRESSIONS: [(usize, u64, &str); 36] = [
+const REGRESSIONS: [(usize, u64, &str); 37] = [
     (1, 2_963, "slots were carried over out of a segment whose last writes were under way"),
     (1, 3_633, "the same, with the disk full"),
     (1, 3_918, "the same, after a failed write"),
@@ -48,6 +48,7 @@ const REGRESSIONS: [(usize, u64, &str); 36] = [
     (1, 1_036_852, "a log without room for its end was never closed"),
     (3, 2_031_810, "slots that were not stable kept a whole log, and its node from a quorum"),
     (3, 3_037_838, "the same, in a node that had restarted"),
+    (3, 5_029_335, "a link of a healed network had less bandwidth than heartbeats need"),
     (7, 12, "a follower that was given a checkpoint in its view was not shown with it"),
     (5, 1_208, "the sync point stood still before a no-op once nobody wrote any more"),
     (3, 8_001_718, "a checkpoint was begun anew before its first file was reported durable"),

@@ -149,6 +149,9 @@ pub struct Network {
     blocks: BTreeMap<(Endpoint, Endpoint), Monotonic>,
     /// Whose messages to whom take long, and until when.
     clogs: BTreeMap<(Endpoint, Endpoint), Monotonic>,
+    /// A way that carries much falls behind: each delivery in pieces makes those after it wait.
+    /// (That is a link with too little bandwidth, a fault like others.)
+    falls_behind: bool,
     /// What members have said last that they may say again, on each way.
     sent: BTreeMap<Way, VecDeque<Vec<u8>>>,
     /// What is to be scheduled.
@@ -166,6 +169,7 @@ impl Network {
             next_connection: 1,
             blocks: BTreeMap::new(),
             clogs: BTreeMap::new(),
+            falls_behind: true,
             sent: BTreeMap::new(),
             outbox: Vec::new(),
         }
@@ -360,11 +364,12 @@ impl Network {
         }
     }
 
-    /// Ends all blocks and clogs.
+    /// Ends all blocks and clogs, and gives each way the bandwidth that it needs.
     pub fn heal(&mut self, now: Monotonic) {
         let blocks: Vec<(Endpoint, Endpoint)> = self.blocks.keys().copied().collect();
         self.blocks.clear();
         self.clogs.clear();
+        self.falls_behind = false;
         for (from, to) in blocks {
             self.on_unblocked(now, from, to);
         }
@@ -410,7 +415,11 @@ impl Network {
             stream.on_its_way.push_back((due, piece));
             self.outbox.push((due, NetworkEvent::Arrival { connection: id, to }));
             stream.last_arrival = due;
-            due = due.after_ns(self.prng.below(self.weather.jitter_ns + 1));
+            let pause_ns = self.prng.below(self.weather.jitter_ns + 1);
+            due = match self.falls_behind {
+                true => due.after_ns(pause_ns),
+                false => due.max(now.after_ns(delay_ns + pause_ns)),
+            };
         }
     }
 

@@ -110,6 +110,28 @@ fn bytes_arrive_whole_and_in_their_order_in_whatever_pieces() {
 }
 
 #[test]
+fn way_that_carries_much_falls_behind_until_it_is_healed() {
+    for seed in 0..10 {
+        for is_healed in [false, true] {
+            let mut world = World::new(seed);
+            let id = world.open(CLIENT, A, Lane::Client);
+            if is_healed {
+                let now = world.now();
+                world.network.heal(now);
+            }
+            for _ in 0..1_000 {
+                world.send(id, Side::Dialer, "<>");
+                world.run_until(world.now().after_ns(10 * NS_PER_US));
+            }
+            let NetworkWeather { delay_ns, jitter_ns, .. } = weather();
+            world.run_until(world.now().after_ns(delay_ns + 2 * jitter_ns));
+            let came = world.received(id, Side::Acceptor).len();
+            assert_eq!(came == 2_000, is_healed, "seed {seed}: {came} bytes of 2,000");
+        }
+    }
+}
+
+#[test]
 fn connections_overtake_each_other() {
     let overtakes = (0..50).any(|seed| {
         let mut world = World::new(seed);
