@@ -16,10 +16,10 @@ trap 'rm -f "$rows"' EXIT
 cargo build --locked --release --features mutants --target-dir target/mutants
 # A bug that survives here may be found there; the table says it.
 target/mutants/release/p2pmap simulate --mutant all --seeds "0..$count" --jobs "$(nproc)" |
-    tee /dev/stderr >>"$rows" || true
+    tee -a /dev/stderr >>"$rows" || true
 # Prints a line for each that it finds, and fails if it finds one of its own no more.
 cargo test --locked --features mutants --target-dir target/mutants --lib -- \
-    --nocapture --test-threads 2 planted_bugs_are_found 2>/dev/null | tee /dev/stderr >>"$rows"
+    --nocapture --test-threads 2 planted_bugs_are_found 2>/dev/null | tee -a /dev/stderr >>"$rows"
 
 # A real cluster of nodes that are built with one: what a leader that was cut off answers is found
 # to be wrong by what all clients were told.
@@ -29,7 +29,7 @@ code=0
 target/mutants/release/p2pmap chaos --seconds 60 --mutant read-without-quorum --faults isolate \
     --data-dir "$folder" >"$folder/said" || code=$?
 if [ "$code" = 1 ] && grep -q 'linearizability:' "$folder/said"; then
-    echo 'chaos read-without-quorum found in real nodes' | tee /dev/stderr >>"$rows"
+    echo 'chaos read-without-quorum found in real nodes' | tee -a /dev/stderr >>"$rows"
 else
     cat "$folder/said" >&2
     echo 'survives in real nodes: read-without-quorum' >&2
