@@ -35,7 +35,7 @@ build() {
     local built
     [ ! -x "$work/$bench-$1" ] || return 0
     built=$(in_tree "$1" cargo bench --locked --no-run --bench "$bench" \
-        --target-dir "$work/target-$1" 2>&1 | tee /dev/stderr |
+        --target-dir "$work/target-$1" 2>&1 | tee -a /dev/stderr |
         sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
     cp "$built" "$work/$bench-$1"
 }
