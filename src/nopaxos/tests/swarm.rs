@@ -311,7 +311,7 @@ fn seeds_that_are_asked_for_break_no_invariant() {
 
 /// How many seeds a planted bug may take, each as a plain and as a harsh run.
 #[cfg(feature = "mutants")]
-const SEEDS_COUNT_MAX: u64 = 2_000;
+const SEEDS_COUNT_MAX: u64 = 10_000;
 
 /// The planted bugs of this room.
 #[cfg(feature = "mutants")]

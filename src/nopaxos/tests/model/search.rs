@@ -166,7 +166,10 @@ fn settled(space: &mut Space, mut state: State) -> Result<State, Box<Violation>>
             }
         }
         let Some(next) = next else { break };
-        assert!(seen.len() < SETTLING_COUNT_MAX, "the first view begins: {path:#?}");
+        if seen.len() == SETTLING_COUNT_MAX {
+            let what = "the first view never comes to rest".into();
+            return Err(Box::new(Violation { what, path, states_count: seen.len() }));
+        }
         seen.push(next);
         state = next;
     }
