@@ -235,6 +235,13 @@ impl<'a> Operation<'a> {
         }
     }
 
+    /// Whether it is about a map, and not about a partition's sessions or its time.
+    #[inline]
+    #[must_use]
+    pub const fn is_about_map(&self) -> bool {
+        matches!(self, Self::Put { .. } | Self::Remove { .. } | Self::Clear)
+    }
+
     /// Whether it is about a partition's sessions and not about a map.
     #[must_use]
     pub const fn is_about_sessions(&self) -> bool {

@@ -296,14 +296,14 @@ impl Shard {
         self.core.now = now;
         let hashes = self.prefetch(requests);
         for (request, hash) in requests.iter().zip(hashes) {
-            match (request.route, request.request.body) {
+            match (request.route, &request.request.body) {
                 (Route::Partition(partition), Body::Command { bytes, command }) => {
-                    self.on_command(partition, request, bytes, &command, hash, effects);
+                    self.on_command(partition, request, bytes, command, hash, effects);
                 }
                 (Route::Partition(partition), Body::Query(query)) => {
-                    self.on_query(partition, request, &query, hash, effects);
+                    self.on_query(partition, request, query, hash, effects);
                 }
-                (Route::Partition(partition), Body::Transfer(to)) => {
+                (Route::Partition(partition), &Body::Transfer(to)) => {
                     self.on_transfer(partition, request, to, effects);
                 }
                 (Route::All | Route::Node, _) | (_, Body::Status(_)) => {

@@ -202,20 +202,24 @@ pub fn decode_hot<'a>(payload: &'a [u8], acceptance: Acceptance<'_>) -> Option<R
     }
     let (kind, bytes) = body?;
     let (correlation, value) = hot_request(bytes)?;
-    let body = match kind {
-        Kind::Command if value.len() > COMMAND_SIZE_BYTES_MAX => return None,
-        Kind::Command => Body::Command {
-            bytes: value,
-            command: decode_command(value, acceptance.value_size_bytes_max)?,
-        },
-        Kind::Query => Body::Query(decode_query(value)?),
+    let partition_of = |map: &str| match target {
+        Some(target) => target::partition(target::hot_name(target, acceptance.cluster)?, map).ok(),
+        None => Some(None),
     };
-    let mut request = Request { correlation, partition: None, body };
-    if let Some(target) = target {
-        let name = target::hot_name(target, acceptance.cluster)?;
-        request.partition = target::partition(name, request.map()).ok()?;
+    // Each of the two is put together where it will be: a request is long, and moves cost.
+    match kind {
+        Kind::Command if value.len() > COMMAND_SIZE_BYTES_MAX => None,
+        Kind::Command => {
+            let command = decode_command(value, acceptance.value_size_bytes_max)?;
+            let partition = partition_of(command.map)?;
+            Some(Request { correlation, partition, body: Body::Command { bytes: value, command } })
+        }
+        Kind::Query => {
+            let query = decode_query(value)?;
+            let partition = partition_of(query.map)?;
+            Some(Request { correlation, partition, body: Body::Query(query) })
+        }
     }
-    Some(request)
 }
 
 #[inline]

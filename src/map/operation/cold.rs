@@ -200,8 +200,8 @@ fn operation_draft(operation: &v1::command::Operation) -> OperationDraft<'_> {
 fn condition_draft(condition: &v1::Condition) -> ConditionDraft<'_> {
     match &condition.condition {
         None => ConditionDraft::Unset,
-        Some(v1::condition::Condition::Absent(absent)) => ConditionDraft::Absent(*absent),
-        Some(v1::condition::Condition::Present(present)) => ConditionDraft::Present(*present),
+        Some(v1::condition::Condition::Absent(absent)) => ConditionDraft::absent(*absent),
+        Some(v1::condition::Condition::Present(present)) => ConditionDraft::present(*present),
         Some(v1::condition::Condition::Version(version)) => ConditionDraft::Version(*version),
         Some(v1::condition::Condition::Value(value)) => ConditionDraft::Value(value),
     }

@@ -52,13 +52,27 @@ pub(super) struct RemoveDraft<'a> {
     pub(super) want_previous: bool,
 }
 
+// Without a bool: it would stand beside the tag, and the two be copied with what follows as one run
+// of odd bytes, which stalls a processor that has just stored it in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConditionDraft<'a> {
     Unset,
-    Absent(bool),
-    Present(bool),
+    Absent,
+    NotAbsent,
+    Present,
+    NotPresent,
     Version(u64),
     Value(&'a [u8]),
+}
+
+impl ConditionDraft<'_> {
+    pub(super) const fn absent(absent: bool) -> Self {
+        if absent { Self::Absent } else { Self::NotAbsent }
+    }
+
+    pub(super) const fn present(present: bool) -> Self {
+        if present { Self::Present } else { Self::NotPresent }
+    }
 }
 
 /// The fields of a `p2pmap.v1.Query`.
@@ -87,63 +101,46 @@ impl<'a> CommandDraft<'a> {
             Some(OperationDraft::Put(put)) => put.check(value_size_bytes_max)?,
             Some(OperationDraft::Remove(remove)) => remove.check(value_size_bytes_max)?,
             Some(OperationDraft::Clear) => Operation::Clear,
-            Some(operation) => return self.check_without_map(operation),
+            Some(OperationDraft::OpenSession { ttl_ms }) => {
+                Operation::OpenSession { ttl_s: checked_session_ttl(ttl_ms)? }
+            }
+            Some(OperationDraft::KeepSession) => Operation::KeepSession,
+            Some(OperationDraft::CloseSession) => Operation::CloseSession,
+            Some(OperationDraft::Tick) => Operation::Tick,
             None => return Err(OperationError::OperationMissing { message: "command" }),
         };
-        let map = checked_map(self.map)?;
-        let session = match (self.session_id, self.sequence, self.ack_below) {
-            (0, 0, 0) => None,
-            (0, 0, _) => return Err(OperationError::SessionMissing { field: "ack_below" }),
-            (0, _, _) => return Err(OperationError::SessionMissing { field: "sequence" }),
-            (_, 0, _) => return Err(OperationError::SequenceMissing),
-            (_, sequence, ack_below) if ack_below > sequence => {
-                return Err(OperationError::AckAhead { sequence, ack_below });
-            }
-            _ => Some(self.session_call()),
+        let is_about_map = operation.is_about_map();
+        // What is about a session or the partition may name a map all the same: a target may demand
+        // it. It has no meaning.
+        let map = match self.map.is_empty() && !is_about_map {
+            true => "",
+            false => checked_map(self.map)?,
         };
-        let Self { no_forward, .. } = self;
+        let session = match is_about_map {
+            true => self.session_of_map()?,
+            false => {
+                let wants_session =
+                    matches!(operation, Operation::KeepSession | Operation::CloseSession);
+                session_alone(self.session_call(), wants_session)?
+            }
+        };
         let timeout_ms = bounded_timeout_ms(self.timeout_ms);
-        Ok(Command { map, session, timeout_ms, no_forward, operation })
+        Ok(Command { map, session, timeout_ms, no_forward: self.no_forward, operation })
     }
 
-    /// What is about a session or the partition may name a map all the same: a target may demand
-    /// it. It has no meaning.
-    #[cold]
-    fn check_without_map(
-        self,
-        operation: OperationDraft<'a>,
-    ) -> Result<Command<'a>, OperationError> {
-        let (operation, wants_session) = match operation {
-            OperationDraft::OpenSession { ttl_ms } => {
-                (Operation::OpenSession { ttl_s: checked_session_ttl(ttl_ms)? }, false)
+    /// The session of an operation on a map: there may be one.
+    #[inline]
+    fn session_of_map(&self) -> Result<Option<SessionCall>, OperationError> {
+        match (self.session_id, self.sequence, self.ack_below) {
+            (0, 0, 0) => Ok(None),
+            (0, 0, _) => Err(OperationError::SessionMissing { field: "ack_below" }),
+            (0, _, _) => Err(OperationError::SessionMissing { field: "sequence" }),
+            (_, 0, _) => Err(OperationError::SequenceMissing),
+            (_, sequence, ack_below) if ack_below > sequence => {
+                Err(OperationError::AckAhead { sequence, ack_below })
             }
-            OperationDraft::KeepSession => (Operation::KeepSession, true),
-            OperationDraft::CloseSession => (Operation::CloseSession, true),
-            OperationDraft::Tick => (Operation::Tick, false),
-            OperationDraft::Put(_) | OperationDraft::Remove(_) | OperationDraft::Clear => {
-                unreachable!("these are about maps")
-            }
-        };
-        let session_fields = [
-            (self.sequence, "sequence", true),
-            (self.session_id, "session_id", !wants_session),
-            (self.ack_below, "ack_below", !wants_session),
-        ];
-        for (value, field, is_refused) in session_fields {
-            if is_refused && value != 0 {
-                return Err(OperationError::SessionUnexpected { field });
-            }
+            _ => Ok(Some(self.session_call())),
         }
-        if wants_session && self.session_id == 0 {
-            return Err(OperationError::SessionMissing { field: "operation" });
-        }
-        Ok(Command {
-            map: if self.map.is_empty() { "" } else { checked_map(self.map)? },
-            session: wants_session.then(|| self.session_call()),
-            timeout_ms: bounded_timeout_ms(self.timeout_ms),
-            no_forward: self.no_forward,
-            operation,
-        })
     }
 
     const fn session_call(&self) -> SessionCall {
@@ -175,6 +172,29 @@ impl<'a> PutDraft<'a> {
             want_previous: self.want_previous,
         })
     }
+}
+
+/// The session of an operation that is about none of the maps: it wants one, or there is none.
+#[cold]
+fn session_alone(
+    call: SessionCall,
+    wants_session: bool,
+) -> Result<Option<SessionCall>, OperationError> {
+    let SessionCall { session, sequence, ack_below } = call;
+    let fields = [
+        (sequence.0, "sequence", true),
+        (session.0, "session_id", !wants_session),
+        (ack_below.0, "ack_below", !wants_session),
+    ];
+    for (value, field, is_refused) in fields {
+        if is_refused && value != 0 {
+            return Err(OperationError::SessionUnexpected { field });
+        }
+    }
+    if wants_session && session.0 == 0 {
+        return Err(OperationError::SessionMissing { field: "operation" });
+    }
+    Ok(wants_session.then_some(call))
 }
 
 /// In whole seconds, rounded up.
@@ -307,10 +327,10 @@ fn checked_condition<'a>(
     let meaningless = |instead| Err(OperationError::ConditionMeaningless { field, instead });
     Ok(Some(match condition {
         ConditionDraft::Unset => return Err(OperationError::ConditionMissing { field }),
-        ConditionDraft::Absent(true) => Condition::Absent,
-        ConditionDraft::Absent(false) => return meaningless("`absent: false` is `present: true`"),
-        ConditionDraft::Present(true) => Condition::Present,
-        ConditionDraft::Present(false) => return meaningless("`present: false` is `absent: true`"),
+        ConditionDraft::Absent => Condition::Absent,
+        ConditionDraft::NotAbsent => return meaningless("`absent: false` is `present: true`"),
+        ConditionDraft::Present => Condition::Present,
+        ConditionDraft::NotPresent => return meaningless("`present: false` is `absent: true`"),
         ConditionDraft::Version(0) => return meaningless("versions begin at 1"),
         ConditionDraft::Version(version) => Condition::Version(Index(version)),
         ConditionDraft::Value(value) => {

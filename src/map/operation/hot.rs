@@ -161,8 +161,8 @@ fn condition(bytes: &[u8]) -> Option<ConditionDraft<'_>> {
     let mut reader = Reader::new(bytes);
     let condition = match reader.byte() {
         None => ConditionDraft::Unset,
-        Some(condition_tag::ABSENT) => ConditionDraft::Absent(reader.bool()?),
-        Some(condition_tag::PRESENT) => ConditionDraft::Present(reader.bool()?),
+        Some(condition_tag::ABSENT) => ConditionDraft::absent(reader.bool()?),
+        Some(condition_tag::PRESENT) => ConditionDraft::present(reader.bool()?),
         Some(condition_tag::VERSION) => ConditionDraft::Version(reader.varint()?),
         Some(condition_tag::VALUE) => ConditionDraft::Value(reader.bytes()?),
         Some(_) => return None,
